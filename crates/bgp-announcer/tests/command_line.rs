@@ -55,8 +55,8 @@ fn an_invalid_flag_ends_the_program_with_code_2_and_one_message_before_it_opens_
     let empty = tempfile::NamedTempFile::new().expect("a temporary file can be created");
     let path = empty.path().display();
     let message = format!(
-        "bgp-announcer: --md5-key-file: {path} holds nothing in the place of a key; \
-         write the key of the peers into it, one line of 1 to 80 bytes\n"
+        "bgp-announcer: --md5-key-file: the TCP MD5 key file {path} contains nothing instead of a \
+         key; write the key of the peers into the file, one line of 1 to 80 bytes\n"
     );
     assert_eq!(with(&format!("--md5-key-file={path}")), (Some(2), message));
 

@@ -1,9 +1,10 @@
-//! The growing pause between two attempts to connect.
+//! Growing pause between two attempts to connect.
 
 use std::time::Duration;
 
-/// Doubles from a minimum to a maximum; each pause is shortened by up to a quarter at random
-/// (RFC 4271 section 10), so that many peers of one speaker don't come back in step.
+/// A pause that doubles from a minimum to a maximum. Each pause is shortened by a random part of up
+/// to a quarter (RFC 4271 section 10), so that the peers of one speaker do not all reconnect
+/// simultaneously.
 #[derive(Clone, Debug)]
 pub(crate) struct Backoff {
     minimum: Duration,
@@ -20,20 +21,20 @@ impl Backoff {
         }
     }
 
-    /// The pause after a failure.
+    /// Returns the pause after a failure, and doubles the next one.
     pub(crate) fn pause(&mut self, jitter: &mut Jitter) -> Duration {
         let pause = self.next;
         self.next = (self.next * 2).min(self.maximum);
         jitter.shorten(pause)
     }
 
-    /// To be called after a success.
+    /// Returns to the shortest pause after a success.
     pub(crate) fn reset(&mut self) {
         self.next = self.minimum;
     }
 }
 
-/// A small random sequence (splitmix64) from a seed that the caller gave.
+/// A pseudorandom sequence (splitmix64) from a seed.
 #[derive(Clone, Debug)]
 pub(crate) struct Jitter(u64);
 
@@ -42,14 +43,15 @@ impl Jitter {
         Self(seed)
     }
 
-    /// Between three quarters and the whole of `duration`.
+    /// Returns a random duration between three quarters of `duration` and `duration`.
     pub(crate) fn shorten(&mut self, duration: Duration) -> Duration {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         mixed ^= mixed >> 31;
-        let thousandths = u32::try_from(mixed % 251).expect("a remainder of 251 fits");
+        let thousandths =
+            u32::try_from(mixed % 251).expect("a remainder below 251 fits into 32 bits");
         duration * (1000 - thousandths) / 1000
     }
 }

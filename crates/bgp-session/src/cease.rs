@@ -1,34 +1,34 @@
-//! Why this side ends a session of its own will.
+//! Reasons for which this speaker ends a session.
 
 use bgp_packet::{Notification, NotificationError};
 
-/// Reasons of the Cease NOTIFICATION (RFC 4486).
+/// The reason of a Cease NOTIFICATION (RFC 4486).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cease {
-    /// The peer sent more paths than it may.
+    /// The peer sent more paths than its maximum.
     MaximumPaths,
-    /// The operator ends the session.
+    /// The operator ended the session.
     AdministrativeShutdown {
-        /// Text for the peer's operator (RFC 9003), cut after 255 octets; may be empty.
+        /// Text for the operator of the peer (RFC 9003), cut after 255 octets. Empty: no text.
         text: String,
     },
-    /// The peer is no longer configured.
+    /// The peer was removed from the configuration.
     PeerDeconfigured,
-    /// The session comes up again.
+    /// The operator restarts the session.
     AdministrativeReset {
-        /// As in a shutdown.
+        /// Text for the operator of the peer (RFC 9003), cut after 255 octets. Empty: no text.
         text: String,
     },
-    /// The connection is not wanted.
+    /// The speaker accepts no connection of the peer at present.
     ConnectionRejected,
-    /// The peer's settings have changed.
+    /// The configuration of the peer changed, and the change requires a new session.
     OtherConfigurationChange,
-    /// The other of two connections stays (RFC 4271 section 6.8).
+    /// Another connection of the peer was kept (RFC 4271 section 6.8).
     ConnectionCollisionResolution,
 }
 
 impl Cease {
-    /// The message that tells the peer.
+    /// Returns the NOTIFICATION that sends the reason to the peer.
     pub fn notification(&self) -> Notification {
         let error = match self {
             Self::AdministrativeShutdown { text } => {

@@ -1,19 +1,19 @@
-//! One TCP connection of a session.
+//! State of one TCP connection of a session.
 
 use std::time::Instant;
 
 use crate::negotiation::Negotiated;
 
-/// Names a connection. The driver chooses it and never uses one twice within a session.
+/// The number of a connection. The driver chooses a new number for each connection of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectionId(pub u64);
 
-/// Who opened a connection.
+/// The side that opened a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Direction {
-    /// This side.
+    /// This side opened the connection.
     Outgoing,
-    /// The peer.
+    /// The peer opened the connection.
     Incoming,
 }
 
@@ -30,22 +30,23 @@ impl Direction {
 pub(crate) struct Connection {
     pub(crate) id: ConnectionId,
     pub(crate) phase: Phase,
-    /// The silence deadline that [`crate::Output::Poll`] was sent for, until the driver answers.
+    /// The silence deadline for which the session has asked the driver to poll the socket. `None`:
+    /// no poll is pending.
     pub(crate) polled_for: Option<Instant>,
 }
 
-/// How far a connection has come.
+/// The progress of the OPEN exchange on a connection.
 #[derive(Clone, Debug)]
 pub(crate) enum Phase {
-    /// Our OPEN is out.
+    /// This side has sent its OPEN message. The OPEN message of the peer is due at `deadline`.
     OpenSent { deadline: Instant },
-    /// The peer's OPEN was accepted.
+    /// This side has accepted the OPEN message of the peer and waits for a KEEPALIVE.
     OpenConfirm(Agreement),
-    /// The peer accepted ours, too.
+    /// Both sides have accepted the OPEN message of the other side.
     Established(Agreement),
 }
 
-/// What both OPEN messages made, and the timers that run since. The timers are `None` when the
+/// The negotiated parameters of a connection and its timers. The deadlines are `None` if the
 /// negotiated hold time is zero.
 #[derive(Clone, Debug)]
 pub(crate) struct Agreement {
@@ -76,7 +77,8 @@ impl Connection {
         }
     }
 
-    /// When the peer counts as silent, unless it sends a message first.
+    /// Returns the time at which the peer counts as silent, unless a message arrives before.
+    /// `None`: never.
     pub(crate) fn silence_deadline(&self) -> Option<Instant> {
         match &self.phase {
             Phase::OpenSent { deadline } => Some(*deadline),
@@ -86,7 +88,8 @@ impl Connection {
         }
     }
 
-    /// When the driver must poll the socket: at the silence deadline, once.
+    /// Returns the time at which the driver must poll the socket: the silence deadline, unless a
+    /// poll is already pending.
     pub(crate) fn poll_deadline(&self) -> Option<Instant> {
         match self.polled_for {
             Some(_) => None,

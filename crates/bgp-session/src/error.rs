@@ -1,4 +1,4 @@
-//! What can end a connection or keep it from coming up.
+//! Errors that end a connection or prevent a session.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::{cease::Cease, connection::Direction, reason::FailureReason, status::SessionState};
 
-/// Why a connection ended or did not come up.
+/// The cause for which a connection ended, or for which a session could not be established.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SessionError {
     /// An attempt to connect failed.
@@ -19,52 +19,44 @@ pub enum SessionError {
     /// The connection ended without a NOTIFICATION.
     #[error("connection lost: {0}")]
     ConnectionLost(String),
-    /// The peer opened a newer connection, so it had given this one up.
+    /// The peer opened a newer connection, so it has abandoned this connection.
     #[error("replaced by a newer connection of the peer")]
     Replaced,
-    /// The peer never sent its OPEN.
-    #[error("no OPEN from the peer within {} ms", .0.as_millis())]
+    /// The peer sent no OPEN message in time.
+    #[error("no OPEN message from the peer within {} ms", .0.as_millis())]
     OpenTimeout(Duration),
-    /// The peer fell silent.
-    #[error("hold timer expired: nothing from the peer for {} s", .0.as_secs())]
+    /// The peer sent no message for the hold time.
+    #[error("hold timer expired: no message from the peer for {} s", .0.as_secs())]
     HoldTimerExpired(Duration),
-    /// The peer takes nothing off its socket (RFC 9687).
-    #[error("send hold timer expired: the peer takes nothing off its socket")]
+    /// The peer reads nothing from its socket (RFC 9687).
+    #[error("send hold timer expired: the peer reads nothing from its socket")]
     SendHoldTimerExpired,
-    /// OPEN with a wrong AS.
+    /// The OPEN message of the peer has another AS than the configuration.
     #[error("peer has AS {received}, expected AS {expected}")]
-    UnexpectedPeerAsn {
-        /// As configured.
-        expected: Asn,
-        /// As in the OPEN.
-        received: Asn,
-    },
-    /// OPEN of an internal peer with our own router id.
-    #[error("peer has our own router id {0}")]
+    UnexpectedPeerAsn { expected: Asn, received: Asn },
+    /// The OPEN message of an internal peer has the router id of this speaker.
+    #[error("peer has the router id of this speaker, {0}; give each speaker its own router id")]
     OwnRouterId(RouterId),
-    /// OPEN with a hold time that the configuration does not allow.
+    /// The OPEN message of the peer offers a shorter hold time than the configured minimum.
     #[error(
-        "peer offers {}, at least {minimum_seconds} s are required",
-        hold_time_offer(.offered_seconds)
-    )]
+            "peer offers {}, at least {minimum_seconds} s are required",
+            hold_time_offer(.offered_seconds)
+        )]
     UnacceptableHoldTime {
-        /// As in the OPEN.
         offered_seconds: u16,
-        /// As configured.
         minimum_seconds: u16,
     },
-    /// None of our families is spoken by the peer.
-    #[error("peer speaks none of {0:?}")]
+    /// The peer supports none of the address families of this side.
+    #[error("peer supports none of the address families {0:?}")]
     NoCommonFamily(Vec<Family>),
-    /// The peer sent what cannot be decoded, or what policy answers with a NOTIFICATION.
+    /// The peer sent a malformed message, or violated a policy of the driver.
     #[error("{problem}")]
     Violation {
-        /// In words.
         problem: String,
-        /// The answer.
+        /// NOTIFICATION that this side sends to the peer.
         notification: Notification,
     },
-    /// A message that does not belong to the state (RFC 6608).
+    /// The type of the message is not allowed in the state of the connection (RFC 6608).
     #[error("unexpected {message} in state {state:?}")]
     UnexpectedMessage {
         /// Name of the message type.
@@ -72,19 +64,19 @@ pub enum SessionError {
         /// State of the connection.
         state: SessionState,
     },
-    /// The peer ended the connection.
+    /// The peer ended the connection with a NOTIFICATION.
     #[error("peer sent NOTIFICATION {0}")]
     NotificationReceived(Notification),
-    /// This side ended the connection of its own will.
+    /// This side ended the connection with a Cease NOTIFICATION.
     #[error("ended by this side: {}", .0.notification())]
     Ceased(Cease),
-    /// Of two connections the other one stayed (RFC 4271 section 6.8).
-    #[error("the other of two connections was kept, this one was {0:?}")]
+    /// The session had two connections and kept the other one (RFC 4271 section 6.8).
+    #[error("connection collision: closed the {0:?} connection and kept the other one")]
     CollisionLost(Direction),
 }
 
 impl SessionError {
-    /// Returns the NOTIFICATION that precedes the end of the connection.
+    /// Returns the NOTIFICATION that this side sends before it closes the connection, if any.
     pub(crate) fn notification(&self) -> Option<Notification> {
         let error = match self {
             Self::Dial(_)
@@ -96,7 +88,7 @@ impl SessionError {
             Self::NoCommonFamily(families) => {
                 return Some(Notification {
                     error: NotificationError::UNSUPPORTED_CAPABILITY,
-                    data: multiprotocol(families),
+                    data: multiprotocol_capabilities(families),
                 });
             }
             Self::CollisionLost(_) | Self::Replaced => {
@@ -121,7 +113,6 @@ impl SessionError {
         Some(Notification::new(error))
     }
 
-    /// Its kind.
     pub fn reason(&self) -> FailureReason {
         match self {
             Self::Dial(_) => FailureReason::DialFailed,
@@ -157,52 +148,30 @@ impl SessionError {
             )
     }
 
-    /// Reports whether a NOTIFICATION names what one side finds wrong with the other.
-    pub(crate) fn is_stated(&self) -> bool {
-        match self {
-            Self::Dial(_)
-            | Self::DialTimeout(_)
-            | Self::ConnectionLost(_)
-            | Self::Replaced
-            | Self::OpenTimeout(_)
-            | Self::HoldTimerExpired(_)
-            | Self::SendHoldTimerExpired
-            | Self::CollisionLost(_)
-            | Self::Ceased(_) => false,
+    /// Reports whether one side sent a NOTIFICATION about an error of the other side.
+    pub(crate) fn is_explained_by_notification(&self) -> bool {
+        matches!(
+            self,
             Self::UnexpectedPeerAsn { .. }
-            | Self::OwnRouterId(_)
-            | Self::UnacceptableHoldTime { .. }
-            | Self::NoCommonFamily(_)
-            | Self::Violation { .. }
-            | Self::UnexpectedMessage { .. }
-            | Self::NotificationReceived(_) => true,
-        }
+                | Self::OwnRouterId(_)
+                | Self::UnacceptableHoldTime { .. }
+                | Self::NoCommonFamily(_)
+                | Self::Violation { .. }
+                | Self::UnexpectedMessage { .. }
+                | Self::NotificationReceived(_)
+        )
     }
 
-    /// Reports whether the error only shows that a connection has ended, as a peer does that had
-    /// stated its reason on an earlier connection.
+    /// Reports whether the error can be the consequence of an earlier one: after a side has
+    /// explained an error in a NOTIFICATION, it often closes later connections without an
+    /// explanation.
     pub(crate) fn is_consequence(&self) -> bool {
         let is_refusal = matches!(
             self.reason(),
             FailureReason::ConnectionRejected | FailureReason::Collision
         );
-        match self {
-            Self::ConnectionLost(_) | Self::Replaced => true,
-            Self::NotificationReceived(_) => is_refusal,
-            Self::Dial(_)
-            | Self::DialTimeout(_)
-            | Self::OpenTimeout(_)
-            | Self::HoldTimerExpired(_)
-            | Self::SendHoldTimerExpired
-            | Self::UnexpectedPeerAsn { .. }
-            | Self::OwnRouterId(_)
-            | Self::UnacceptableHoldTime { .. }
-            | Self::NoCommonFamily(_)
-            | Self::Violation { .. }
-            | Self::UnexpectedMessage { .. }
-            | Self::Ceased(_)
-            | Self::CollisionLost(_) => false,
-        }
+        matches!(self, Self::ConnectionLost(_) | Self::Replaced)
+            || matches!(self, Self::NotificationReceived(_)) && is_refusal
     }
 }
 
@@ -213,8 +182,9 @@ fn hold_time_offer(seconds: &u16) -> String {
     }
 }
 
-/// The capabilities that the peer lacks (RFC 5492 section 3): code, length, AFI, reserved, SAFI.
-fn multiprotocol(families: &[Family]) -> Bytes {
+/// Encodes the capabilities that the peer lacks (RFC 5492 section 3): code, length, AFI, reserved,
+/// SAFI.
+fn multiprotocol_capabilities(families: &[Family]) -> Bytes {
     let mut data = BytesMut::new();
     for family in families {
         data.put_slice(&[capability_code::MULTIPROTOCOL, 4]);
@@ -229,7 +199,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_an_operator_did_is_deliberate() {
+    fn only_the_cease_subcodes_of_an_operator_are_deliberate() {
         for (subcode, expected) in [
             (0, false),
             (1, false),
@@ -252,9 +222,9 @@ mod tests {
     }
 
     #[test]
-    fn lacking_families_are_named_to_the_peer() {
+    fn a_notification_lists_the_families_that_the_peer_lacks() {
         let error = SessionError::NoCommonFamily(vec![Family::Ipv6Unicast]);
-        let notification = error.notification().expect("is sent");
+        let notification = error.notification().expect("the peer gets a NOTIFICATION");
         assert_eq!(notification.error.code, 2);
         assert_eq!(notification.error.subcode, 7);
         assert_eq!(&notification.data[..], [1, 4, 0, 2, 0, 1]);

@@ -1,4 +1,4 @@
-//! Inputs of a session.
+//! Events that the driver passes to a session.
 
 use std::time::Duration;
 
@@ -6,52 +6,50 @@ use bgp_packet::{DecodeError, Family, Message, Notification};
 
 use crate::{cease::Cease, connection::ConnectionId};
 
-/// What happened.
+/// An event or a request for a session.
 #[derive(Clone, Debug)]
-pub enum Input {
+pub enum SessionInput {
     /// Start the session. Ignored unless it is idle.
     Start,
-    /// End the session, and keep it down until `Start`.
+    /// End all connections and accept none until `Start`.
     Stop(Cease),
-    /// End the session, and let it come up again.
+    /// End all connections, then reconnect.
     Reset(Cease),
-    /// A connection that this side opened is there.
+    /// The attempt to connect succeeded.
     Connected(ConnectionId),
-    /// The attempt to connect failed; the cause in words.
+    /// The attempt to connect failed. The text describes the cause.
     DialFailed(String),
-    /// The attempt to connect got no answer within `connect_timeout`. The driver measures that
-    /// time in the task that polls the socket.
+    /// The peer did not answer the attempt to connect within `connect_timeout`. The driver measures
+    /// this time, not the session.
     DialTimedOut,
     /// The peer opened a connection.
     Accepted(ConnectionId),
-    /// The peer sent a message.
     MessageReceived(ConnectionId, Message),
-    /// The peer sent something else.
+    /// The peer sent bytes that are not a valid BGP message.
     Malformed(ConnectionId, DecodeError),
-    /// The peer broke a policy: it gets a NOTIFICATION, and the session pauses in Idle.
+    /// The peer violated a policy of the driver, such as a maximum of paths. The session sends
+    /// `notification`, ends, and neither dials nor accepts connections during `pause`.
     Refuse {
-        /// Established.
         connection: ConnectionId,
-        /// In words.
+        /// Description for the operator of this side.
         problem: String,
-        /// The NOTIFICATION for the peer.
         notification: Notification,
-        /// How long no connection is made or taken.
         pause: Duration,
     },
-    /// The pause of `Refuse` is over before its time. Ignored unless the session pauses.
+    /// End the pause of `Refuse` early. Ignored unless the session pauses.
     EndPause,
-    /// Ask the peer for all routes of the family. Ignored unless the peer is able to send them again.
+    /// Ask the peer to send all routes of the family again. Ignored if the peer did not offer the
+    /// ROUTE-REFRESH capability.
     RequestRefresh(Family),
-    /// The answer to [`crate::Output::Poll`]: the socket was read until it was empty, and each
-    /// message found there was handed in before this.
+    /// The answer to [`crate::SessionOutput::Poll`]: the driver has read the socket until it was empty,
+    /// and has passed each message to the session.
     Polled(ConnectionId),
-    /// So many UPDATE messages were written to the connection.
+    /// The driver wrote this number of UPDATE messages to the connection.
     UpdatesWritten(ConnectionId, u64),
-    /// The peer takes nothing off its socket, see [`crate::Negotiated::send_hold_time`].
+    /// The peer read nothing from its socket for [`crate::Negotiated::send_hold_time`].
     SendHoldTimerExpired(ConnectionId),
-    /// The connection is gone; the cause in words.
+    /// The connection ended without a NOTIFICATION. The text describes the cause.
     ConnectionLost(ConnectionId, String),
-    /// [`crate::Session::next_deadline`] has come. Harmless at any other time.
+    /// [`crate::Session::next_deadline`] has passed. Without effect if no deadline has passed.
     DeadlineReached,
 }

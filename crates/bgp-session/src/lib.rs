@@ -1,8 +1,10 @@
-//! One BGP peer's state machine: input in, actions out. Pure: no clock, no IO, no randomness.
+//! State machine of one BGP peer.
 //!
-//! A [`Session`] stands for a configured peer, whether it is connected or not. Up to two TCP
-//! connections belong to it, one that this side opened and one that the peer opened, until their
-//! OPEN messages tell which of them stays (RFC 4271 section 6.8).
+//! A [`Session`] represents a configured peer, connected or not. The caller passes events, the
+//! session returns actions; the session itself uses no clock, no sockets and no randomness.
+//!
+//! A session can have two TCP connections, one that this side opened and one that the peer opened.
+//! Their OPEN messages decide which connection is kept (RFC 4271 section 6.8).
 //!
 //! ```text
 //!             Start                    dial due                    connected
@@ -21,12 +23,13 @@
 //!                                     └─────────────┘   received   └─────────────┘
 //! ```
 //!
-//! The first line of states is the session's, the second that of each connection; the session
-//! shows the furthest of them. It differs from RFC 4271 section 8 in this: after an error the
-//! session goes to Active instead of Idle, so that a peer that comes back at once is let in. What
-//! a delay in Idle is to damp there, the growing pause between dials damps here.
-
-#![warn(missing_docs)]
+//! Idle, Active and Connect are states of a session without a connection. OpenSent, OpenConfirm and
+//! Established are states of a connection; a session with two connections reports the more advanced
+//! state. "dial" means an attempt of this side to connect.
+//!
+//! One difference from RFC 4271 section 8: after an error the session changes to Active instead of
+//! Idle, so that a peer can reconnect immediately. RFC 4271 delays a failing session in Idle; this
+//! crate lengthens the pause between two dials instead.
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
@@ -47,10 +50,10 @@ mod status;
 pub use cease::Cease;
 pub use connection::{ConnectionId, Direction};
 pub use error::SessionError;
-pub use input::Input;
+pub use input::SessionInput;
 pub use negotiation::{Negotiated, NegotiatedFamily};
-pub use output::Output;
+pub use output::SessionOutput;
 pub use reason::FailureReason;
 pub use session::Session;
-pub use settings::{FamilySettings, InvalidSettings, Settings};
+pub use settings::{FamilySettings, InvalidSettings, SessionSettings};
 pub use status::{Counters, SessionState, Status};

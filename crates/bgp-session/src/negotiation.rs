@@ -1,4 +1,4 @@
-//! The result of two OPEN messages.
+//! Session parameters that result from both OPEN messages.
 
 use std::time::Duration;
 
@@ -6,43 +6,42 @@ use bgp_packet::{
     AddPathMode, Asn, Capability, CodecOptions, Family, Open, RouterId, capability_code,
 };
 
-use crate::{error::SessionError, settings::Settings};
+use crate::{error::SessionError, settings::SessionSettings};
 
-/// A family that both sides speak.
+/// An address family whose routes both sides exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NegotiatedFamily {
-    /// The family.
     pub family: Family,
-    /// RFC 7911: this side may send several paths of a prefix, and must send path ids.
+    /// RFC 7911: this side is allowed to send several paths of a prefix, and must send path ids.
     pub add_path_send: bool,
-    /// RFC 7911: the peer may.
+    /// RFC 7911: the peer is allowed to send several paths of a prefix, and must send path ids.
     pub add_path_receive: bool,
 }
 
-/// What holds for a connection after both OPEN messages.
+/// Parameters of a connection, negotiated by both OPEN messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Negotiated {
-    /// AS of the peer.
     pub peer_asn: Asn,
-    /// Router id of the peer.
     pub peer_router_id: RouterId,
-    /// Whether both sides are of one AS.
+    /// Whether the peer is in the AS of this speaker.
     pub internal: bool,
-    /// The shorter of both offers; `None`: neither hold timer nor keepalives.
+    /// The shorter of the two offered hold times. `None`: the connection has no hold timer and
+    /// sends no keepalives.
     pub hold_time: Option<Duration>,
-    /// In the order of our settings, at least one.
+    /// The families that both sides offer, at least one, in the order of the settings of this side.
     pub families: Vec<NegotiatedFamily>,
-    /// RFC 2918: the peer answers to ROUTE-REFRESH.
+    /// Whether the peer sends its routes again on request (RFC 2918).
     pub route_refresh: bool,
-    /// RFC 8654.
+    /// Whether messages can be longer than 4096 octets (RFC 8654).
     pub extended_message: bool,
-    /// RFC 6793.
+    /// Whether AS numbers have four octets in UPDATE messages (RFC 6793).
     pub four_octet_asn: bool,
 }
 
 impl Negotiated {
-    /// Checks the peer's OPEN (RFC 4271 section 6.2) and joins it with our offer.
-    pub(crate) fn new(settings: &Settings, open: &Open) -> Result<Self, SessionError> {
+    /// Checks the OPEN message of the peer (RFC 4271 section 6.2) and combines it with the settings
+    /// of this side.
+    pub(crate) fn new(settings: &SessionSettings, open: &Open) -> Result<Self, SessionError> {
         if let Some(expected) = settings.peer_asn
             && expected != open.asn
         {
@@ -52,11 +51,12 @@ impl Negotiated {
             });
         }
         let internal = open.asn == settings.local_asn;
-        // RFC 6286 section 2.2: the id must be unique within an AS only.
+        // RFC 6286 section 2.2: a router id must be unique only within its AS.
         if internal && open.router_id == settings.router_id {
             return Err(SessionError::OwnRouterId(open.router_id));
         }
-        // RFC 4271 section 4.2: a speaker may refuse a connection for its hold time.
+        // RFC 4271 section 4.2 allows a speaker to reject a connection because of the offered hold
+        // time.
         if open.hold_time_seconds < settings.minimum_hold_time_seconds {
             return Err(SessionError::UnacceptableHoldTime {
                 offered_seconds: open.hold_time_seconds,
@@ -96,24 +96,24 @@ impl Negotiated {
         })
     }
 
-    /// A third of the hold time (RFC 4271 section 4.4); `None`: no keepalives.
+    /// Returns a third of the hold time (RFC 4271 section 4.4). `None`: send no keepalives.
     pub fn keepalive_interval(&self) -> Option<Duration> {
         self.hold_time.map(|hold_time| hold_time / 3)
     }
 
-    /// A peer that takes nothing off its socket for this long is given up (RFC 9687 section 3.2);
-    /// `None`: never.
+    /// Returns the time for which a peer can leave its socket unread before this side closes the
+    /// connection (RFC 9687 section 3.2). `None`: no limit.
     pub fn send_hold_time(&self) -> Option<Duration> {
         const MINIMUM: Duration = Duration::from_secs(8 * 60);
         self.hold_time.map(|hold_time| (hold_time * 2).max(MINIMUM))
     }
 
-    /// For what the peer sends.
+    /// Returns the options for decoding messages from the peer.
     pub fn decoder_options(&self) -> CodecOptions {
         self.codec_options(|family| family.add_path_receive)
     }
 
-    /// For what the peer is sent.
+    /// Returns the options for encoding messages to the peer.
     pub fn encoder_options(&self) -> CodecOptions {
         self.codec_options(|family| family.add_path_send)
     }
@@ -133,8 +133,8 @@ impl Negotiated {
     }
 }
 
-/// The capabilities of an OPEN, each kind together. One that is repeated counts as one
-/// (RFC 5492 section 4), and of add-path the last entry of a family holds (RFC 7911 section 4).
+/// The capabilities of an OPEN message, grouped by kind. A repeated capability counts once (RFC
+/// 5492 section 4). For add-path, the last entry of a family is used (RFC 7911 section 4).
 #[derive(Default)]
 struct Offered {
     families: Vec<Family>,
@@ -165,7 +165,8 @@ impl Offered {
             }
         }
         if !is_multiprotocol {
-            // A speaker without RFC 4760 exchanges IPv4 unicast.
+            // A speaker without the multiprotocol capability (RFC 4760) exchanges IPv4 unicast
+            // routes.
             offered.families.push(Family::Ipv4Unicast);
         }
         offered
@@ -173,7 +174,7 @@ impl Offered {
 
     fn add_path(&self, family: Family) -> Option<AddPathMode> {
         let mut modes = self.add_path.iter().rev();
-        modes.find_map(|(of, mode)| (*of == family).then_some(*mode))
+        modes.find_map(|(offered, mode)| (*offered == family).then_some(*mode))
     }
 }
 

@@ -1,42 +1,43 @@
-//! Outputs of a session.
+//! Actions that a session asks its driver to perform.
 
 use bgp_packet::{CodecOptions, Family, Message, Update};
 
 use crate::{connection::ConnectionId, error::SessionError, negotiation::Negotiated};
 
-/// What is to be done, in this order.
+/// An action for the driver. The driver performs the outputs of one input in their order.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Output {
-    /// Open a connection; answer with `Connected`, `DialFailed` or `DialTimedOut`.
+pub enum SessionOutput {
+    /// Try to connect to the peer, then pass `Connected`, `DialFailed` or `DialTimedOut` to the
+    /// session.
     Dial,
-    /// Stop trying to open one. It is not to be answered.
-    AbandonDial,
-    /// Send the message.
+    /// Cancel the pending attempt to connect. The driver passes no result of a cancelled attempt.
+    CancelDial,
     Send(ConnectionId, Message),
-    /// A deadline for the peer's next message has passed. Read the socket once, hand in each
-    /// message that waits there, then answer with `Polled`: this process may have slept since the
-    /// deadline while the peer kept sending.
+    /// The deadline for the peer's next message has passed. Read the socket until it is empty, pass
+    /// each message to the session, then pass `Polled`. This process might have been suspended
+    /// while the peer kept sending, so the socket can hold messages that arrived before the
+    /// deadline.
     Poll(ConnectionId),
-    /// Both OPEN messages are known: the codecs of the connection change here.
+    /// Use the options that both OPEN messages negotiated, beginning with the next message.
     SetCodecOptions {
-        /// The connection.
         connection: ConnectionId,
-        /// For what the peer sends.
+        /// For messages from the peer.
         decoder: CodecOptions,
-        /// For what the peer is sent.
+        /// For messages to the peer.
         encoder: CodecOptions,
     },
-    /// Routes may flow.
+    /// The session is established. Both sides can send routes on this connection.
     Established(ConnectionId, Box<Negotiated>),
-    /// The peer's routes have changed.
+    /// The peer announced or withdrew routes.
     Updated(ConnectionId, Update),
-    /// The peer wants to have all routes of the family again.
+    /// The peer asks this side to send all routes of the family again (RFC 2918).
     RefreshRequested(ConnectionId, Family),
-    /// The established connection ended: what the peer announced is void.
+    /// The established connection ended. The driver removes the routes of the peer.
     Down(ConnectionId, SessionError),
-    /// An attempt to connect failed, or a connection ended before it was established. Not for the
-    /// connection that loses a collision.
+    /// An attempt to connect failed, or a connection ended before the session was established. Not
+    /// sent for a connection that lost a collision.
     Failed(SessionError),
-    /// Send what is still to be sent, then close. Nothing more will be heard of the connection.
+    /// Send all pending messages, then close the connection. The session sends no further output
+    /// for this connection.
     Close(ConnectionId),
 }

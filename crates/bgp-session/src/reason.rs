@@ -1,4 +1,4 @@
-//! Kinds of failures, few enough for the labels of a metric.
+//! Kinds of session failures, used as metric labels.
 
 use std::fmt;
 
@@ -6,17 +6,17 @@ use bgp_packet::NotificationError;
 
 macro_rules! reasons {
     ($($(#[$doc:meta])* $name:ident = $label:literal,)*) => {
-        /// Why a session ended or did not come up, without details.
+        /// The kind of failure that ended a session or prevented it. Few enough values for a metric
+        /// label.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum FailureReason {
             $($(#[$doc])* $name,)*
         }
 
         impl FailureReason {
-            /// All of them.
             pub const ALL: &'static [Self] = &[$(Self::$name,)*];
 
-            /// Its name in metrics, logs and lists.
+            /// Returns the name of the reason in metrics, logs and lists.
             pub const fn label(self) -> &'static str {
                 match self {
                     $(Self::$name => $label,)*
@@ -29,61 +29,56 @@ macro_rules! reasons {
 reasons! {
     /// An attempt to connect failed.
     DialFailed = "dial_failed",
-    /// An attempt to connect got no answer.
+    /// The peer did not answer an attempt to connect.
     DialTimeout = "dial_timeout",
     /// The connection ended without a NOTIFICATION.
     ConnectionLost = "connection_lost",
-    /// The peer opened a newer connection.
+    /// The peer opened a newer connection, which replaced this one.
     Replaced = "replaced",
-    /// The peer did not send its OPEN.
+    /// The peer did not send its OPEN message in time.
     OpenTimeout = "open_timeout",
-    /// The peer was silent for the hold time.
+    /// The peer sent no message for the hold time.
     HoldTimerExpired = "hold_timer_expired",
-    /// The peer took nothing off its socket.
+    /// The peer read nothing from its socket for the send hold time.
     SendHoldTimerExpired = "send_hold_timer_expired",
-    /// Message Header Error.
+    /// NOTIFICATION with code 1, Message Header Error.
     BadMessageHeader = "bad_message_header",
-    /// OPEN Message Error without a reason of its own here.
+    /// OPEN Message Error with a subcode that has no reason in this list.
     MalformedOpen = "malformed_open",
-    /// OPEN with another version than 4.
+    /// OPEN message with a BGP version other than 4.
     UnsupportedVersion = "unsupported_version",
-    /// OPEN with an unexpected or reserved AS.
+    /// OPEN message with an unexpected or reserved AS.
     BadPeerAs = "bad_peer_as",
-    /// OPEN with the receiver's router id, or 0.0.0.0.
+    /// OPEN message with the receiver's own router id, or with 0.0.0.0.
     BadRouterId = "bad_router_id",
-    /// OPEN with an optional parameter that is not supported, such as authentication.
+    /// OPEN message with an unsupported optional parameter, such as authentication.
     UnsupportedParameter = "unsupported_parameter",
-    /// OPEN with a hold time of 1 s or 2 s, or below the configured minimum.
+    /// OPEN message with a hold time of 1 s or 2 s, or below the configured minimum.
     UnacceptableHoldTime = "unacceptable_hold_time",
-    /// OPEN without a capability that the receiver needs.
+    /// OPEN message without a capability that the receiver requires.
     UnsupportedCapability = "unsupported_capability",
-    /// UPDATE Message Error.
+    /// NOTIFICATION with code 3, UPDATE Message Error.
     MalformedUpdate = "malformed_update",
-    /// ROUTE-REFRESH Message Error.
+    /// NOTIFICATION with code 7, ROUTE-REFRESH Message Error.
     MalformedRouteRefresh = "malformed_route_refresh",
-    /// Finite State Machine Error.
+    /// A message arrived in the wrong state: NOTIFICATION with code 5, Finite State Machine Error.
     UnexpectedMessage = "unexpected_message",
-    /// Cease: more paths than the receiver allows.
+    /// Cease: the sender of the paths exceeded the maximum of the receiver.
     MaximumPaths = "maximum_paths",
-    /// Cease.
     AdministrativeShutdown = "administrative_shutdown",
-    /// Cease.
     PeerDeconfigured = "peer_deconfigured",
-    /// Cease.
     AdministrativeReset = "administrative_reset",
-    /// Cease.
     ConnectionRejected = "connection_rejected",
-    /// Cease: another change of the configuration.
+    /// Cease: the configuration of the session changed.
     ConfigurationChange = "configuration_change",
-    /// Cease: another connection of the same peer stays.
+    /// Cease: the peer has two connections, and the other connection was kept.
     Collision = "collision",
-    /// Cease.
     OutOfResources = "out_of_resources",
     /// Cease with any other subcode.
     Cease = "cease",
-    /// The group of a dynamic peer has its maximum of peers.
+    /// The group of a dynamic peer has reached its maximum number of peers.
     GroupFull = "group_full",
-    /// The address of a dynamic peer has its maximum of peers.
+    /// The address of a dynamic peer has reached its maximum number of peers.
     AddressFull = "address_full",
     /// A NOTIFICATION with an unknown error code.
     Other = "other",
@@ -133,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_notification_has_a_reason_of_the_list() {
+    fn each_notification_error_maps_to_a_listed_reason() {
         let errors = (0..=u8::MAX)
             .flat_map(|code| (0..=u8::MAX).map(move |subcode| NotificationError { code, subcode }));
         let reasons: BTreeSet<_> = errors.map(FailureReason::of).collect();
@@ -153,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn labels_and_positions_are_unique() {
+    fn labels_are_unique_and_each_reason_indexes_its_entry_in_all() {
         let labels: BTreeSet<_> = FailureReason::ALL.iter().map(|it| it.label()).collect();
         assert_eq!(labels.len(), FailureReason::ALL.len());
         for (position, reason) in FailureReason::ALL.iter().enumerate() {

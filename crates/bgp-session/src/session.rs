@@ -1,4 +1,4 @@
-//! The state machine.
+//! The state machine of a session.
 
 use std::time::Instant;
 
@@ -9,19 +9,19 @@ use crate::{
     cease::Cease,
     connection::{Connection, ConnectionId, Direction, Phase},
     error::SessionError,
-    input::Input,
-    output::Output,
-    settings::Settings,
+    input::SessionInput,
+    output::SessionOutput,
+    settings::SessionSettings,
     status::{Counters, SessionState, Status},
 };
 
 mod messages;
 mod timers;
 
-/// One peer's state machine.
+/// The state machine of one peer.
 #[derive(Clone, Debug)]
 pub struct Session {
-    settings: Settings,
+    settings: SessionSettings,
     dialler: Dialler,
     incoming: Option<Connection>,
     outgoing: Option<Connection>,
@@ -30,27 +30,28 @@ pub struct Session {
     state: SessionState,
     since: Instant,
     last_error: Option<(Instant, SessionError)>,
-    /// The session has come up since `last_error`.
+    /// Whether the session has been established since `last_error`.
     has_recovered: bool,
     counters: Counters,
 }
 
-/// What this side does to get a connection.
+/// The state of this side's attempts to connect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Dialler {
-    /// Takes none either. Ends at the deadline, if there is one.
+    /// The session neither dials nor accepts connections until `until`. `None`: until
+    /// [`SessionInput::Start`].
     Stopped { until: Option<Instant> },
-    /// Dials at the deadline; a passive session has none.
+    /// The session accepts connections and dials at `until`. `None`: the session is passive.
     Waiting { until: Option<Instant> },
-    /// Dials. The driver gives up after `connect_timeout`.
+    /// A dial is pending. The driver reports a timeout after `connect_timeout`.
     Dialling,
-    /// There is a connection.
-    Settled,
+    /// The session has a connection and does not dial.
+    Connected,
 }
 
 impl Session {
-    /// An idle session. `seed` makes its pauses differ from those of other sessions.
-    pub fn new(settings: Settings, seed: u64, now: Instant) -> Self {
+    /// Returns an idle session. Sessions with different seeds have different random pauses.
+    pub fn new(settings: SessionSettings, seed: u64, now: Instant) -> Self {
         Self {
             backoff: Backoff::new(
                 settings.connect_retry_minimum,
@@ -69,29 +70,26 @@ impl Session {
         }
     }
 
-    /// The settings that it was made with.
-    pub fn settings(&self) -> &Settings {
+    pub fn settings(&self) -> &SessionSettings {
         &self.settings
     }
 
-    /// The state.
     pub fn state(&self) -> SessionState {
         self.state
     }
 
-    /// When the last error of its status happened.
+    /// Returns the time of the error in [`Self::status`].
     pub fn last_error_at(&self) -> Option<Instant> {
         self.last_error.as_ref().map(|(at, _)| *at)
     }
 
-    /// The connection that routes flow on.
+    /// Returns the established connection.
     pub fn established(&self) -> Option<ConnectionId> {
         self.connections()
             .find(|connection| connection.is_established())
             .map(|connection| connection.id)
     }
 
-    /// What there is to know about it.
     pub fn status(&self) -> Status {
         let agreement = self
             .connections()
@@ -105,17 +103,17 @@ impl Session {
             hold_deadline: agreement.and_then(|agreement| agreement.hold_deadline),
             dial_deadline: match self.dialler {
                 Dialler::Waiting { until } => until,
-                Dialler::Stopped { .. } | Dialler::Dialling | Dialler::Settled => None,
+                Dialler::Stopped { .. } | Dialler::Dialling | Dialler::Connected => None,
             },
             last_error: self.last_error.clone(),
             counters: self.counters,
         }
     }
 
-    /// Takes note of what happened and says what is to be done.
+    /// Handles an event and returns the actions for the driver.
     ///
-    /// An input of a connection that was closed in the meantime is ignored.
-    pub fn handle(&mut self, input: Input, now: Instant) -> Vec<Output> {
+    /// An event of a connection that the session has closed already is ignored.
+    pub fn handle(&mut self, input: SessionInput, now: Instant) -> Vec<SessionOutput> {
         let mut outputs = Vec::new();
         self.apply(input, now, &mut outputs);
         let state = self.furthest_state();
@@ -126,50 +124,50 @@ impl Session {
         outputs
     }
 
-    fn apply(&mut self, input: Input, now: Instant, outputs: &mut Vec<Output>) {
+    fn apply(&mut self, input: SessionInput, now: Instant, outputs: &mut Vec<SessionOutput>) {
         match input {
-            Input::Start => {
+            SessionInput::Start => {
                 if matches!(self.dialler, Dialler::Stopped { .. }) {
                     self.start(outputs);
                 }
             }
-            Input::Stop(cease) => {
-                self.end_all(SessionError::Ceased(cease), now, outputs);
+            SessionInput::Stop(cease) => {
+                self.end_all_connections(SessionError::Ceased(cease), now, outputs);
                 self.dialler = Dialler::Stopped { until: None };
             }
-            Input::Reset(cease) => {
+            SessionInput::Reset(cease) => {
                 if !matches!(self.dialler, Dialler::Stopped { .. }) {
-                    self.end_all(SessionError::Ceased(cease), now, outputs);
+                    self.end_all_connections(SessionError::Ceased(cease), now, outputs);
                     self.backoff.reset();
                     self.wait_to_dial(now);
                 }
             }
-            Input::Connected(id) => self.connected(id, now, outputs),
-            Input::DialFailed(problem) => {
+            SessionInput::Connected(id) => self.connected(id, now, outputs),
+            SessionInput::DialFailed(problem) => {
                 if self.dialler == Dialler::Dialling {
                     self.dial_failed(SessionError::Dial(problem), now, outputs);
                 }
             }
-            Input::DialTimedOut => {
+            SessionInput::DialTimedOut => {
                 if self.dialler == Dialler::Dialling {
                     let timeout = self.settings.connect_timeout;
                     self.dial_failed(SessionError::DialTimeout(timeout), now, outputs);
                 }
             }
-            Input::Accepted(id) => self.accepted(id, now, outputs),
-            Input::MessageReceived(id, message) => {
+            SessionInput::Accepted(id) => self.accepted(id, now, outputs),
+            SessionInput::MessageReceived(id, message) => {
                 if let Some(direction) = self.direction(id) {
                     self.message_received(direction, message, now, outputs);
                 }
             }
-            Input::Malformed(id, error) => {
+            SessionInput::Malformed(id, error) => {
                 let problem = SessionError::Violation {
                     problem: error.problem.to_owned(),
                     notification: error.notification,
                 };
-                self.end_by_id(id, problem, now, outputs);
+                self.end_connection_by_id(id, problem, now, outputs);
             }
-            Input::Refuse {
+            SessionInput::Refuse {
                 connection,
                 problem,
                 notification,
@@ -180,37 +178,37 @@ impl Session {
                         problem,
                         notification,
                     };
-                    self.end_all(error, now, outputs);
+                    self.end_all_connections(error, now, outputs);
                     self.dialler = Dialler::Stopped {
                         until: Some(now + pause),
                     };
                 }
             }
-            Input::EndPause => {
+            SessionInput::EndPause => {
                 if matches!(self.dialler, Dialler::Stopped { until: Some(_) }) {
                     self.start(outputs);
                 }
             }
-            Input::RequestRefresh(family) => self.request_refresh(family, outputs),
-            Input::Polled(id) => self.polled(id, now, outputs),
-            Input::UpdatesWritten(id, count) => {
+            SessionInput::RequestRefresh(family) => self.request_refresh(family, outputs),
+            SessionInput::Polled(id) => self.polled(id, now, outputs),
+            SessionInput::UpdatesWritten(id, count) => {
                 self.counters.messages_sent += count;
                 self.counters.updates_sent += count;
                 if count > 0 {
                     self.restart_keepalive_timer(id, now);
                 }
             }
-            Input::SendHoldTimerExpired(id) => {
-                self.end_by_id(id, SessionError::SendHoldTimerExpired, now, outputs);
+            SessionInput::SendHoldTimerExpired(id) => {
+                self.end_connection_by_id(id, SessionError::SendHoldTimerExpired, now, outputs);
             }
-            Input::ConnectionLost(id, problem) => {
-                self.end_by_id(id, SessionError::ConnectionLost(problem), now, outputs);
+            SessionInput::ConnectionLost(id, problem) => {
+                self.end_connection_by_id(id, SessionError::ConnectionLost(problem), now, outputs);
             }
-            Input::DeadlineReached => self.deadline_reached(now, outputs),
+            SessionInput::DeadlineReached => self.deadline_reached(now, outputs),
         }
     }
 
-    fn start(&mut self, outputs: &mut Vec<Output>) {
+    fn start(&mut self, outputs: &mut Vec<SessionOutput>) {
         if self.settings.active {
             self.dial(outputs);
         } else {
@@ -218,9 +216,9 @@ impl Session {
         }
     }
 
-    fn dial(&mut self, outputs: &mut Vec<Output>) {
+    fn dial(&mut self, outputs: &mut Vec<SessionOutput>) {
         self.dialler = Dialler::Dialling;
-        outputs.push(Output::Dial);
+        outputs.push(SessionOutput::Dial);
     }
 
     fn wait_to_dial(&mut self, now: Instant) {
@@ -229,51 +227,51 @@ impl Session {
         self.dialler = Dialler::Waiting { until };
     }
 
-    fn dial_failed(&mut self, error: SessionError, now: Instant, outputs: &mut Vec<Output>) {
+    fn dial_failed(&mut self, error: SessionError, now: Instant, outputs: &mut Vec<SessionOutput>) {
         if self.connections().next().is_some() {
-            self.dialler = Dialler::Settled;
+            self.dialler = Dialler::Connected;
         } else {
-            outputs.push(Output::Failed(error.clone()));
-            self.note_error(error, now);
+            outputs.push(SessionOutput::Failed(error.clone()));
+            self.record_error(error, now);
             self.wait_to_dial(now);
         }
     }
 
-    fn connected(&mut self, id: ConnectionId, now: Instant, outputs: &mut Vec<Output>) {
+    fn connected(&mut self, id: ConnectionId, now: Instant, outputs: &mut Vec<SessionOutput>) {
         if self.dialler != Dialler::Dialling {
-            // The dial was abandoned while its success was on its way.
-            outputs.push(Output::Close(id));
+            // The session cancelled the dial after the driver had connected.
+            outputs.push(SessionOutput::Close(id));
             return;
         }
-        self.dialler = Dialler::Settled;
+        self.dialler = Dialler::Connected;
         self.open(id, Direction::Outgoing, now, outputs);
     }
 
-    fn accepted(&mut self, id: ConnectionId, now: Instant, outputs: &mut Vec<Output>) {
+    fn accepted(&mut self, id: ConnectionId, now: Instant, outputs: &mut Vec<SessionOutput>) {
         match self.dialler {
             Dialler::Stopped { .. } => {
                 self.reject(id, Cease::ConnectionRejected, outputs);
                 return;
             }
-            Dialler::Waiting { .. } => self.dialler = Dialler::Settled,
-            Dialler::Dialling | Dialler::Settled => {}
+            Dialler::Waiting { .. } => self.dialler = Dialler::Connected,
+            Dialler::Dialling | Dialler::Connected => {}
         }
         if self.established().is_some() {
-            // RFC 4271 section 6.8: an established connection stays.
+            // RFC 4271 section 6.8: the established connection is kept.
             self.reject(id, Cease::ConnectionCollisionResolution, outputs);
             return;
         }
         if self.incoming.is_some() {
-            // The peer opens one connection at a time, so it has given up the earlier one.
+            // A peer opens one connection at a time, so it has abandoned the earlier one.
             self.take_down(Direction::Incoming, SessionError::Replaced, now, outputs);
         }
         self.open(id, Direction::Incoming, now, outputs);
     }
 
-    fn reject(&mut self, id: ConnectionId, cease: Cease, outputs: &mut Vec<Output>) {
+    fn reject(&mut self, id: ConnectionId, cease: Cease, outputs: &mut Vec<SessionOutput>) {
         self.send(id, Message::Notification(cease.notification()), outputs);
-        outputs.push(Output::Failed(SessionError::Ceased(cease)));
-        outputs.push(Output::Close(id));
+        outputs.push(SessionOutput::Failed(SessionError::Ceased(cease)));
+        outputs.push(SessionOutput::Close(id));
     }
 
     fn open(
@@ -281,7 +279,7 @@ impl Session {
         id: ConnectionId,
         direction: Direction,
         now: Instant,
-        outputs: &mut Vec<Output>,
+        outputs: &mut Vec<SessionOutput>,
     ) {
         let open = Message::Open(self.settings.open());
         self.send(id, open, outputs);
@@ -293,67 +291,72 @@ impl Session {
         });
     }
 
-    fn request_refresh(&mut self, family: Family, outputs: &mut Vec<Output>) {
-        let able = self.connections().find(|connection| {
+    fn request_refresh(&mut self, family: Family, outputs: &mut Vec<SessionOutput>) {
+        let refreshable = self.connections().find(|connection| {
             connection.is_established()
                 && connection.agreement().is_some_and(|agreement| {
                     let mut families = agreement.negotiated.families.iter();
                     agreement.negotiated.route_refresh && families.any(|it| it.family == family)
                 })
         });
-        if let Some(id) = able.map(|connection| connection.id) {
+        if let Some(id) = refreshable.map(|connection| connection.id) {
             let family = Some(family);
             self.send(id, Message::RouteRefresh(RouteRefresh { family }), outputs);
         }
     }
 
-    fn send(&mut self, id: ConnectionId, message: Message, outputs: &mut Vec<Output>) {
+    fn send(&mut self, id: ConnectionId, message: Message, outputs: &mut Vec<SessionOutput>) {
         self.counters.messages_sent += 1;
-        outputs.push(Output::Send(id, message));
+        outputs.push(SessionOutput::Send(id, message));
     }
 
-    fn end_by_id(
+    fn end_connection_by_id(
         &mut self,
         id: ConnectionId,
         error: SessionError,
         now: Instant,
-        outputs: &mut Vec<Output>,
+        outputs: &mut Vec<SessionOutput>,
     ) {
         if let Some(direction) = self.direction(id) {
-            self.end(direction, error, now, outputs);
+            self.end_connection(direction, error, now, outputs);
         }
     }
 
-    /// Ends a connection; the session tries again if it was the only one.
-    fn end(
+    /// Ends a connection. Schedules the next dial if the session has no other connection.
+    fn end_connection(
         &mut self,
         direction: Direction,
         error: SessionError,
         now: Instant,
-        outputs: &mut Vec<Output>,
+        outputs: &mut Vec<SessionOutput>,
     ) {
         self.take_down(direction, error, now, outputs);
-        if self.connections().next().is_none() && self.dialler == Dialler::Settled {
+        if self.connections().next().is_none() && self.dialler == Dialler::Connected {
             self.wait_to_dial(now);
         }
     }
 
-    fn end_all(&mut self, error: SessionError, now: Instant, outputs: &mut Vec<Output>) {
+    fn end_all_connections(
+        &mut self,
+        error: SessionError,
+        now: Instant,
+        outputs: &mut Vec<SessionOutput>,
+    ) {
         for direction in [Direction::Outgoing, Direction::Incoming] {
             self.take_down(direction, error.clone(), now, outputs);
         }
         if self.dialler == Dialler::Dialling {
-            outputs.push(Output::AbandonDial);
+            outputs.push(SessionOutput::CancelDial);
         }
     }
 
-    /// Ends a connection, whatever the session does next.
+    /// Ends a connection without scheduling a dial.
     fn take_down(
         &mut self,
         direction: Direction,
         error: SessionError,
         now: Instant,
-        outputs: &mut Vec<Output>,
+        outputs: &mut Vec<SessionOutput>,
     ) {
         let Some(connection) = self.slot(direction).take() else {
             return;
@@ -362,31 +365,31 @@ impl Session {
             self.send(connection.id, Message::Notification(notification), outputs);
         }
         if connection.is_established() {
-            outputs.push(Output::Down(connection.id, error.clone()));
-            // A session that comes up and falls at once is not tried faster and faster.
+            outputs.push(SessionOutput::Down(connection.id, error.clone()));
+            // The pause stays long for a session that ends soon after each start.
             if now.duration_since(self.since) >= self.settings.connect_retry_maximum {
                 self.backoff.reset();
             }
         }
-        // The loser of a collision is part of coming up.
+        // A collision is a normal part of establishing a session.
         let is_failure = !matches!(error, SessionError::CollisionLost(_));
         if is_failure && !connection.is_established() {
-            outputs.push(Output::Failed(error.clone()));
+            outputs.push(SessionOutput::Failed(error.clone()));
         }
-        outputs.push(Output::Close(connection.id));
+        outputs.push(SessionOutput::Close(connection.id));
         if is_failure {
-            self.note_error(error, now);
+            self.record_error(error, now);
         }
     }
 
-    /// Keeps the reason that one side stated in a NOTIFICATION over the resets that follow, until
-    /// the session comes up.
-    fn note_error(&mut self, error: SessionError, now: Instant) {
-        let has_reason = self
+    /// Records the error for the status. An error that a NOTIFICATION explained is not overwritten
+    /// by its consequences, such as lost connections, until the session is established.
+    fn record_error(&mut self, error: SessionError, now: Instant) {
+        let is_explained = self
             .last_error
             .as_ref()
-            .is_some_and(|(_, last)| last.is_stated());
-        if has_reason && !self.has_recovered && error.is_consequence() {
+            .is_some_and(|(_, last)| last.is_explained_by_notification());
+        if is_explained && !self.has_recovered && error.is_consequence() {
             return;
         }
         self.has_recovered = false;
@@ -405,10 +408,11 @@ impl Session {
     }
 
     fn direction(&self, id: ConnectionId) -> Option<Direction> {
-        let is_it = |slot: &Option<Connection>| slot.as_ref().is_some_and(|it| it.id == id);
-        if is_it(&self.outgoing) {
+        let has_id =
+            |slot: &Option<Connection>| slot.as_ref().is_some_and(|connection| connection.id == id);
+        if has_id(&self.outgoing) {
             Some(Direction::Outgoing)
-        } else if is_it(&self.incoming) {
+        } else if has_id(&self.incoming) {
             Some(Direction::Incoming)
         } else {
             None
@@ -418,7 +422,7 @@ impl Session {
     fn furthest_state(&self) -> SessionState {
         let dialler = match self.dialler {
             Dialler::Stopped { .. } => SessionState::Idle,
-            Dialler::Waiting { .. } | Dialler::Settled => SessionState::Active,
+            Dialler::Waiting { .. } | Dialler::Connected => SessionState::Active,
             Dialler::Dialling => SessionState::Connect,
         };
         self.connections()

@@ -1,71 +1,66 @@
-//! The configuration of one session.
+//! Settings of one session.
 
 use std::time::Duration;
 
 use bgp_packet::{AddPathMode, Asn, Capability, Family, Open, RouterId};
 
-/// A family that is offered to the peer.
+/// An address family that this side offers to the peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FamilySettings {
-    /// The family.
     pub family: Family,
-    /// RFC 7911, seen from this side; `None`: one path per prefix.
+    /// Add-path mode of this side (RFC 7911). `None`: one path per prefix in both directions.
     pub add_path: Option<AddPathMode>,
 }
 
-/// Settings of one session.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
-    /// AS of this side.
+pub struct SessionSettings {
     pub local_asn: Asn,
     /// Router id of this side.
     pub router_id: RouterId,
-    /// AS that the peer must have; `None`: any.
+    /// AS that the peer must have. `None`: any AS.
     pub peer_asn: Option<Asn>,
-    /// Whether this side opens connections. A session that doesn't waits for the peer.
+    /// Whether this side opens connections. Otherwise the session waits for a connection of the
+    /// peer.
     pub active: bool,
-    /// Offered hold time in whole seconds: 0 (no keepalives), or 3 to 65535.
+    /// Offered hold time in seconds: 0 (no hold timer and no keepalives), or 3 to 65535.
     pub hold_time_seconds: u16,
-    /// Least hold time that the peer must offer, in seconds. 0: any that RFC 4271 allows, also none.
+    /// Shortest acceptable hold time of the peer, in seconds. 0: any hold time, including none.
     pub minimum_hold_time_seconds: u16,
-    /// A connection without an OPEN of the peer is given up after this time. RFC 4271 section
-    /// 8.2.2 suggests 4 minutes; a peer that is there answers within a round trip.
+    /// Longest wait for the OPEN message of the peer. RFC 4271 section 8.2.2 suggests 4 minutes,
+    /// but a reachable peer answers within a round trip.
     pub open_timeout: Duration,
-    /// An attempt to connect is given up after this time.
+    /// Longest wait for the result of an attempt to connect.
     pub connect_timeout: Duration,
-    /// Pause before the second attempt to connect. It doubles with each failure.
+    /// Pause before the second attempt to connect. The pause doubles with each failure.
     pub connect_retry_minimum: Duration,
     /// Longest pause between two attempts to connect.
     pub connect_retry_maximum: Duration,
-    /// What is offered, at least one family, each once.
+    /// Offered address families: at least one, each at most once.
     pub families: Vec<FamilySettings>,
 }
 
-/// Settings that no session can have.
+/// A reason for which settings cannot be used for a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidSettings {
-    /// RFC 7607.
+    /// Reserved by RFC 7607.
     #[error("AS 0 is reserved")]
     AsnZero,
-    /// RFC 6286.
+    /// Not allowed by RFC 6286.
     #[error("router id 0.0.0.0 is not allowed")]
     RouterIdZero,
-    /// RFC 4271 section 4.2.
+    /// Not allowed by RFC 4271 section 4.2.
     #[error("hold time {0} s: must be 0 or at least 3 s")]
     HoldTime(u16),
-    /// Nothing could be exchanged.
     #[error("no address family")]
     NoFamily,
-    /// One entry would override the other.
     #[error("address family {0:?} is listed twice")]
     FamilyTwice(Family),
-    /// The pause could not grow.
     #[error("the shortest pause between connects is zero or longer than the longest")]
     ConnectRetry,
 }
 
-impl Settings {
-    /// Usual settings for a peer, both families without add-path.
+impl SessionSettings {
+    /// Returns default settings: an active session with IPv4 and IPv6 unicast, without add-path.
     pub fn new(local_asn: Asn, router_id: RouterId, peer_asn: Option<Asn>) -> Self {
         Self {
             local_asn,
@@ -87,8 +82,10 @@ impl Settings {
         }
     }
 
+    /// Checks that a session can use the settings.
+    ///
     /// # Errors
-    /// Says what no session can have.
+    /// Returns the first setting that a session cannot use.
     pub fn validate(&self) -> Result<(), InvalidSettings> {
         if self.local_asn.0 == 0 || self.peer_asn == Some(Asn(0)) {
             return Err(InvalidSettings::AsnZero);

@@ -1,57 +1,56 @@
-//! A session as an operator sees it.
+//! Status of a session for operators.
 
 use std::time::Instant;
 
 use crate::{error::SessionError, negotiation::Negotiated};
 
-/// RFC 4271 section 8.2.2, of the connection that has come furthest.
+/// The state of a session (RFC 4271 section 8.2.2). With two connections: the more advanced state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SessionState {
-    /// No connection is made or taken.
+    /// The session neither dials nor accepts connections.
     Idle,
-    /// Waits for the peer, or for the time to dial.
+    /// The session waits for a connection of the peer, or for its next dial.
     Active,
-    /// Dials.
+    /// The session tries to connect to the peer.
     Connect,
-    /// Waits for the peer's OPEN.
+    /// The session waits for the OPEN message of the peer.
     OpenSent,
-    /// Waits for the peer's first KEEPALIVE.
+    /// The session waits for the first KEEPALIVE of the peer.
     OpenConfirm,
-    /// Exchanges routes.
+    /// Both sides exchange routes.
     Established,
 }
 
-/// What has been exchanged since the session was made.
+/// Counts of messages since the session was created.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Of any type.
+    /// Messages of all types.
     pub messages_received: u64,
-    /// Of any type.
+    /// Messages of all types.
     pub messages_sent: u64,
-    /// UPDATE messages.
+    /// UPDATE messages from the peer.
     pub updates_received: u64,
-    /// UPDATE messages.
+    /// UPDATE messages to the peer.
     pub updates_sent: u64,
-    /// How often the session was established.
+    /// Times that the session was established.
     pub established: u64,
 }
 
-/// What there is to know about a session at a moment.
+/// A snapshot of a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
-    /// The state.
     pub state: SessionState,
-    /// When it was reached.
+    /// Time of the last change of `state`.
     pub since: Instant,
-    /// From OpenConfirm on.
+    /// `None` in the states before OpenConfirm.
     pub negotiated: Option<Negotiated>,
-    /// When the peer is given up unless it is heard; `None`: the timer does not run.
+    /// Time at which the session ends unless the peer sends a message before. `None`: the hold
+    /// timer does not run.
     pub hold_deadline: Option<Instant>,
-    /// When the next attempt to connect is due.
+    /// Time of the next attempt to connect. `None`: no attempt is scheduled.
     pub dial_deadline: Option<Instant>,
-    /// What ended the last connection or kept it from coming up, and when. The reason of a
-    /// NOTIFICATION stays over the loss of later connections, until the session is established.
+    /// Time and cause of the last failure. An error that a NOTIFICATION explained stays here
+    /// although later connections are lost, until the session is established.
     pub last_error: Option<(Instant, SessionError)>,
-    /// What has been exchanged.
     pub counters: Counters,
 }

@@ -1,17 +1,18 @@
-//! Which families a peer speaks, from the octets of its OPEN on.
+//! Tests of the negotiated families with encoded OPEN messages.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::time::Instant;
 
 use bgp_packet::{Asn, Decoder, Message, NotificationError, RouterId};
-use bgp_session::{ConnectionId, Input, Output, Session, Settings};
+use bgp_session::{ConnectionId, Session, SessionInput, SessionOutput, SessionSettings};
 use bytes::BytesMut;
 
 const CONNECTION: ConnectionId = ConnectionId(1);
 
-/// Returns what a session answers to an OPEN of AS 64512 with these capabilities.
-fn answer(capabilities: &[u8]) -> Vec<Output> {
+/// Returns the outputs of a session for an OPEN message of AS 64512 with these encoded
+/// capabilities.
+fn answer(capabilities: &[u8]) -> Vec<SessionOutput> {
     let parameter = u8::try_from(capabilities.len()).unwrap();
     let mut octets = vec![0xff; 16];
     octets.extend([0, 29 + 2 + parameter, 1, 4, 0xfc, 0x00, 0, 90, 10, 0, 0, 9]);
@@ -20,21 +21,23 @@ fn answer(capabilities: &[u8]) -> Vec<Output> {
     let mut octets = BytesMut::from(&octets[..]);
     let open = Decoder::new().decode(&mut octets).unwrap().unwrap();
     let now = Instant::now();
-    let settings = Settings::new(Asn(64512), RouterId([10, 0, 0, 5].into()), Some(Asn(64512)));
+    let settings =
+        SessionSettings::new(Asn(64512), RouterId([10, 0, 0, 5].into()), Some(Asn(64512)));
     let mut session = Session::new(settings, 1, now);
-    session.handle(Input::Start, now);
-    session.handle(Input::Accepted(CONNECTION), now);
-    session.handle(Input::MessageReceived(CONNECTION, open), now)
+    session.handle(SessionInput::Start, now);
+    session.handle(SessionInput::Accepted(CONNECTION), now);
+    session.handle(SessionInput::MessageReceived(CONNECTION, open), now)
 }
 
 #[test]
-fn a_peer_that_offers_foreign_families_only_is_refused_with_the_capabilities_that_it_lacks() {
+fn a_peer_that_offers_only_unknown_families_is_rejected_with_the_capabilities_that_it_lacks() {
     const EVPN: [u8; 6] = [1, 4, 0, 25, 0, 70];
     const VPNV4: [u8; 6] = [1, 4, 0, 1, 0, 128];
     for capabilities in [EVPN.to_vec(), VPNV4.to_vec(), [EVPN, VPNV4].concat()] {
         let outputs = answer(&capabilities);
         let notification = outputs.iter().find_map(|output| {
-            let Output::Send(CONNECTION, Message::Notification(notification)) = output else {
+            let SessionOutput::Send(CONNECTION, Message::Notification(notification)) = output
+            else {
                 return None;
             };
             Some(notification)
@@ -44,28 +47,31 @@ fn a_peer_that_offers_foreign_families_only_is_refused_with_the_capabilities_tha
             notification.error,
             NotificationError::UNSUPPORTED_CAPABILITY
         );
-        // RFC 5492 section 3: the capabilities themselves.
-        let missed = [1, 4, 0, 1, 0, 1, 1, 4, 0, 2, 0, 1];
-        assert_eq!(notification.data[..], missed);
-        assert!(outputs.contains(&Output::Close(CONNECTION)), "{outputs:?}");
+        // RFC 5492 section 3: the NOTIFICATION contains the missing capabilities.
+        let missing = [1, 4, 0, 1, 0, 1, 1, 4, 0, 2, 0, 1];
+        assert_eq!(notification.data[..], missing);
+        assert!(
+            outputs.contains(&SessionOutput::Close(CONNECTION)),
+            "{outputs:?}"
+        );
     }
 }
 
 #[test]
-fn a_peer_with_a_family_of_ours_and_foreign_ones_speaks_that_family() {
+fn a_peer_with_a_common_and_an_unknown_family_is_accepted() {
     let outputs = answer(&[1, 4, 0, 25, 0, 70, 1, 4, 0, 2, 0, 1]);
     assert!(
-        outputs.contains(&Output::Send(CONNECTION, Message::Keepalive)),
+        outputs.contains(&SessionOutput::Send(CONNECTION, Message::Keepalive)),
         "{outputs:?}"
     );
 }
 
-/// RFC 4760 section 8.
+/// RFC 4760 section 8: a peer without this capability exchanges IPv4 unicast routes only.
 #[test]
-fn a_peer_without_a_multiprotocol_capability_speaks_ipv4_unicast() {
+fn a_peer_without_a_multiprotocol_capability_is_accepted_for_ipv4_unicast() {
     let outputs = answer(&[2, 0]);
     assert!(
-        outputs.contains(&Output::Send(CONNECTION, Message::Keepalive)),
+        outputs.contains(&SessionOutput::Send(CONNECTION, Message::Keepalive)),
         "{outputs:?}"
     );
 }

@@ -1,5 +1,5 @@
-//! Two sessions with a network between them that delays what it likes, but keeps the order of each
-//! connection.
+//! Two sessions over a simulated network with random delays. The network keeps the order of
+//! messages within each connection and direction.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -8,18 +8,20 @@ use std::{
 };
 
 use bgp_packet::{Asn, Message, RouterId};
-use bgp_session::{ConnectionId, Input, Output, Session, SessionState, Settings};
+use bgp_session::{
+    ConnectionId, Session, SessionInput, SessionOutput, SessionSettings, SessionState,
+};
 use proptest::prelude::*;
 
-/// Which of the two.
+/// Index of a session: 0 or 1.
 type Side = usize;
 
-/// What is on its way to a side.
+/// An event that the network has not yet delivered to a side.
 enum Transit {
     Accepted,
     Connected,
     Message(Message),
-    /// What was sent before it has arrived.
+    /// All events that were sent earlier have arrived.
     Polled,
     Lost,
 }
@@ -27,11 +29,11 @@ enum Transit {
 struct Simulation {
     sessions: [Session; 2],
     now: Instant,
-    /// Of each connection and receiver, in order.
+    /// Undelivered events of each connection and receiver, oldest first.
     transit: BTreeMap<(ConnectionId, Side), VecDeque<Transit>>,
-    /// The sides that have not closed a connection.
+    /// The sides that have not closed the connection.
     open: BTreeMap<ConnectionId, Vec<Side>>,
-    /// The dial of each side that has not been answered.
+    /// The pending dial of each side.
     dialling: [Option<ConnectionId>; 2],
     next_connection: u64,
 }
@@ -41,9 +43,9 @@ impl Simulation {
         let now = Instant::now();
         let session = |side: Side| {
             let router_id = RouterId(Ipv4Addr::new(10, 0, 0, ids[side]));
-            let settings = Settings {
+            let settings = SessionSettings {
                 active: active[side],
-                ..Settings::new(Asn(64512), router_id, Some(Asn(64512)))
+                ..SessionSettings::new(Asn(64512), router_id, Some(Asn(64512)))
             };
             Session::new(settings, seeds[side], now)
         };
@@ -57,10 +59,10 @@ impl Simulation {
         }
     }
 
-    fn feed(&mut self, side: Side, input: Input) {
+    fn feed(&mut self, side: Side, input: SessionInput) {
         for output in self.sessions[side].handle(input, self.now) {
             match output {
-                Output::Dial => {
+                SessionOutput::Dial => {
                     self.next_connection += 1;
                     let id = ConnectionId(self.next_connection);
                     self.dialling[side] = Some(id);
@@ -68,19 +70,21 @@ impl Simulation {
                     self.put(id, side, Transit::Connected);
                     self.open.insert(id, vec![0, 1]);
                 }
-                Output::AbandonDial => {
-                    let id = self.dialling[side].take().expect("it dials");
+                SessionOutput::CancelDial => {
+                    let id = self.dialling[side].take().expect("the side dials");
                     self.close(id, side);
                 }
-                Output::Send(id, message) => self.put(id, 1 - side, Transit::Message(message)),
-                Output::Poll(id) => self.put(id, side, Transit::Polled),
-                Output::Close(id) => self.close(id, side),
-                Output::SetCodecOptions { .. }
-                | Output::Established(..)
-                | Output::Updated(..)
-                | Output::RefreshRequested(..)
-                | Output::Failed(_)
-                | Output::Down(..) => {}
+                SessionOutput::Send(id, message) => {
+                    self.put(id, 1 - side, Transit::Message(message))
+                }
+                SessionOutput::Poll(id) => self.put(id, side, Transit::Polled),
+                SessionOutput::Close(id) => self.close(id, side),
+                SessionOutput::SetCodecOptions { .. }
+                | SessionOutput::Established(..)
+                | SessionOutput::Updated(..)
+                | SessionOutput::RefreshRequested(..)
+                | SessionOutput::Failed(_)
+                | SessionOutput::Down(..) => {}
             }
         }
     }
@@ -91,18 +95,18 @@ impl Simulation {
 
     fn close(&mut self, id: ConnectionId, side: Side) {
         let open = self.open.entry(id).or_default();
-        open.retain(|it| *it != side);
+        open.retain(|open_side| *open_side != side);
         self.transit.remove(&(id, side));
         self.put(id, 1 - side, Transit::Lost);
     }
 
-    /// Delivers the next piece of one of the queues; `false` if nothing is on its way.
+    /// Delivers the oldest event of one queue. Returns false if no event is undelivered.
     fn deliver(&mut self, choice: usize) -> bool {
         let keys: Vec<_> = self.transit.keys().copied().collect();
         let Some(&(id, side)) = keys.get(choice % keys.len().max(1)) else {
             return false;
         };
-        let queue = self.transit.get_mut(&(id, side)).expect("a key of it");
+        let queue = self.transit.get_mut(&(id, side)).expect("the key exists");
         let transit = queue.pop_front();
         if queue.is_empty() {
             self.transit.remove(&(id, side));
@@ -113,28 +117,28 @@ impl Simulation {
         }
         match transit {
             None => {}
-            Some(Transit::Accepted) => self.feed(side, Input::Accepted(id)),
+            Some(Transit::Accepted) => self.feed(side, SessionInput::Accepted(id)),
             Some(Transit::Connected) => {
                 self.dialling[side] = None;
-                self.feed(side, Input::Connected(id));
+                self.feed(side, SessionInput::Connected(id));
             }
             Some(Transit::Message(message)) => {
-                self.feed(side, Input::MessageReceived(id, message));
+                self.feed(side, SessionInput::MessageReceived(id, message));
             }
-            Some(Transit::Polled) => self.feed(side, Input::Polled(id)),
+            Some(Transit::Polled) => self.feed(side, SessionInput::Polled(id)),
             Some(Transit::Lost) => {
                 if self.dialling[side] == Some(id) {
                     self.dialling[side] = None;
-                    self.feed(side, Input::DialFailed("reset".into()));
+                    self.feed(side, SessionInput::DialFailed("reset".into()));
                 } else {
-                    self.feed(side, Input::ConnectionLost(id, "closed".into()));
+                    self.feed(side, SessionInput::ConnectionLost(id, "closed".into()));
                 }
             }
         }
         true
     }
 
-    /// Lets time pass to the next deadline of either side.
+    /// Advances the time to the next deadline of either side.
     fn pass_time(&mut self) {
         let deadlines = self.sessions.iter().filter_map(Session::next_deadline);
         let Some(deadline) = deadlines.min() else {
@@ -146,7 +150,7 @@ impl Simulation {
                 .next_deadline()
                 .is_some_and(|deadline| deadline <= self.now)
             {
-                self.feed(side, Input::DeadlineReached);
+                self.feed(side, SessionInput::DeadlineReached);
             }
         }
     }
@@ -163,7 +167,7 @@ proptest! {
         ..ProptestConfig::with_cases(1024)
     })]
     #[test]
-    fn two_speakers_end_with_one_session_whatever_the_network_delays(
+    fn two_speakers_establish_one_session_with_any_network_delays(
         active in prop::sample::select(vec![[true, true], [true, false], [false, true]]),
         ids in prop::sample::select(vec![[1, 2], [2, 1]]),
         seeds: [u64; 2],
@@ -172,12 +176,12 @@ proptest! {
     ) {
         let mut simulation = Simulation::new(active, ids, seeds);
         let begin = simulation.now;
-        simulation.feed(0, Input::Start);
+        simulation.feed(0, SessionInput::Start);
         let mut has_started = false;
-        // The first deliveries come in any order, the rest as they come.
+        // The first deliveries are in random order, all later ones in the order of the queues.
         for (step, choice) in choices.iter().copied().chain(std::iter::repeat_n(0, 3000)).enumerate() {
             if step >= late_start && !std::mem::replace(&mut has_started, true) {
-                simulation.feed(1, Input::Start);
+                simulation.feed(1, SessionInput::Start);
             }
             if !simulation.deliver(choice) {
                 if simulation.are_established() {
@@ -188,7 +192,7 @@ proptest! {
         }
         prop_assert!(simulation.are_established(), "{:#?}", simulation.sessions);
         prop_assert!(simulation.now - begin < Duration::from_secs(10), "{:?}", simulation.now - begin);
-        // It stays: keepalives flow, and nobody dials again.
+        // The session stays established, and no side dials again.
         let end = simulation.now + Duration::from_secs(200);
         while simulation.now < end {
             if !simulation.deliver(0) {

@@ -1,4 +1,4 @@
-//! Who may connect, known to the listeners, so that a stranger costs the owner nothing.
+//! Admission rules of the listeners: addresses and keys of peers.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -9,11 +9,14 @@ use ipnet::IpNet;
 
 use crate::{config::Configuration, md5_key::Md5Key};
 
+/// The addresses from which a listener accepts connections. A listener closes any other connection
+/// itself, without work for the owner.
 #[derive(Debug, Default)]
 pub(crate) struct Admission {
     addresses: HashSet<IpAddr>,
     prefixes: Vec<IpNet>,
-    /// What the connections from these prefixes have to be signed with; the longest prefix counts.
+    /// TCP MD5 keys of connections from these prefixes. For an address in several prefixes, the
+    /// longest prefix applies.
     pub(crate) keys: BTreeMap<IpNet, Md5Key>,
 }
 
@@ -48,7 +51,7 @@ fn keys(configuration: &Configuration) -> BTreeMap<IpNet, Md5Key> {
             continue;
         };
         for prefix in &group.prefixes {
-            // Where two groups have the same prefix, its peers belong to the first.
+            // If two groups have an equal prefix, its peers belong to the first group.
             keys.entry(prefix.trunc()).or_insert_with(|| key.clone());
         }
     }

@@ -1,4 +1,4 @@
-//! Which peer an accepted connection belongs to.
+//! Assignment of accepted connections to peers.
 
 use std::{net::SocketAddr, sync::Arc, time::Instant};
 
@@ -12,21 +12,21 @@ use crate::{
     peer::{Peer, Peers},
 };
 
-/// The groups of dynamic peers, and what the listeners know of them.
+/// The groups of dynamic peers, and the admission rules for the listeners.
 pub(crate) struct Groups {
     groups: Vec<GroupConfig>,
     admission: watch::Sender<Arc<Admission>>,
 }
 
-/// What becomes of an accepted connection.
+/// The decision about an accepted connection.
 pub(crate) enum Admitted {
-    To(PeerId),
-    /// It belongs to a dynamic peer of its own, for which `replaces` makes room.
+    ToPeer(PeerId),
+    /// The connection belongs to a new dynamic peer. The peer `replaces` must be removed first.
     Dynamic {
         config: Box<PeerConfig>,
         replaces: Option<PeerId>,
     },
-    No,
+    Refused,
 }
 
 impl Groups {
@@ -46,14 +46,15 @@ impl Groups {
         admission.keys == self.admission.borrow().keys
     }
 
-    /// Has the listeners admit the peers of this configuration.
+    /// Replaces the groups, and sends the new admission rules to the listeners.
     pub(crate) fn replace(&mut self, configuration: &Configuration) {
         let admission = Admission::new(configuration);
         self.admission.send_replace(Arc::new(admission));
         self.groups.clone_from(&configuration.groups);
     }
 
-    /// Finds the peer of an accepted connection, or makes its configuration if it belongs to a group.
+    /// Finds the peer of an accepted connection, or creates the configuration of a new dynamic peer
+    /// if the address belongs to a group.
     pub(crate) fn admit(
         &self,
         remote: SocketAddr,
@@ -66,12 +67,12 @@ impl Groups {
             if let Some(peer) = peers.get_mut(id) {
                 journal.accepted(peer, now);
             }
-            return Admitted::To(id);
+            return Admitted::ToPeer(id);
         }
         let Some(group) = self.groups.iter().find(|group| group.contains(address)) else {
-            journal.counters.strangers_refused.add(1);
-            tracing::debug!(%remote, "connection of a stranger refused");
-            return Admitted::No;
+            journal.counters.connections_without_peer.add(1);
+            tracing::debug!(%remote, "connection refused: no peer and no peer group has this address");
+            return Admitted::Refused;
         };
         let is_dynamic = |peer: &Peer| peer.is_dynamic;
         let of_address =
@@ -82,18 +83,19 @@ impl Groups {
         let has_room = of_group.len() < group.maximum_peers;
         let mut replaces = None;
         if is_full || !has_room {
-            // Otherwise connections that send no OPEN would keep the address out.
+            // Replace a connection that has sent no OPEN message. Otherwise silent connections
+            // could block all further connections of the address.
             replaces = of_address
                 .iter()
                 .copied()
                 .find(|id| peers.get(*id).is_some_and(Peer::waits_for_open));
             if replaces.is_none() && is_full {
                 journal.address_is_full(remote, group, of_address.len(), now);
-                return Admitted::No;
+                return Admitted::Refused;
             }
             if replaces.is_none() {
                 journal.group_is_full(remote, group, now);
-                return Admitted::No;
+                return Admitted::Refused;
             }
         }
         if has_room {

@@ -1,4 +1,4 @@
-//! Who this speaker is and with whom it speaks.
+//! Configuration of a speaker and its peers.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -8,160 +8,143 @@ use std::{
 
 use bgp_packet::{Asn, ClusterId, RouterId};
 use bgp_rib::{ExportPolicy, ImportPolicy};
-use bgp_session::{FamilySettings, InvalidSettings, Settings};
+use bgp_session::{FamilySettings, InvalidSettings, SessionSettings};
 use ipnet::IpNet;
 
 use crate::md5_key::Md5Key;
 
-/// What stays for the life of a speaker.
+/// The settings of a speaker that cannot change while it runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SpeakerConfig {
-    /// Its AS.
     pub local_asn: Asn,
-    /// Its BGP identifier.
+    /// BGP identifier of this speaker.
     pub router_id: RouterId,
-    /// RFC 4456; usually the router id.
+    /// Cluster id of this route reflector (RFC 4456), usually equal to the router id.
     pub cluster_id: ClusterId,
-    /// Where connections are accepted; empty: nowhere.
+    /// Addresses on which the speaker accepts connections. Empty: the speaker accepts none.
     pub listen: Vec<SocketAddr>,
 }
 
-/// The peers, as a whole.
+/// All peers and peer groups of a speaker.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Configuration {
-    /// Peers with a known address.
     pub peers: Vec<PeerConfig>,
-    /// Peers that are known by the prefix that they come from.
     pub groups: Vec<GroupConfig>,
 }
 
-/// A peer with a known address.
+/// A configured peer with a fixed address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerConfig {
-    /// Unique.
+    /// Unique among all peers.
     pub name: String,
-    /// Where it listens. It may connect from any port of the address.
+    /// Address and port on which the peer listens. The peer can connect from any port of the
+    /// address.
     pub address: SocketAddr,
-    /// Source of connections to it; `None`: the kernel's choice.
+    /// Local address of connections to the peer. `None`: the kernel chooses the address.
     pub local_address: Option<IpAddr>,
-    /// Whether this side connects.
+    /// Whether this side connects to the peer.
     pub active: bool,
-    /// Whether connections from the peer are accepted.
+    /// Whether this side accepts connections of the peer.
     pub passive: bool,
-    /// Group that is shown with it.
+    /// Name of the peer group, for lists and logs. `None`: the peer belongs to no group.
     pub group: Option<String>,
-    /// The rest.
     pub session: SessionConfig,
 }
 
-/// Peers that connect from within a prefix.
+/// A group of dynamic peers: the speaker adds a peer when it connects from a prefix of the group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupConfig {
-    /// Unique.
+    /// Unique among all groups.
     pub name: String,
-    /// Where its peers come from.
+    /// Prefixes from which the peers of the group connect.
     pub prefixes: Vec<IpNet>,
-    /// Most peers at a time; more are refused.
+    /// Most peers of the group. The speaker refuses connections of further peers.
     pub maximum_peers: usize,
-    /// Most peers of one address at a time. The speaker refuses further connections from the
-    /// address.
+    /// Most peers with one address. The speaker refuses further connections from the address.
     pub maximum_peers_per_address: usize,
-    /// The rest.
     pub session: SessionConfig,
 }
 
-/// What single peers and groups have in common.
+/// The session settings of a peer, or of all peers of a group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionConfig {
-    /// AS that the peer must have; `None`: any.
+    /// AS that the peer must have. `None`: any AS.
     pub peer_asn: Option<Asn>,
-    /// Of an internal peer: whether it is a client of this reflector (RFC 4456).
+    /// Whether an internal peer is a client of this route reflector (RFC 4456).
     pub is_client: bool,
-    /// Offered hold time: 0 (none), or at least 3.
+    /// Offered hold time in seconds: 0 (no hold timer), or at least 3.
     pub hold_time_seconds: u16,
-    /// Least hold time that the peer must offer, in seconds. 0: any, also none.
+    /// Shortest acceptable hold time of the peer, in seconds. 0: any hold time, including none.
     pub minimum_hold_time_seconds: u16,
-    /// What is offered.
+    /// Address families that this side offers: at least one, each at most once.
     pub families: Vec<FamilySettings>,
-    /// An attempt to connect is given up after this time.
+    /// Longest wait for the result of an attempt to connect.
     pub connect_timeout: Duration,
-    /// Pause before the second attempt to connect; it doubles with each failure.
+    /// Pause before the second attempt to connect. The pause doubles with each failure.
     pub connect_retry_minimum: Duration,
     /// Longest pause between two attempts to connect.
     pub connect_retry_maximum: Duration,
-    /// What is accepted from the peer.
+    /// Policy for paths from the peer.
     pub import: ImportPolicy,
-    /// What the peer is sent.
+    /// Policy for paths to the peer.
     pub export: ExportPolicy,
-    /// How long a peer is kept out that sent too many paths.
+    /// Time for which the speaker refuses connections of a peer that exceeded its maximum of paths.
     pub maximum_paths_pause: Duration,
-    /// What all segments are signed with (RFC 2385); `None`: they are not.
+    /// Key that signs all TCP segments (RFC 2385). `None`: the segments are not signed.
     pub md5_key: Option<Md5Key>,
 }
 
-/// Peers that cannot be served together.
+/// A reason for which a speaker rejects a configuration.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidConfiguration {
-    /// Names tell peers apart.
     #[error("peer name `{0}` is used twice")]
     PeerNameTwice(String),
-    /// Names tell groups apart.
     #[error("group name `{0}` is used twice")]
     GroupNameTwice(String),
-    /// A connection would belong to both.
+    /// Two passive peers have one address, so that the peer of an accepted connection is ambiguous.
     #[error("peers `{first}` and `{second}` have the same address {address}")]
     AddressTwice {
-        /// The one.
         first: String,
-        /// The other.
         second: String,
-        /// What they share.
         address: IpAddr,
     },
-    /// It could never come up.
+    /// A session of this peer could never be established.
     #[error("peer `{0}` neither connects nor accepts: set active, passive or both")]
     NeitherActiveNorPassive(String),
-    /// Source and destination of a connection are of one family.
     #[error("peer `{name}`: local address {local} is not of the family of {remote}")]
     LocalAddressFamily {
-        /// The peer.
         name: String,
-        /// Source.
         local: IpAddr,
-        /// Destination.
         remote: IpAddr,
     },
-    /// The kernel makes no exception within a prefix that it has a key for.
+    /// The kernel allows no unsigned connection within a prefix that has a key.
     #[error(
-        "peer or group `{name}` has no key of TCP MD5, but {prefix} of group `{group}` has one, \
-         and {inside} lies within it"
+        "peer or group `{name}` has no TCP MD5 key, but {inside} lies within {prefix} of group \
+         `{group}`, which requires a key"
     )]
     KeyMissing {
-        /// The peer or group.
+        /// Name of the peer or group without a key.
         name: String,
-        /// Its address or prefix.
+        /// Address or prefix of this peer or group.
         inside: IpNet,
-        /// Where a key is demanded.
+        /// Prefix of the group with a key.
         prefix: IpNet,
-        /// By whom.
         group: String,
     },
-    /// No session can have these.
     #[error("peer or group `{name}`: {problem}")]
     Settings {
-        /// The peer or group.
+        /// Name of the peer or group.
         name: String,
-        /// What is wrong.
         problem: InvalidSettings,
     },
 }
 
 impl SessionConfig {
-    /// Usual values for a peer of this AS: hold time 90 s, both families, nothing accepted and
-    /// nothing sent.
+    /// Returns the default settings for a peer of this AS: hold time 90 s, both families, and
+    /// policies that accept no path and send no path.
     pub fn new(peer_asn: Option<Asn>) -> Self {
-        // The AS and the router id of the template are replaced when a session is made.
-        let settings = Settings::new(Asn(1), RouterId([0, 0, 0, 1].into()), peer_asn);
+        // Only other settings are used from this template, so its AS and router id do not matter.
+        let settings = SessionSettings::new(Asn(1), RouterId([0, 0, 0, 1].into()), peer_asn);
         Self {
             peer_asn,
             is_client: false,
@@ -178,8 +161,8 @@ impl SessionConfig {
         }
     }
 
-    pub(crate) fn settings(&self, speaker: &SpeakerConfig, active: bool) -> Settings {
-        Settings {
+    pub(crate) fn settings(&self, speaker: &SpeakerConfig, active: bool) -> SessionSettings {
+        SessionSettings {
             active,
             hold_time_seconds: self.hold_time_seconds,
             minimum_hold_time_seconds: self.minimum_hold_time_seconds,
@@ -187,13 +170,13 @@ impl SessionConfig {
             connect_timeout: self.connect_timeout,
             connect_retry_minimum: self.connect_retry_minimum,
             connect_retry_maximum: self.connect_retry_maximum,
-            ..Settings::new(speaker.local_asn, speaker.router_id, self.peer_asn)
+            ..SessionSettings::new(speaker.local_asn, speaker.router_id, self.peer_asn)
         }
     }
 }
 
 impl PeerConfig {
-    /// A peer that this side connects to and accepts connections from, named by its address.
+    /// Returns an active and passive peer. Its name is its address.
     pub fn new(address: SocketAddr, session: SessionConfig) -> Self {
         Self {
             name: address.ip().to_string(),
@@ -212,7 +195,7 @@ impl GroupConfig {
         self.prefixes.iter().any(|prefix| prefix.contains(&address))
     }
 
-    /// The peer of this group that comes from the address.
+    /// Returns the configuration of a dynamic peer that connects from `address`.
     pub(crate) fn peer(&self, address: SocketAddr) -> PeerConfig {
         PeerConfig {
             active: false,
@@ -223,8 +206,10 @@ impl GroupConfig {
 }
 
 impl Configuration {
+    /// Checks that the speaker can serve all peers and groups together.
+    ///
     /// # Errors
-    /// Names the peer or group, what is wrong with it, and what is allowed.
+    /// Returns the first problem, with the name of the peer or group.
     pub fn validate(&self, speaker: &SpeakerConfig) -> Result<(), InvalidConfiguration> {
         let mut names = HashSet::new();
         let mut accepting = HashMap::new();
@@ -337,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn peers_that_cannot_be_served_together_are_named() {
+    fn two_peers_with_equal_names_or_addresses_are_rejected() {
         check(vec![peer("10.0.0.2:179"), peer("10.0.0.3:179")], "usable");
         check(
             vec![peer("10.0.0.2:179"), peer("10.0.0.2:179")],
@@ -368,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn peers_that_could_never_come_up_are_named() {
+    fn a_peer_whose_session_could_never_be_established_is_rejected() {
         check(
             vec![PeerConfig {
                 active: false,
@@ -384,16 +369,16 @@ mod tests {
             }],
             "peer `10.0.0.2`: local address fd00::1 is not of the family of 10.0.0.2",
         );
-        let mut impatient = peer("10.0.0.2:179");
-        impatient.session.hold_time_seconds = 2;
+        let mut short_hold_time = peer("10.0.0.2:179");
+        short_hold_time.session.hold_time_seconds = 2;
         check(
-            vec![impatient],
+            vec![short_hold_time],
             "peer or group `10.0.0.2`: hold time 2 s: must be 0 or at least 3 s",
         );
     }
 
     #[test]
-    fn who_lacks_a_key_within_a_prefix_that_has_one_is_named() {
+    fn a_peer_without_a_key_within_a_prefix_with_a_key_is_rejected() {
         let key = Md5Key::parse(b"secret").unwrap();
         let group = |name: &str, prefix: &str, key: Option<&Md5Key>| GroupConfig {
             name: name.to_owned(),
@@ -416,8 +401,8 @@ mod tests {
         check(
             vec![without.clone()],
             vec![keyed.clone()],
-            "peer or group `10.0.0.2` has no key of TCP MD5, but 10.0.0.0/16 of group `pods` has \
-             one, and 10.0.0.2/32 lies within it",
+            "peer or group `10.0.0.2` has no TCP MD5 key, but 10.0.0.2/32 lies within 10.0.0.0/16 \
+             of group `pods`, which requires a key",
         );
         let mut with = without.clone();
         with.session.md5_key = Some(key);
@@ -430,8 +415,8 @@ mod tests {
         check(
             vec![],
             vec![group("some", "10.0.1.0/24", None), keyed.clone()],
-            "peer or group `some` has no key of TCP MD5, but 10.0.0.0/16 of group `pods` has one, \
-             and 10.0.1.0/24 lies within it",
+            "peer or group `some` has no TCP MD5 key, but 10.0.1.0/24 lies within 10.0.0.0/16 of \
+             group `pods`, which requires a key",
         );
         check(
             vec![],

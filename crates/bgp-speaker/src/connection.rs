@@ -1,4 +1,4 @@
-//! One TCP connection: bytes to messages and back.
+//! Task of one TCP connection: decodes and encodes messages.
 
 use std::{
     io::{self, Read, Write},
@@ -23,15 +23,16 @@ use crate::{
     messages::{ConnectionEnd, ConnectionEvent, Order},
 };
 
-/// Bytes that are read at a time.
+/// Most bytes in one read from the socket.
 const READ_SIZE: usize = 16 * 1024;
 
-/// Messages and prefixes that a connection hands to the owner in one of the owner's turns. One
-/// message may exceed it. Large enough to pay for a turn, small enough that the other peers of a
-/// peer that floods wait a fraction of a millisecond.
+/// Most messages and prefixes that a connection sends to the owner for one turn of the owner; the
+/// last message can exceed the limit. A share is handled in a fraction of a millisecond, so a peer
+/// that sends too many messages does not delay the other peers noticeably.
 pub(crate) const SHARE: usize = 32;
 
-/// What the last messages may take to reach the peer, and the peer to close its side.
+/// Longest time in which a closing connection sends its last messages and waits until the peer has
+/// closed its side.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(1);
 
 pub(crate) struct Connection {
@@ -42,26 +43,28 @@ pub(crate) struct Connection {
     encoder: CodecOptions,
     input: BytesMut,
     output: BytesMut,
-    /// To be handed to the owner.
+    /// Decoded messages for the next share of the owner.
     received: Vec<Message>,
-    /// Messages and prefixes in `received`.
+    /// Cost of `received`: the number of messages and prefixes.
     received_work: usize,
-    /// One permit: the owner has at most one share of this connection.
+    /// One permit, which the owner holds while it handles a share of this connection.
     turns: Arc<Semaphore>,
-    /// Taken while the owner has none.
+    /// The permit for the next share. `None` while the owner handles a share.
     turn: Option<OwnedSemaphorePermit>,
     end: Option<ConnectionEnd>,
     has_ended: bool,
-    /// The codec changes after an OPEN.
+    /// Set after an OPEN message, until the owner has sent the codec options for the messages that
+    /// follow.
     waits_for_options: bool,
-    /// The owner waits for [`ConnectionEvent::Polled`].
+    /// Whether the owner waits for [`ConnectionEvent::Polled`].
     is_polled: bool,
-    /// UPDATE messages in `output`, while the owner waits for their being written.
+    /// Number of UPDATE messages of the batch in `output`. `None`: the owner waits for no batch.
     updates: Option<u64>,
-    /// A write has failed. What the peer sent before it closed is still to be read.
+    /// Error of a failed write. The connection then reads the messages that the peer sent before it
+    /// closed, and ends.
     write_problem: Option<String>,
     send_hold_time: Option<Duration>,
-    /// While `output` holds something.
+    /// Time at which the send hold timer expires. `None`: the timer does not run.
     send_deadline: Option<Instant>,
     send_hold_timer_expired: bool,
     has_warned_of_unsendable: bool,
@@ -103,7 +106,7 @@ impl Connection {
         loop {
             if self.write_problem.is_some() {
                 self.poll();
-                self.report(&events);
+                self.send_events(&events);
             }
             let can_write = !self.output.is_empty();
             let can_read = self.can_read();
@@ -113,7 +116,7 @@ impl Connection {
             let send_deadline = self.send_deadline;
             tokio::select! {
                 order = orders.recv() => match order {
-                    Some(order) => self.follow(order),
+                    Some(order) => self.execute(order),
                     None => break,
                 },
                 _ = self.stream.writable(), if can_write => self.write(),
@@ -125,12 +128,12 @@ impl Connection {
                 turn = turns.acquire_owned(), if has_no_turn => self.turn = turn.ok(),
                 () = wait_until(send_deadline) => self.send_deadline_reached(),
             }
-            self.report(&events);
+            self.send_events(&events);
         }
         self.close().await;
     }
 
-    fn follow(&mut self, order: Order) {
+    fn execute(&mut self, order: Order) {
         match order {
             Order::Send(message) => {
                 encode(&message, &self.encoder, &mut self.output);
@@ -157,7 +160,7 @@ impl Connection {
                         warn_once!(
                             !std::mem::replace(&mut self.has_warned_of_unsendable, true),
                             count = unsendable.len(),
-                            "attributes fit into no message: withdrawn"
+                            "withdrew paths whose attributes do not fit into one message"
                         );
                     }
                 }
@@ -174,21 +177,21 @@ impl Connection {
     fn read(&mut self) {
         self.input.reserve(READ_SIZE);
         match self.stream.try_read_buf(&mut self.input) {
-            Ok(0) => self.lose("closed by the peer"),
+            Ok(0) => self.connection_lost("closed by the peer"),
             Ok(_) => self.decode(),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => self.lose(&error.to_string()),
+            Err(error) => self.connection_lost(&error.to_string()),
         }
     }
 
-    /// Reads until the kernel has nothing more, or a message is there. Asks the kernel: tokio's
-    /// `try_read_buf` reports an empty socket until its runtime has seen the socket's event, which
-    /// is still to come when this process has slept.
+    /// Reads until the receive buffer of the kernel is empty, or until a message is complete.
+    /// Bypasses tokio: after this process was suspended, `try_read_buf` reports an empty socket
+    /// until the runtime has polled the socket.
     fn poll(&mut self) {
         let mut chunk = vec![0; READ_SIZE];
         while self.can_read() {
             match (&*SockRef::from(&self.stream)).read(&mut chunk) {
-                Ok(0) => self.lose("closed by the peer"),
+                Ok(0) => self.connection_lost("closed by the peer"),
                 Ok(length) => {
                     self.input.extend_from_slice(&chunk[..length]);
                     self.decode();
@@ -196,11 +199,11 @@ impl Connection {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     if let Some(problem) = self.write_problem.clone() {
-                        self.lose(&problem);
+                        self.connection_lost(&problem);
                     }
                     return;
                 }
-                Err(error) => self.lose(&error.to_string()),
+                Err(error) => self.connection_lost(&error.to_string()),
             }
         }
     }
@@ -210,7 +213,7 @@ impl Connection {
             match self.decoder.decode(&mut self.input) {
                 Ok(Some(message)) => {
                     self.waits_for_options = matches!(message, Message::Open(_));
-                    self.received_work += work(&message);
+                    self.received_work += message_cost(&message);
                     self.received.push(message);
                 }
                 Ok(None) => break,
@@ -221,7 +224,7 @@ impl Connection {
             }
         }
         if self.input.is_empty() {
-            // Sessions are idle most of the time, and there may be thousands.
+            // Free the buffer: a speaker can have thousands of sessions, most of them idle.
             self.input = BytesMut::new();
         }
     }
@@ -241,7 +244,7 @@ impl Connection {
                 }
                 Err(error) => {
                     self.output.clear();
-                    // They have not been written.
+                    // The batch was not written, so the owner must not receive `Written`.
                     self.updates = None;
                     self.write_problem.get_or_insert(error.to_string());
                 }
@@ -253,8 +256,9 @@ impl Connection {
         }
     }
 
-    /// The peer has taken nothing off its socket for the send hold time, as far as this process
-    /// knows. If this process has slept, the kernel knows better: one attempt to write decides.
+    /// Tries one more write after the send deadline. If this process was suspended, the peer can
+    /// have read from its socket meanwhile. The timer expires only if the send buffer of the kernel
+    /// is still full.
     fn send_deadline_reached(&mut self) {
         self.send_deadline = None;
         match (&*SockRef::from(&self.stream)).write(&self.output) {
@@ -269,7 +273,7 @@ impl Connection {
         }
     }
 
-    fn lose(&mut self, problem: &str) {
+    fn connection_lost(&mut self, problem: &str) {
         if !self.has_ended {
             self.has_ended = true;
             let problem = self.write_problem.as_deref().unwrap_or(problem);
@@ -287,13 +291,13 @@ impl Connection {
         is_share_due || is_written || self.send_hold_timer_expired
     }
 
-    /// Whether there is something that waits for the owner's turn.
+    /// Reports whether the connection has messages or its end to send as a share.
     fn has_share(&self) -> bool {
         !self.received.is_empty() || self.end.is_some()
     }
 
-    /// Hands the owner what there is, without waiting for room in its queue.
-    fn report(&mut self, events: &mpsc::Sender<ConnectionEvent>) {
+    /// Sends pending events to the owner until its queue is full. Does not wait.
+    fn send_events(&mut self, events: &mpsc::Sender<ConnectionEvent>) {
         while self.has_event() {
             let Ok(permit) = events.try_reserve() else {
                 return;
@@ -302,7 +306,7 @@ impl Connection {
         }
     }
 
-    /// Returns the next event; [`Self::has_event`] holds.
+    /// Returns the next event. The caller has checked [`Self::has_event`].
     fn take_event(&mut self) -> ConnectionEvent {
         let connection = self.id;
         if self.updates.is_some() && self.output.is_empty() {
@@ -331,10 +335,11 @@ impl Connection {
         event
     }
 
-    /// Lets the last messages reach the peer. Without reading on, the kernel would answer what
-    /// the peer still sends with a reset, and that would discard our NOTIFICATION over there.
+    /// Sends the last messages and closes the connection. Reads until the peer closes its side: a
+    /// closed socket answers further data of the peer with a TCP reset, and the reset makes the
+    /// kernel of the peer discard an unread NOTIFICATION.
     async fn close(mut self) {
-        let goodbye = async {
+        let finish = async {
             self.stream.write_all(&self.output).await?;
             self.stream.shutdown().await?;
             loop {
@@ -349,16 +354,19 @@ impl Connection {
                 }
             }
         };
-        let ended: Result<io::Result<()>, _> = timeout(CLOSE_DEADLINE, goodbye).await;
+        let ended: Result<io::Result<()>, _> = timeout(CLOSE_DEADLINE, finish).await;
         tracing::trace!(connection = self.id.0, ?ended, "connection closed");
     }
 }
 
-/// What a message costs the owner, in messages and prefixes.
-fn work(message: &Message) -> usize {
+/// Returns the cost of handling a message: 1 for the message plus 1 for each prefix.
+fn message_cost(message: &Message) -> usize {
     match message {
         Message::Update(update) => {
-            let announced = update.announced.iter().map(|it| it.nlri.len());
+            let announced = update
+                .announced
+                .iter()
+                .map(|announced| announced.nlri.len());
             1 + update.withdrawn.len() + announced.sum::<usize>()
         }
         Message::Open(_)
@@ -368,7 +376,8 @@ fn work(message: &Message) -> usize {
     }
 }
 
-/// Messages in encoded form: each tells its length after the 16 octets of the marker.
+/// Counts the messages in an encoded buffer. Each message has its length after the marker of 16
+/// octets.
 fn count_messages(mut encoded: &[u8]) -> u64 {
     let mut count = 0;
     while let Some(&[high, low]) = encoded.get(16..18) {

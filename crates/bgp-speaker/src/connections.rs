@@ -1,10 +1,10 @@
-//! The tasks of listeners, dials and connections, and the owner's side of each connection.
+//! Tasks of listeners, dials and connections, and their channels.
 
 use std::{collections::HashMap, io, net::SocketAddr, sync::Arc};
 
 use bgp_packet::{Message, Update};
 use bgp_rib::PeerId;
-use bgp_session::{ConnectionId, Input};
+use bgp_session::{ConnectionId, SessionInput};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{
@@ -23,38 +23,38 @@ use crate::{
     socket,
 };
 
-/// Orders that may wait for one connection. The owner never gives more than one batch of updates, so
-/// that they are mostly keepalives.
+/// Capacity of the queue of orders to one connection. At most one waiting order is a batch of
+/// updates, so most of the others are keepalives.
 const ORDERS: usize = 16;
 
 pub(crate) struct Connections {
     links: HashMap<ConnectionId, Link>,
     events: mpsc::Sender<ConnectionEvent>,
     counters: Arc<SpeakerCounters>,
-    /// Listeners and dials.
+    /// Tasks of listeners and dials.
     tasks: JoinSet<()>,
     connections: JoinSet<()>,
     last_dial: u64,
     last_connection: u64,
 }
 
-/// The owner's side of a connection.
+/// The owner's record of an open connection.
 struct Link {
     peer: PeerId,
     orders: mpsc::Sender<Order>,
-    /// A batch of updates has not been written yet.
+    /// Whether the connection has not yet written its last batch of updates.
     is_writing: bool,
     addresses: Addresses,
 }
 
-/// Both ends of a connection.
+/// The local and the remote address of a connection.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Addresses {
     pub(crate) local: SocketAddr,
     pub(crate) remote: SocketAddr,
 }
 
-/// An attempt to connect that is under way.
+/// A pending attempt to connect.
 #[derive(Debug)]
 pub(crate) struct Dial {
     pub(crate) attempt: u64,
@@ -62,7 +62,7 @@ pub(crate) struct Dial {
 }
 
 impl Dial {
-    pub(crate) fn abandon(self) {
+    pub(crate) fn cancel(self) {
         self.task.abort();
     }
 }
@@ -99,22 +99,22 @@ impl Connections {
         self.counters.dials.add(1);
         let (remote, local) = (config.address, config.local_address);
         let key = config.session.md5_key.clone();
-        let patience = config.session.connect_timeout;
+        let timeout = config.session.connect_timeout;
         let events = self.events.clone();
         let task = self.tasks.spawn(async move {
-            let result = socket::connect_within(patience, remote, local, key).await;
+            let result = socket::connect_within(timeout, remote, local, key).await;
             let dialled = ConnectionEvent::Dialled {
                 peer,
                 attempt,
                 result,
             };
-            // Without an owner the connection has no use.
+            // The owner has ended, so the result is not needed.
             let _ = events.send(dialled).await;
         });
         Dial { attempt, task }
     }
 
-    /// Starts the task of a connection of the peer.
+    /// Starts the task of a new connection of the peer.
     pub(crate) fn open(&mut self, peer: PeerId, stream: TcpStream) -> io::Result<ConnectionId> {
         let addresses = Addresses {
             local: stream.local_addr()?,
@@ -128,7 +128,7 @@ impl Connections {
         Ok(connection)
     }
 
-    /// Returns a connection of the peer, and the orders that its task will follow.
+    /// Registers a new connection of the peer. Returns its number and the receiver of its orders.
     pub(crate) fn link(
         &mut self,
         peer: PeerId,
@@ -147,7 +147,7 @@ impl Connections {
         (connection, receiver)
     }
 
-    /// Has the task of the connection send what it was ordered to, and close it.
+    /// Closes the connection. Its task executes the waiting orders first.
     pub(crate) fn close(&mut self, connection: ConnectionId) {
         self.links.remove(&connection);
     }
@@ -160,15 +160,16 @@ impl Connections {
         self.links.get(&connection).map(|link| link.addresses)
     }
 
-    /// Returns what the session has to know if the order cannot be given.
-    pub(crate) fn order(&self, connection: ConnectionId, order: Order) -> Option<Input> {
+    /// Sends an order to the task of the connection. If the queue is full, returns the input that
+    /// ends the connection in its session.
+    pub(crate) fn order(&self, connection: ConnectionId, order: Order) -> Option<SessionInput> {
         match self.links.get(&connection)?.orders.try_send(order) {
             Ok(()) | Err(TrySendError::Full(Order::Send(Message::Keepalive))) => None,
-            // The task has ended; its last event is on its way.
+            // The task has ended. The owner receives its last event separately.
             Err(TrySendError::Closed(_)) => None,
             Err(TrySendError::Full(_)) => {
-                let problem = "the peer takes nothing off its socket".to_owned();
-                Some(Input::ConnectionLost(connection, problem))
+                let problem = "the peer reads nothing from its socket".to_owned();
+                Some(SessionInput::ConnectionLost(connection, problem))
             }
         }
     }
@@ -183,19 +184,18 @@ impl Connections {
         &mut self,
         connection: ConnectionId,
         updates: Vec<Update>,
-    ) -> Option<Input> {
+    ) -> Option<SessionInput> {
         self.links.get_mut(&connection)?.is_writing = true;
         self.order(connection, Order::SendUpdates(updates))
     }
 
-    /// Notes that the batch has been written. Returns the peer of the connection.
+    /// Records that the batch has been written. Returns the peer of the connection.
     pub(crate) fn updates_written(&mut self, connection: ConnectionId) -> Option<PeerId> {
         let link = self.links.get_mut(&connection)?;
         link.is_writing = false;
         Some(link.peer)
     }
 
-    /// Ends the listeners and dials.
     pub(crate) fn end_listeners_and_dials(&mut self) {
         self.tasks.abort_all();
     }
@@ -205,7 +205,7 @@ impl Connections {
         self.connections.is_empty()
     }
 
-    /// Returns how a task has ended, once one has.
+    /// Waits until a task has ended and returns its result.
     pub(crate) async fn next_ended(&mut self) -> Result<(), JoinError> {
         tokio::select! {
             Some(ended) = self.tasks.join_next() => ended,

@@ -1,15 +1,14 @@
-//! What the speaker has done since it started, for the daemons' metrics.
+//! Counters of a speaker for the metrics of the daemons.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bgp_session::FailureReason;
 
-/// A number that only grows.
+/// A number that only increases.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
 impl Counter {
-    /// Its value.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
@@ -19,7 +18,7 @@ impl Counter {
     }
 }
 
-/// A counter for each reason.
+/// One counter for each failure reason.
 #[derive(Debug)]
 pub struct ReasonCounters([Counter; FailureReason::ALL.len()]);
 
@@ -30,7 +29,6 @@ impl Default for ReasonCounters {
 }
 
 impl ReasonCounters {
-    /// The value for this reason.
     pub fn get(&self, reason: FailureReason) -> u64 {
         self.0[reason as usize].get()
     }
@@ -40,46 +38,47 @@ impl ReasonCounters {
     }
 }
 
-/// All counters of a speaker.
+/// The counters of a speaker since its start.
 #[derive(Debug, Default)]
 pub struct SpeakerCounters {
-    /// Connections that a peer opened.
+    /// Accepted connections that belong to a peer.
     pub connections_accepted: Counter,
-    /// Connections that belonged to no peer and were closed at once.
-    pub strangers_refused: Counter,
-    /// Connections that were refused because their peer has an established session: the peer has
-    /// the same address, and, if it belongs to a group, the same BGP identifier.
+    /// Refused connections that belong to no peer: their address is unknown, its TCP MD5 key could
+    /// not be set, or its group is full.
+    pub connections_without_peer: Counter,
+    /// Refused connections of a peer that has an established session. A peer of a group is
+    /// identified by its address and BGP identifier, any other peer by its address.
     pub duplicates_refused: Counter,
-    /// Connections that were refused because the peers of their address have reached
+    /// Refused connections from an address that has reached
     /// [`maximum_peers_per_address`](crate::GroupConfig::maximum_peers_per_address).
     pub connections_over_address_maximum: Counter,
-    /// Failed attempts to accept a connection, such as without free file descriptors.
+    /// Failed attempts to accept a connection, for example without free file descriptors.
     pub accept_failures: Counter,
-    /// Attempts to connect.
+    /// Attempts of this speaker to connect.
     pub dials: Counter,
-    /// Attempts to connect that failed.
+    /// Failed attempts of this speaker to connect.
     pub dials_failed: Counter,
-    /// Sessions that came up.
+    /// Sessions that were established.
     pub sessions_established: Counter,
-    /// Attempts to connect, and connections, that did not become an established session.
+    /// Failed dials and connections that ended before their session was established.
     pub sessions_refused: ReasonCounters,
     /// Established sessions that ended.
     pub sessions_lost: Counter,
-    /// UPDATE messages of peers.
+    /// UPDATE messages received from peers.
     pub updates_received: Counter,
-    /// UPDATE messages to peers.
+    /// UPDATE messages sent to peers.
     pub updates_sent: Counter,
     /// UPDATE messages with a malformed attribute that did not end the session (RFC 7606).
     pub updates_malformed: Counter,
-    /// Announcements that policy or loop detection did not accept.
+    /// Announced paths that import policy or loop detection rejected.
     pub paths_rejected: Counter,
-    /// Announcements beyond a peer's maximum of paths that were refused.
+    /// Announced paths that were refused because the peer had reached its maximum of paths.
     pub paths_over_maximum: Counter,
     /// Attributes of unknown types that import policy discarded.
     pub attributes_discarded: Counter,
-    /// Sets of path attributes that import policy changed: LOCAL_PREF, MED, communities, attributes of
-    /// reflection.
+    /// Path attributes that import policy changed: LOCAL_PREF, MED, communities, or attributes of
+    /// route reflection.
     pub attributes_clamped: Counter,
-    /// Announcements whose attributes fit into no message.
+    /// Paths that were withdrawn because their attributes do not fit into one message.
     pub paths_unsendable: Counter,
 }

@@ -1,4 +1,4 @@
-//! The deadlines of all sessions.
+//! Deadlines of all sessions.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -7,8 +7,9 @@ use std::{
 
 use bgp_rib::PeerId;
 
-/// One entry for each session, at or before its next deadline. An entry that proves too early is
-/// renewed when it comes up, which spares a change with every message.
+/// One entry for each session with a deadline, at or before the deadline. A deadline that moves
+/// later does not change its entry; the caller schedules the session again when the early entry is
+/// due. This saves an update for every received message.
 #[derive(Debug, Default)]
 pub(crate) struct Deadlines {
     entries: BTreeSet<(Instant, PeerId)>,
@@ -16,7 +17,8 @@ pub(crate) struct Deadlines {
 }
 
 impl Deadlines {
-    /// Makes sure that the session of the peer comes up at `next`, if it has a deadline.
+    /// Ensures that the entry of the peer is not later than `next`. `None`: the session has no
+    /// deadline.
     pub(crate) fn schedule(&mut self, id: PeerId, next: Option<Instant>) {
         let Some(next) = next else {
             return;
@@ -39,7 +41,7 @@ impl Deadlines {
         }
     }
 
-    /// Takes the first entry that has come.
+    /// Removes the earliest entry if it is due, and returns its peer.
     pub(crate) fn pop_due(&mut self, now: Instant) -> Option<PeerId> {
         let &(deadline, id) = self.entries.first()?;
         if deadline > now {

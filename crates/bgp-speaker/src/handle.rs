@@ -1,4 +1,4 @@
-//! Commands and questions to a running speaker.
+//! Commands and queries for a running speaker.
 
 use std::{
     sync::{
@@ -24,26 +24,25 @@ use crate::{
     status::PeerStatus,
 };
 
-/// The speaker has ended.
+/// An error: the speaker has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the BGP speaker has ended")]
 pub struct SpeakerGone;
 
-/// Why a stream of changes has ended.
+/// The reason for which a stream of changes has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ChangesEnded {
-    /// The speaker has ended.
     #[error(transparent)]
     SpeakerGone(#[from] SpeakerGone),
-    /// So many changes were not read that they are not kept any longer.
+    /// The observer left too many changes unread.
     #[error(
-        "the observer did not read for so long that changes are no longer kept for it; watch again \
-         to get everything"
+        "the observer left too many changes unread, so the stream of changes ended; start a new \
+         watch to receive everything that exists"
     )]
     Lagging,
 }
 
-/// Tells a running speaker what to do; cheap to clone.
+/// A handle to a running speaker, for commands and queries. Clones refer to one speaker.
 #[derive(Clone, Debug)]
 pub struct SpeakerHandle {
     commands: mpsc::Sender<Command>,
@@ -51,12 +50,12 @@ pub struct SpeakerHandle {
     counters: Arc<SpeakerCounters>,
 }
 
-/// A stream of changes, see [`SpeakerHandle::changes`].
+/// A stream of changes of sessions and paths, see [`SpeakerHandle::changes`].
 #[derive(Debug)]
 pub struct Changes {
     commands: mpsc::Sender<Command>,
     observer: u64,
-    /// The answer to a call of `next` that was given up.
+    /// The reply to a call of `next` that was cancelled before the reply arrived.
     pending: Option<oneshot::Receiver<observe::Changes>>,
     _alive: Arc<()>,
 }
@@ -74,62 +73,69 @@ impl SpeakerHandle {
         }
     }
 
-    async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, SpeakerGone> {
+    async fn request<T>(
+        &self,
+        command: impl FnOnce(Reply<T>) -> Command,
+    ) -> Result<T, SpeakerGone> {
         let (reply, answer) = oneshot::channel();
-        self.tell(command(reply)).await?;
+        self.send(command(reply)).await?;
         answer.await.map_err(|_| SpeakerGone)
     }
 
-    async fn tell(&self, command: Command) -> Result<(), SpeakerGone> {
+    async fn send(&self, command: Command) -> Result<(), SpeakerGone> {
         self.commands.send(command).await.map_err(|_| SpeakerGone)
     }
 
-    /// Makes these the peers. Sessions stay unless what changed stands in an OPEN or belongs to
-    /// their connections; policies are applied in place.
+    /// Replaces the peers and groups. A session restarts only if a changed setting affects the OPEN
+    /// message or the connection. Changes of policies apply to the established session.
     ///
     /// # Errors
-    /// The outer one: the speaker has ended. The inner one: nothing was changed.
+    /// The outer error: the speaker has ended. The inner error: the configuration is invalid, and
+    /// nothing was changed.
     pub async fn configure(
         &self,
         configuration: Configuration,
     ) -> Result<Result<(), InvalidConfiguration>, SpeakerGone> {
-        self.ask(|reply| Command::Configure(configuration, reply))
+        self.request(|reply| Command::Configure(configuration, reply))
             .await
     }
 
-    /// Announces a path of our own, or other attributes of one. An unspecified next hop stands for
-    /// this side's address of each session. Returns the revision of this change.
+    /// Announces an own path, or changes the attributes of an announced own path. An unspecified
+    /// next hop is replaced by the local address of each session. Returns the revision of this
+    /// change.
     ///
     /// # Errors
-    /// The inner one: the next hop is not of the family of the prefix.
+    /// The outer error: the speaker has ended. The inner error: the next hop is not of the family
+    /// of the prefix.
     pub async fn originate(
         &self,
         prefix: IpNet,
         attributes: PathAttributes,
     ) -> Result<Result<u64, NextHopFamilyMismatch>, SpeakerGone> {
         let attributes = Arc::new(attributes);
-        self.ask(|reply| Command::Originate(prefix, attributes, reply))
+        self.request(|reply| Command::Originate(prefix, attributes, reply))
             .await
     }
 
-    /// Withdraws a path of our own, if there is one. Returns the revision of this change.
+    /// Withdraws the own path of the prefix, if there is such a path. Returns the revision of this
+    /// change.
     ///
     /// # Errors
     /// The speaker has ended.
     pub async fn withdraw(&self, prefix: IpNet) -> Result<u64, SpeakerGone> {
-        self.ask(|reply| Command::Withdraw(prefix, reply)).await
+        self.request(|reply| Command::Withdraw(prefix, reply)).await
     }
 
-    /// A revision that is flushed once all that is pending at this moment has been written, also
-    /// to a session that has just been established.
+    /// Returns a revision for [`flushed`](Self::flushed) that covers all updates that are pending
+    /// now, including the first updates of a session that was established just before.
     ///
     /// # Errors
     /// The speaker has ended.
     pub async fn barrier(&self) -> Result<u64, SpeakerGone> {
-        self.ask(Command::Barrier).await
+        self.request(Command::Barrier).await
     }
 
-    /// Returns when all changes up to the revision have been written to the socket of every
+    /// Waits until all changes up to the revision have been written to the socket of every
     /// established session.
     ///
     /// # Errors
@@ -140,12 +146,12 @@ impl SpeakerHandle {
         result.map(|_| ()).map_err(|_| SpeakerGone)
     }
 
-    /// Ends a peer's session and lets it come up again.
+    /// Restarts the session of a peer.
     ///
     /// # Errors
     /// The speaker has ended.
     pub async fn reset(&self, peer: &str, cease: Cease) -> Result<(), SpeakerGone> {
-        self.tell(Command::Reset(peer.to_owned(), cease)).await
+        self.send(Command::Reset(peer.to_owned(), cease)).await
     }
 
     /// Asks a peer to send its routes again (RFC 2918).
@@ -153,25 +159,25 @@ impl SpeakerHandle {
     /// # Errors
     /// The speaker has ended.
     pub async fn request_refresh(&self, peer: &str, family: Family) -> Result<(), SpeakerGone> {
-        self.tell(Command::RequestRefresh(peer.to_owned(), family))
+        self.send(Command::RequestRefresh(peer.to_owned(), family))
             .await
     }
 
-    /// Every peer with its session, in the order of their coming.
+    /// Returns all peers, in the order in which they were added.
     ///
     /// # Errors
     /// The speaker has ended.
     pub async fn peers(&self) -> Result<Vec<PeerStatus>, SpeakerGone> {
-        self.ask(Command::ListPeers).await
+        self.request(Command::ListPeers).await
     }
 
-    /// Returns the addresses from which no session came up, in their order. At most 256: those whose
-    /// last failure is the youngest.
+    /// Returns the addresses whose sessions could not be established, sorted by address. At most
+    /// 256 addresses: those with the most recent failures.
     ///
     /// # Errors
     /// The speaker has ended.
     pub async fn refused_sessions(&self) -> Result<Vec<RefusedSession>, SpeakerGone> {
-        self.ask(Command::ListRefusedSessions).await
+        self.request(Command::ListRefusedSessions).await
     }
 
     /// Returns paths of a table, ordered by prefix, peer and path id.
@@ -179,11 +185,11 @@ impl SpeakerHandle {
     /// # Errors
     /// The speaker has ended.
     pub async fn paths(&self, query: PathQuery) -> Result<Vec<PathStatus>, SpeakerGone> {
-        self.ask(|reply| Command::ListPaths(query, reply)).await
+        self.request(|reply| Command::ListPaths(query, reply)).await
     }
 
-    /// Follows the sessions, and the paths of all Adj-RIBs-In if wanted. What exists is told
-    /// first, closed by [`Change::Synced`].
+    /// Starts a stream of changes of all sessions, and, if `paths` is true, of the paths in all
+    /// Adj-RIB-In. The stream begins with everything that exists, followed by [`Change::Synced`].
     ///
     /// # Errors
     /// The speaker has ended.
@@ -191,7 +197,7 @@ impl SpeakerHandle {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let observer = NEXT.fetch_add(1, Ordering::Relaxed);
         let alive = Arc::new(());
-        self.tell(Command::Observe {
+        self.send(Command::Observe {
             observer,
             alive: Arc::downgrade(&alive),
             paths,
@@ -205,18 +211,17 @@ impl SpeakerHandle {
         })
     }
 
-    /// What the speaker has done since it started.
     pub fn counters(&self) -> &SpeakerCounters {
         &self.counters
     }
 
-    /// Ends all sessions for this reason and the speaker with them. Returns when every peer has
-    /// been told and has closed its side, or at the deadline.
+    /// Ends all sessions with this Cease reason, then the speaker. Returns when every peer has
+    /// received the NOTIFICATION and has closed its side, or after `deadline`.
     ///
     /// # Errors
-    /// The speaker had ended before.
+    /// The speaker had already ended.
     pub async fn shutdown(&self, cease: Cease, deadline: Duration) -> Result<(), SpeakerGone> {
-        self.ask(|done| Command::Shutdown {
+        self.request(|done| Command::Shutdown {
             cease,
             deadline,
             done,
@@ -226,12 +231,12 @@ impl SpeakerHandle {
 }
 
 impl Changes {
-    /// The next changes. What changes several times between two calls comes once, as it is then,
-    /// so that a slow reader costs no more memory than there are objects, and a bounded number of
-    /// removals. Nothing is lost when a call is given up.
+    /// Waits for the next changes. An object that changed several times since the last call is
+    /// returned once, with its current state. The memory for a slow reader is therefore limited by
+    /// the number of objects and a maximum number of removals. A cancelled call loses no change.
     ///
     /// # Errors
-    /// The speaker has ended, or this observer has not read for too long.
+    /// The speaker has ended, or the observer has left too many changes unread.
     pub async fn next(&mut self) -> Result<Vec<Change>, ChangesEnded> {
         if self.pending.is_none() {
             let (reply, answer) = oneshot::channel();
@@ -240,7 +245,7 @@ impl Changes {
             self.commands.send(command).await.map_err(|_| SpeakerGone)?;
             self.pending = Some(answer);
         }
-        let answer = self.pending.as_mut().expect("set above");
+        let answer = self.pending.as_mut().expect("`pending` was set above");
         let changes = answer.await;
         self.pending = None;
         changes

@@ -1,4 +1,4 @@
-//! Counts, log lines and the list of refused sessions.
+//! Counters, log messages and the list of refused sessions.
 
 use std::{
     collections::BTreeSet,
@@ -19,25 +19,25 @@ use crate::{
     session_log::SessionLog,
 };
 
-/// For so long after a session has come up, a further connection from its peer counts as the loser of
-/// a collision (RFC 4271 section 6.8) that was still on its way.
+/// A further connection from the peer within this time after its session was established is the
+/// late loser of a collision (RFC 4271 section 6.8), so it is not logged at WARN.
 const COLLISION_WINDOW: Duration = Duration::from_secs(5);
 
-/// What is counted, logged and remembered of the sessions.
+/// The counters, the log and the refused sessions of a speaker.
 pub(crate) struct Journal {
     pub(crate) counters: Arc<SpeakerCounters>,
     pub(crate) log: SessionLog,
     pub(crate) refused_sessions: RefusedSessions,
-    /// Names of the groups whose maximum of peers has been logged. A name leaves the set when the group
-    /// has room again.
+    /// Names of the groups that have reached their maximum number of peers, and for which this was
+    /// logged. A name is removed when its group accepts peers again.
     full_groups: BTreeSet<String>,
-    /// Addresses whose maximum of peers has been logged. An address leaves the set when one of its
-    /// peers does.
+    /// Addresses that have reached their maximum number of peers, and for which this was logged. An
+    /// address is removed when one of its peers is removed.
     full_addresses: BTreeSet<IpAddr>,
 }
 
-/// Lines at INFO or WARN that a session has logged, each once at most. Each of them also needs a line
-/// of the address's budget, see [`SessionLog::allows_once`].
+/// The kinds of messages at INFO or WARN that a session has logged. A session logs each kind once,
+/// and only within the line limit of its address, see [`SessionLog::allows_once`].
 #[derive(Default)]
 pub(crate) struct LoggedOnce {
     pub(crate) rejected: bool,
@@ -49,8 +49,8 @@ pub(crate) struct LoggedOnce {
     pub(crate) duplicate: bool,
 }
 
-/// Reports whether the peer holds four fifths of the paths that it may have.
-fn is_near(paths: usize, maximum_paths: u32) -> bool {
+/// Reports whether the number of paths is at least four fifths of the maximum.
+fn is_near_maximum(paths: usize, maximum_paths: u32) -> bool {
     paths.saturating_mul(5) >= (maximum_paths as usize).saturating_mul(4)
 }
 
@@ -83,7 +83,7 @@ impl Journal {
             );
         }
         self.counters.sessions_established.add(1);
-        self.refused_sessions.came_up(remote);
+        self.refused_sessions.session_established(remote);
     }
 
     pub(crate) fn lost(&mut self, peer: &PeerConfig, error: &SessionError, now: Instant) {
@@ -99,7 +99,8 @@ impl Journal {
         }
     }
 
-    /// Counts and remembers that a session did not come up, unless this side wanted it so.
+    /// Counts and records that a session was not established, unless an operator of this side ended
+    /// it.
     pub(crate) fn failed(&mut self, peer: &PeerConfig, error: &SessionError, now: Instant) {
         if matches!(error, SessionError::Ceased(_)) && error.is_deliberate() {
             return;
@@ -113,7 +114,8 @@ impl Journal {
         self.refused(peer.address.ip(), refusal, now);
     }
 
-    /// Counts and remembers a session that did not come up, and logs it if a line is due.
+    /// Counts and records that a session was not established. Logs it at WARN unless a similar line
+    /// about the address was logged recently, otherwise at DEBUG.
     pub(crate) fn refused(&mut self, address: IpAddr, refusal: Refusal, now: Instant) {
         self.counters.sessions_refused.add(refusal.reason);
         let due = self.refused_sessions.record(address, refusal.clone(), now);
@@ -133,7 +135,8 @@ impl Journal {
         }
     }
 
-    /// Has the maximums of peers logged again: the groups have changed.
+    /// Clears the record of logged maximums after the groups have changed, so that each maximum is
+    /// logged again.
     pub(crate) fn groups_changed(&mut self) {
         self.full_groups.clear();
         self.full_addresses.clear();
@@ -143,7 +146,7 @@ impl Journal {
         self.full_groups.remove(group);
     }
 
-    /// Notes that a dynamic peer of the address has been removed.
+    /// Records that a dynamic peer of the address was removed.
     pub(crate) fn address_has_room(&mut self, address: IpAddr) {
         self.full_addresses.remove(&address);
     }
@@ -162,19 +165,19 @@ impl Journal {
             self.full_addresses.insert(address);
         }
         warn_once!(
-            is_due,
-            %remote,
-            group = group.name,
-            peers,
-            "connection refused: its address has its maximum of peers; raise \
-             maximumPeersPerAddress of the group if more speakers share the address"
+        is_due,
+        %remote,
+        group = group.name,
+        peers,
+            "connection refused: its address has reached the maximum number of peers; raise \
+             maximumPeersPerAddress of the peer group if more speakers share this address"
         );
-        let error = format!("the address has its maximum of {peers} peers");
+        let error = format!("the address has reached its maximum of {peers} peers");
         self.refused_by_group(address, group, FailureReason::AddressFull, error, now);
     }
 
     pub(crate) fn group_is_full(&mut self, remote: SocketAddr, group: &GroupConfig, now: Instant) {
-        self.counters.strangers_refused.add(1);
+        self.counters.connections_without_peer.add(1);
         let address = remote.ip();
         let is_due = !self.full_groups.contains(&group.name) && self.log.allows(address, now);
         if is_due {
@@ -184,9 +187,12 @@ impl Journal {
             is_due,
             %remote,
             group = group.name,
-            "connection refused: the group is full"
+            "connection refused: the peer group has reached its maximum number of peers; raise maximumPeers of the group if more peers are expected"
         );
-        let error = format!("the group has its maximum of {} peers", group.maximum_peers);
+        let error = format!(
+            "the group has reached its maximum of {} peers",
+            group.maximum_peers
+        );
         self.refused_by_group(address, group, FailureReason::GroupFull, error, now);
     }
 
@@ -207,8 +213,8 @@ impl Journal {
         self.refused(address, refusal, now);
     }
 
-    /// Counts a connection of the peer. If the session is established, it refuses the connection (RFC
-    /// 4271 section 6.8), which is logged once for each session.
+    /// Counts a connection of the peer. An established session refuses the connection (RFC 4271
+    /// section 6.8), and the refusal is logged once for each session.
     pub(crate) fn accepted(&mut self, peer: &mut Peer, now: Instant) {
         self.counters.connections_accepted.add(1);
         if peer.established.is_none() {
@@ -223,13 +229,14 @@ impl Journal {
                 && log.allows_once(&mut peer.logged.duplicate, address, now),
             peer = peer.config.name,
             %address,
-            "connection refused: the session of this peer is established; the peer has lost its \
-             connection, or a second speaker has the same address, in which case let it connect \
-             from an address of its own"
+            "connection refused: the peer already has an established session; either the peer has \
+             lost its old connection, or a second speaker uses the same address: give each \
+             speaker its own address"
         );
     }
 
-    /// Counts and logs a connection that gives way to the established session of the peer.
+    /// Counts and logs a refused connection whose address and BGP identifier belong to the
+    /// established session of `peer`.
     pub(crate) fn duplicate(&mut self, peer: &mut Peer, router_id: RouterId, now: Instant) {
         self.counters.duplicates_refused.add(1);
         let address = peer.config.address.ip();
@@ -238,8 +245,8 @@ impl Journal {
             peer = peer.config.name,
             %router_id,
             "connection refused: a session with this address and BGP identifier is \
-             established; if two speakers share the address, give each its own identifier, \
-             or do not masquerade their connections to this speaker"
+             established; if two speakers share the address, give each speaker its own \
+             identifier, or do not masquerade their connections to this speaker"
         );
     }
 
@@ -261,8 +268,9 @@ impl Journal {
         );
     }
 
-    /// Counts and logs what was not accepted of an UPDATE message. The peer holds `paths` paths.
-    pub(crate) fn not_accepted(
+    /// Counts and logs the paths and attributes of an UPDATE message that were not accepted.
+    /// `paths` is the number of accepted paths of the peer after this message.
+    pub(crate) fn record_rejections(
         &mut self,
         peer: &mut Peer,
         outcome: &ReceiveOutcome,
@@ -280,11 +288,11 @@ impl Journal {
         if discarded > 0 && log.allows_once(&mut logged.discarded, address, now) {
             tracing::info!(
                 peer = name,
-                "attributes of unknown types discarded by import policy; further ones are only \
+                "import policy discarded attributes of unknown types; further discards are only \
                  counted"
             );
         }
-        let (over, rejected): (Vec<_>, Vec<_>) = outcome
+        let (over_maximum, rejected): (Vec<_>, Vec<_>) = outcome
             .rejected
             .iter()
             .partition(|(_, reason)| *reason == RejectReason::MaximumPaths);
@@ -303,18 +311,19 @@ impl Journal {
         let Some(maximum_paths) = peer.config.session.import.maximum_paths else {
             return;
         };
-        if is_near(paths, maximum_paths) && log.allows_once(&mut logged.near_maximum, address, now)
+        if is_near_maximum(paths, maximum_paths)
+            && log.allows_once(&mut logged.near_maximum, address, now)
         {
             tracing::warn!(
                 peer = name,
                 paths,
                 maximum_paths,
                 action = ?peer.config.session.import.at_maximum,
-                "peer nears its maximum of paths"
+                "peer has reached 80 % of its maximum of paths"
             );
         }
-        if let Some((nlri, _)) = over.first() {
-            let count = over.len() as u64;
+        if let Some((nlri, _)) = over_maximum.first() {
+            let count = over_maximum.len() as u64;
             self.counters.paths_over_maximum.add(count);
             warn_once!(
                 log.allows_once(&mut logged.over_maximum, address, now),
@@ -322,12 +331,13 @@ impl Journal {
                 prefix = %nlri.prefix,
                 maximum_paths,
                 count,
-                "path refused: the peer holds its maximum of paths; raise maximumPaths of its group"
+                "path refused: the peer has reached its maximum of paths; raise maximumPaths of its group"
             );
         }
     }
 
-    /// Has the peer send its routes of these families again (RFC 2918), if it can.
+    /// Schedules a request to the peer to send its routes of these families again (RFC 2918). Logs
+    /// a warning if the peer lacks the capability.
     pub(crate) fn request_refreshes(&mut self, peer: &mut Peer, families: &[Family], now: Instant) {
         if families.is_empty() {
             return;
@@ -342,9 +352,8 @@ impl Journal {
             self.log
                 .allows_once(&mut peer.logged.no_refresh, address, now),
             peer = peer.config.name,
-            "peer cannot send its routes again (it lacks the ROUTE-REFRESH capability); \
-             paths refused before are accepted when it announces them again or its session is \
-             reset"
+            "peer lacks the ROUTE-REFRESH capability; paths that were refused stay missing until \
+             the peer announces them again or its session is reset"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! Sockets and timers that drive BGP sessions and one RIB.
+//! BGP speaker: TCP connections, sessions and one RIB.
 //!
 //! ```text
 //!   listener ──────┐ accepted                   ┌──────────────────────────┐
@@ -9,25 +9,27 @@
 //!       └────────────────────── orders (bounded) ──────────┘
 //! ```
 //!
-//! One task owns all state. `owner` takes its events and commands (`messages`), `sessions` drives the
-//! sessions, and each part of both owns its own state: `peer`, `connections`, `deadlines`, `observe`,
-//! `journal`, `admit`, `revisions`. A connection task reads, decodes, encodes and writes for one TCP
-//! connection, and knows nothing else.
+//! One task, the owner, owns all state. The module `owner` receives events and commands (defined in
+//! `messages`), and `sessions` drives the sessions. The modules `peer`, `connections`, `deadlines`,
+//! `observe`, `journal`, `admit` and `revisions` each own one part of the state. A connection task
+//! reads, decodes, encodes and writes the messages of one TCP connection.
 //!
-//! **Invariants.** Output is pulled: a connection is given the next updates of its peer only after
-//! the last ones have been written to its socket. Changes therefore leave at once when the peer
-//! keeps up, and coalesce in the RIB when it doesn't; no queue grows with either. The owner never
-//! waits for a connection, while connections wait for the owner: what is not taken in time stays
-//! in the peer's socket. The owner takes at most one share of a bounded number of messages and
-//! prefixes from each connection in a turn, so a peer that floods delays the others by its share.
-
-#![warn(missing_docs)]
+//! **Invariants.** A connection gets the next updates of its peer only after it has written the
+//! previous updates to its socket. A peer that reads fast gets each change immediately. For a peer
+//! that reads slowly, changes coalesce in the RIB, so that no queue grows. The owner never waits
+//! for
+//! a connection. Connections wait for the owner, and meanwhile the messages of the peer stay in the
+//! socket. In one turn the owner takes at most one share, a bounded number of messages and
+//! prefixes,
+//! from each connection. A peer that sends too many messages therefore delays other peers only by
+//! the duration of one share.
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
 
-/// Logs at WARN if the first argument is true, otherwise at DEBUG. The caller passes true once, so
+/// Logs at WARN if the first argument is true, otherwise at DEBUG. The caller passes true only
+/// once, so
 /// that a peer cannot flood the log.
 macro_rules! warn_once {
     ($is_due:expr, $($fields:tt)*) => {

@@ -1,4 +1,4 @@
-//! The keys of TCP MD5 that a listening socket has.
+//! TCP MD5 keys of a listening socket.
 
 use std::{
     collections::BTreeMap,
@@ -17,40 +17,41 @@ use crate::{
     socket::BACKLOG,
 };
 
-/// When what the kernel did not take is tried again.
-const RETRY: Duration = Duration::from_secs(5);
+/// Pause before keys that the kernel rejected are set again.
+const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Default)]
 pub(crate) struct ListenerKeys {
-    /// What the kernel has.
+    /// Keys that are set on the socket.
     in_force: BTreeMap<IpNet, Md5Key>,
-    /// Who cannot be believed, and why: the key is not in force, or not for all who wait.
+    /// Prefixes whose connections must be refused, with the error: the key could not be set, or a
+    /// waiting connection could have been opened before the key was set.
     refused: BTreeMap<IpNet, String>,
     retry_at: Option<Instant>,
 }
 
 impl ListenerKeys {
-    /// Sets, changes and takes away what differs. A connection that was made before its key was
-    /// in force is not signed with it, so that what waits to be accepted is closed; whoever it
-    /// was tries again.
-    pub(crate) fn apply(&mut self, listener: &TcpListener, wanted: &BTreeMap<IpNet, Md5Key>) {
+    /// Makes the keys of the socket equal to `desired`. A waiting connection that was opened before
+    /// a key was set is not signed with this key. Therefore all waiting connections are closed
+    /// after a change; their peers connect again.
+    pub(crate) fn apply(&mut self, listener: &TcpListener, desired: &BTreeMap<IpNet, Md5Key>) {
         let local = listener.local_addr();
         let is_ipv4 = local.expect("a listening socket has an address").is_ipv4();
         let is_served = |prefix: &IpNet| matches!(prefix, IpNet::V4(_)) == is_ipv4;
         let mut has_changed = false;
         self.in_force.retain(|prefix, _| {
-            let is_wanted = wanted.contains_key(prefix);
-            if !is_wanted {
+            let is_desired = desired.contains_key(prefix);
+            if !is_desired {
                 has_changed = true;
                 if let Err(error) = md5_key::set(listener, *prefix, None) {
-                    tracing::error!(%prefix, %error, "the key of former peers stays");
+                    tracing::error!(%prefix, %error, "cannot remove the TCP MD5 key of former peers from the listening socket; dropping unsigned connections from this prefix");
                 }
             }
-            is_wanted
+            is_desired
         });
         let mut refused = BTreeMap::new();
         let mut new = Vec::new();
-        for (prefix, key) in wanted.iter().filter(|(prefix, _)| is_served(prefix)) {
+        for (prefix, key) in desired.iter().filter(|(prefix, _)| is_served(prefix)) {
             let is_in_force = self.in_force.get(prefix) == Some(key);
             if is_in_force && !self.refused.contains_key(prefix) {
                 continue;
@@ -67,45 +68,56 @@ impl ListenerKeys {
             }
         }
         if has_changed && let Err(error) = close_waiting(listener) {
-            // Among what waits there may be somebody who was not asked for the key.
+            // A waiting connection could have been opened before the key was set.
             for prefix in new {
-                refused.insert(prefix, format!("what waits cannot be closed: {error}"));
+                refused.insert(prefix, format!("cannot close waiting connections: {error}"));
             }
         }
         for (prefix, error) in &refused {
             if self.refused.get(prefix) != Some(error) {
-                tracing::error!(%prefix, error, "peers from there are refused for now");
+                tracing::error!(%prefix, error, "cannot set the TCP MD5 key on the listening socket; refusing connections from this prefix until a retry succeeds");
             }
         }
-        self.retry_at = (!refused.is_empty()).then(|| Instant::now() + RETRY);
+        self.retry_at = (!refused.is_empty()).then(|| Instant::now() + RETRY_INTERVAL);
         self.refused = refused;
     }
 
-    /// Returns when [`ListenerKeys::apply`] is to be tried again.
+    /// Waits until [`ListenerKeys::apply`] must be called again. Waits forever if no key was
+    /// rejected.
     pub(crate) async fn retry(&self) {
         wait_until(self.retry_at).await;
     }
 
-    /// Of several prefixes the longest counts, as it does in the kernel.
+    /// Reports whether connections from the address must be refused. For an address in several
+    /// prefixes, the longest prefix applies, as in the kernel.
     pub(crate) fn is_refused(&self, address: IpAddr) -> bool {
         let longest = |prefix: Option<&IpNet>| prefix.map(IpNet::prefix_len);
-        let around = |prefix: &&IpNet| prefix.contains(&address);
+        let contains_address = |prefix: &&IpNet| prefix.contains(&address);
         let by_length = |prefix: &&IpNet| prefix.prefix_len();
-        let refused = self.refused.keys().filter(around).max_by_key(by_length);
-        let in_force = self.in_force.keys().filter(around).max_by_key(by_length);
+        let refused = self
+            .refused
+            .keys()
+            .filter(contains_address)
+            .max_by_key(by_length);
+        let in_force = self
+            .in_force
+            .keys()
+            .filter(contains_address)
+            .max_by_key(by_length);
         refused.is_some() && longest(refused) >= longest(in_force)
     }
 }
 
-/// Asks the kernel itself, since the runtime may not have heard of a connection yet.
+/// Accepts and closes all waiting connections. Bypasses tokio, which could report an empty queue
+/// before it has polled the socket.
 fn close_waiting(listener: &TcpListener) -> io::Result<()> {
     let socket = SockRef::from(listener);
-    let ended_meanwhile = [ErrorKind::Interrupted, ErrorKind::ConnectionAborted];
+    let ended_before_accept = [ErrorKind::Interrupted, ErrorKind::ConnectionAborted];
     for _ in 0..BACKLOG {
         let error = socket.accept().err();
         match error {
             Some(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
-            Some(error) if !ended_meanwhile.contains(&error.kind()) => return Err(error),
+            Some(error) if !ended_before_accept.contains(&error.kind()) => return Err(error),
             Some(_) | None => {}
         }
     }
@@ -123,7 +135,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_connection_from_before_its_key_is_closed() {
+    async fn a_waiting_connection_is_closed_when_a_key_is_set() {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let mut early = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         early
@@ -132,29 +144,29 @@ mod tests {
         let key = Md5Key::parse(b"secret").unwrap();
         let mut keys = ListenerKeys::default();
         let prefixes = ["127.0.0.0/8", "::1/128"].map(|prefix| prefix.parse::<IpNet>().unwrap());
-        let wanted = prefixes.map(|prefix| (prefix, key.clone()));
-        keys.apply(&listener, &wanted.into());
+        let desired = prefixes.map(|prefix| (prefix, key.clone()));
+        keys.apply(&listener, &desired.into());
         assert_eq!(early.read(&mut [0]).unwrap(), 0);
-        // The other family has sockets of its own.
+        // The key of the IPv6 prefix belongs to another socket.
         assert_eq!(keys.in_force.len(), 1);
         assert!(!keys.is_refused(Ipv4Addr::LOCALHOST.into()));
     }
 
-    /// Each key takes some of a socket's option memory, so that many are one too many.
+    /// Each key uses option memory of the socket, so the kernel rejects keys beyond its limit.
     #[tokio::test]
-    async fn whose_key_the_kernel_does_not_take_is_refused() {
+    async fn connections_are_refused_from_addresses_whose_key_the_kernel_rejects() {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let key = Md5Key::parse(b"secret").unwrap();
         let address = |number: u32| Ipv4Addr::from(0x0a00_0000 + number);
-        // Twice what Linux has room for by default.
+        // Twice the number of keys that fit with the default net.core.optmem_max.
         let too_many = 2_000;
         let peers = 0..too_many;
-        let wanted: BTreeMap<_, _> = peers
+        let desired: BTreeMap<_, _> = peers
             .clone()
             .map(|number| (IpNet::from(IpAddr::from(address(number))), key.clone()))
             .collect();
         let mut keys = ListenerKeys::default();
-        keys.apply(&listener, &wanted);
+        keys.apply(&listener, &desired);
         let refused = peers.filter(|number| keys.is_refused(address(*number).into()));
         let refused = u32::try_from(refused.count()).unwrap();
         assert!(refused > 0 && refused < too_many, "{refused}");
@@ -165,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_a_key_of_his_own_is_not_refused_with_the_others_of_a_prefix() {
+    fn an_address_with_its_own_key_is_accepted_although_the_key_of_its_prefix_was_rejected() {
         let key = Md5Key::parse(b"secret").unwrap();
         let keys = ListenerKeys {
             in_force: [("10.0.0.2/32".parse().unwrap(), key.clone())].into(),
@@ -176,7 +188,7 @@ mod tests {
         assert!(is_refused("10.0.0.3"));
         assert!(!is_refused("10.0.0.2"));
         assert!(!is_refused("10.1.0.3"));
-        // The kernel may have the key, and somebody waits who was not asked for it.
+        // A prefix is also refused if its key is set but waiting connections could not be closed.
         let mut keys = keys;
         keys.in_force.insert("10.0.0.0/16".parse().unwrap(), key);
         assert!(keys.is_refused("10.0.0.3".parse().unwrap()));

@@ -1,4 +1,4 @@
-//! The key of TCP MD5 signatures (RFC 2385), and the kernel's socket option that takes it.
+//! TCP MD5 keys (RFC 2385) and their socket option.
 
 use std::{
     fmt,
@@ -13,53 +13,48 @@ use bounded_io::open_file;
 use ipnet::IpNet;
 use nix::{errno::Errno, libc, setsockopt_impl, sockopt_impl, sys::socket::setsockopt};
 
-/// `TCP_MD5SIG_MAXKEYLEN` of linux/tcp.h.
-const LONGEST: usize = libc::TCP_MD5SIG_MAXKEYLEN;
+/// Longest key in bytes: `TCP_MD5SIG_MAXKEYLEN` of linux/tcp.h.
+const MAX_LENGTH: usize = libc::TCP_MD5SIG_MAXKEYLEN;
 
-/// `TCP_MD5SIG_FLAG_PREFIX` of linux/tcp.h: the prefix length counts.
+/// `TCP_MD5SIG_FLAG_PREFIX` of linux/tcp.h: the kernel uses the prefix length in the structure.
 const FLAG_PREFIX: u8 = 1;
 
-/// Others than owner and group may read it.
+/// Mode bit: users other than the owner and the group have permission to read the file.
 const OTHERS_READ: u32 = 0o004;
 
-/// Both sides of a session have the same one; 1 to 80 bytes. Nothing prints it.
+/// A TCP MD5 key of 1 to 80 bytes, which both sides of a session share. `Debug` does not print the
+/// bytes.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Md5Key(Arc<[u8]>);
 
-/// Why a file gives no key.
+/// An error while a key was read from a file.
 #[derive(Debug, thiserror::Error)]
 pub enum Md5KeyError {
-    /// It is not there, or this user may not read it.
     #[error(
-        "cannot read {}, which must be a file with the key of the peers that this user may read",
+        "cannot read the TCP MD5 key file {}; it must be a regular file that this user has \
+         permission to read",
         path.display()
     )]
-    Read {
-        /// Which file.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
-    /// It holds no key.
+    Read { path: PathBuf, source: io::Error },
     #[error(
-        "{} holds {found} in the place of a key; write the key of the peers into it, one line of \
-         1 to {LONGEST} bytes",
+        "the TCP MD5 key file {} contains {content} instead of a key; write the key of the peers \
+         into the file, one line of 1 to {MAX_LENGTH} bytes",
         path.display()
     )]
     NoKey {
-        /// Which file.
         path: PathBuf,
-        /// What it holds instead.
-        found: &'static str,
+        /// Description of the content. Never the content itself, which could be a secret.
+        content: &'static str,
     },
 }
 
 impl Md5Key {
-    /// Reads the key that a file holds; a line end behind it does not belong to it. A file that
-    /// everybody may read is warned of, and used.
+    /// Reads a key from a file. A line end after the key is not part of the key. Logs a warning if
+    /// all users have permission to read the file.
     ///
     /// # Errors
-    /// The file cannot be read or holds no key. What it holds is not repeated.
+    /// The file cannot be read or contains no key. The error does not contain the content of the
+    /// file.
     pub fn read(path: &Path) -> Result<Self, Md5KeyError> {
         let (bytes, mode) = read_start(path).map_err(|source| Md5KeyError::Read {
             path: path.to_owned(),
@@ -69,27 +64,27 @@ impl Md5Key {
             tracing::warn!(
                 file = %path.display(),
                 mode = format!("{:03o}", mode & 0o777),
-                "everybody may read the key of TCP MD5: take that right away"
+                "all users have permission to read a TCP MD5 key file; remove this permission"
             );
         }
-        Self::parse(&bytes).map_err(|found| Md5KeyError::NoKey {
+        Self::parse(&bytes).map_err(|content| Md5KeyError::NoKey {
             path: path.to_owned(),
-            found,
+            content,
         })
     }
 
-    /// Says what stands in the place of a key.
+    /// Parses the content of a key file. The error describes the content.
     pub(crate) fn parse(file: &[u8]) -> Result<Self, &'static str> {
         let line = file.strip_suffix(b"\n").unwrap_or(file);
         let key = line.strip_suffix(b"\r").unwrap_or(line);
         if key.is_empty() {
             return Err("nothing");
         }
-        // A router's configuration could not have it.
+        // The configuration of a router cannot express a key with these bytes.
         if key.iter().any(|byte| matches!(byte, b'\n' | b'\r' | 0)) {
             return Err("several lines or a zero byte");
         }
-        if key.len() > LONGEST {
+        if key.len() > MAX_LENGTH {
             return Err("more than 80 bytes");
         }
         Ok(Self(key.into()))
@@ -102,30 +97,31 @@ impl fmt::Debug for Md5Key {
     }
 }
 
-/// No more than tells a key from what is none, so that a wrong path costs nothing; and the mode.
+/// Reads at most three bytes more than the longest key, so that a wrong path to a huge file costs
+/// no memory. Returns the bytes and the mode of the file.
 fn read_start(path: &Path) -> io::Result<(Vec<u8>, u32)> {
     let (file, metadata) = open_file(path)?;
     let mode = metadata.permissions().mode();
     let mut bytes = Vec::new();
-    file.take(LONGEST as u64 + 3).read_to_end(&mut bytes)?;
+    file.take(MAX_LENGTH as u64 + 3).read_to_end(&mut bytes)?;
     Ok((bytes, mode))
 }
 
-/// `struct tcp_md5sig` of linux/tcp.h, in the machine's byte order:
+/// `struct tcp_md5sig` of linux/tcp.h, in the byte order of the machine:
 ///
 /// ```text
 ///    0  address     sockaddr_storage: family (2), port (2), IPv4 address (4),
 ///                   or port (2), flow label (4), IPv6 address (16)
 ///  128  flags       1
 ///  129  prefix      length of the prefix
-///  130  key length  2; 0 takes the key away
+///  130  key length  2; 0 removes the key
 ///  132  interface   4
 ///  136  key         80
 /// ```
-type Md5Signature = [u8; 136 + LONGEST];
+type Md5Signature = [u8; 136 + MAX_LENGTH];
 
 sockopt_impl!(
-    /// Of Linux 4.13 and later: with a prefix length.
+    /// The socket option with a prefix length, which Linux has since 4.13.
     TcpMd5SigExt,
     SetOnly,
     libc::IPPROTO_TCP,
@@ -157,33 +153,36 @@ fn signature(prefix: IpNet, key: Option<&Md5Key>) -> Md5Signature {
     bytes
 }
 
-/// Demands and makes signatures with this key in every segment from and to the prefix; `None`: in
-/// none any longer. Of several prefixes the longest counts.
+/// Sets the key for all segments from and to the prefix: the kernel signs sent segments and drops
+/// received segments without a valid signature. `None` removes the key. For an address in several
+/// prefixes, the kernel uses the key of the longest prefix.
 ///
 /// # Errors
-/// The kernel cannot do it.
+/// The kernel rejects the key.
 pub(crate) fn set(socket: &impl AsFd, prefix: IpNet, key: Option<&Md5Key>) -> io::Result<()> {
     let reason = match setsockopt(socket, TcpMd5SigExt, &signature(prefix, key)) {
         Ok(()) => return Ok(()),
         Err(Errno::ENOPROTOOPT) => {
-            "it has no TCP MD5 signatures (it needs CONFIG_TCP_MD5SIG and Linux 4.13 at least)"
+            "no support for TCP MD5 signatures (requires Linux 4.13 or later with \
+             CONFIG_TCP_MD5SIG)"
                 .to_owned()
         }
-        Err(Errno::ENOMEM) => "no memory is left for it (net.core.optmem_max)".to_owned(),
+        Err(Errno::ENOMEM) => {
+            "no option memory left on the socket; raise net.core.optmem_max".to_owned()
+        }
         Err(other) => other.to_string(),
     };
-    let problem = format!("the kernel does not take the key of TCP MD5: {reason}");
+    let problem = format!("the kernel rejected the TCP MD5 key: {reason}");
     Err(io::Error::other(problem))
 }
 
-/// Signs what goes over a socket that is about to connect. The key holds for any address, since
-/// the socket will have one peer only, and a network may put another address in the place of
-/// the one that is connected to.
+/// Sets the key of a socket before it connects. The key applies to every address, because the
+/// socket connects to one peer only, and NAT can translate the address of this peer.
 ///
 /// # Errors
-/// The kernel cannot do it.
+/// The kernel rejects the key.
 pub(crate) fn set_for_only_peer(socket: &impl AsFd, peer: IpAddr, key: &Md5Key) -> io::Result<()> {
-    let any = IpNet::new(peer, 0).expect("0 is a length of every family");
+    let any = IpNet::new(peer, 0).expect("0 is a valid prefix length for every family");
     set(socket, any, Some(key))
 }
 
@@ -197,13 +196,13 @@ mod tests {
     fn check(file: &[u8], expected: Result<&[u8], &str>) {
         let key = Md5Key::parse(file);
         assert_eq!(
-            key.as_ref().map(|key| &*key.0).map_err(|found| *found),
+            key.as_ref().map(|key| &*key.0).map_err(|content| *content),
             expected
         );
     }
 
     #[test]
-    fn a_key_is_one_line_without_its_end() {
+    fn a_key_is_one_line_without_the_line_end() {
         check(b"secret", Ok(b"secret"));
         check(b"secret\n", Ok(b"secret"));
         check(b"secret\r\n", Ok(b"secret"));
@@ -217,13 +216,14 @@ mod tests {
     }
 
     #[test]
-    fn a_file_without_a_key_is_named_with_the_cure_and_not_shown() {
+    fn the_error_about_a_bad_key_file_has_its_path_but_not_its_content() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("key");
         let refused = |path: &Path| Md5Key::read(path).unwrap_err();
         let missing = refused(&path);
         let expected = format!(
-            "cannot read {}, which must be a file with the key of the peers that this user may read",
+            "cannot read the TCP MD5 key file {}; it must be a regular file that this user has \
+             permission to read",
             path.display()
         );
         assert_eq!(missing.to_string(), expected);
@@ -243,8 +243,8 @@ mod tests {
 
         std::fs::write(&path, "secret".repeat(14)).unwrap();
         let expected = format!(
-            "{} holds more than 80 bytes in the place of a key; write the key of the peers into \
-             it, one line of 1 to 80 bytes",
+            "the TCP MD5 key file {} contains more than 80 bytes instead of a key; write the key \
+             of the peers into the file, one line of 1 to 80 bytes",
             path.display()
         );
         assert_eq!(refused(&path).to_string(), expected);
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_prints_a_key() {
+    fn debug_output_hides_the_key() {
         let key = Md5Key::parse(b"secret").unwrap();
         assert_eq!(
             format!("{:?} {:#?}", key, Some(&key)),
@@ -264,7 +264,8 @@ mod tests {
         );
     }
 
-    /// What stands in the bytes beside zeros, from which place on.
+    /// Checks the encoded structure. `expected` lists the offset and value of all bytes that are
+    /// not zero.
     #[track_caller]
     fn check_layout(prefix: &str, key: Option<&[u8]>, expected: &[(usize, &[u8])]) {
         let key = key.map(|key| Md5Key::parse(key).unwrap());
@@ -276,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bytes_are_those_of_the_kernels_struct() {
+    fn the_encoded_bytes_match_the_struct_of_the_kernel() {
         let family = |family: i32| (family as u16).to_ne_bytes();
         let length = |length: u16| length.to_ne_bytes();
         check_layout(
@@ -314,9 +315,10 @@ mod tests {
         );
     }
 
-    /// The kernel knows no key that was not set, so that taking one away tells of it.
+    /// The kernel rejects the removal of a key that is not set, so a second removal shows that the
+    /// first one worked.
     #[test]
-    fn the_kernel_has_what_was_set_until_it_is_taken_away() {
+    fn a_key_is_set_in_the_kernel_until_it_is_removed() {
         for (listen, prefixes) in [
             ("127.0.0.1:0", ["10.0.1.0/24", "10.0.1.7/32", "0.0.0.0/0"]),
             ("[::1]:0", ["fd00::/64", "fd00::7/128", "::/0"]),
@@ -329,19 +331,19 @@ mod tests {
                 set(&listener, prefix, Some(&key)).unwrap();
                 set(&listener, prefix, None).unwrap();
                 let problem = set(&listener, prefix, None).unwrap_err().to_string();
-                let expected = "the kernel does not take the key of TCP MD5: ENOENT";
+                let expected = "the kernel rejected the TCP MD5 key: ENOENT";
                 assert!(problem.starts_with(expected), "{problem}");
             }
         }
     }
 
     #[test]
-    fn a_socket_that_knows_no_signatures_says_so() {
+    fn a_socket_without_support_for_signatures_returns_an_error() {
         let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let key = Md5Key::parse(b"secret").unwrap();
         let problem = set_for_only_peer(&socket, [127, 0, 0, 1].into(), &key).unwrap_err();
-        let expected = "the kernel does not take the key of TCP MD5: it has no TCP MD5 signatures \
-                        (it needs CONFIG_TCP_MD5SIG and Linux 4.13 at least)";
+        let expected = "the kernel rejected the TCP MD5 key: no support for TCP MD5 signatures \
+                        (requires Linux 4.13 or later with CONFIG_TCP_MD5SIG)";
         assert_eq!(problem.to_string(), expected);
     }
 }

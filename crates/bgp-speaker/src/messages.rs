@@ -1,4 +1,4 @@
-//! The messages between the tasks of a speaker.
+//! Messages between the tasks of a speaker.
 
 use std::{
     io,
@@ -26,13 +26,13 @@ use crate::{
     status::PeerStatus,
 };
 
-/// From the tasks of connections, dials and listeners to the owner.
+/// An event from a connection, dial or listener task to the owner.
 #[derive(Debug)]
 pub(crate) enum ConnectionEvent {
     Accepted {
         stream: TcpStream,
         remote: SocketAddr,
-        /// By which it was admitted.
+        /// The admission rules that were current when the listener accepted the connection.
         admission: Arc<Admission>,
     },
     Dialled {
@@ -44,10 +44,11 @@ pub(crate) enum ConnectionEvent {
     Received {
         connection: ConnectionId,
         messages: Vec<Message>,
-        /// Messages and prefixes in `messages`.
+        /// Cost of `messages`: the number of messages and prefixes.
         work: usize,
         end: Option<ConnectionEnd>,
-        /// The connection hands over no other share until the owner drops it.
+        /// The connection sends no further share until the owner drops this permit at the end of
+        /// its turn.
         turn: Option<OwnedSemaphorePermit>,
     },
     Written {
@@ -63,34 +64,36 @@ pub(crate) enum ConnectionEvent {
     },
 }
 
-/// Why a connection brings no further messages.
+/// The reason for which a connection delivers no further messages.
 #[derive(Debug)]
 pub(crate) enum ConnectionEnd {
     Lost(String),
     Malformed(DecodeError),
 }
 
-/// From the owner to a connection, which closes once the owner drops their channel.
+/// An order from the owner to a connection task. The task closes the connection when the owner
+/// drops the channel of orders.
 #[derive(Debug)]
 pub(crate) enum Order {
     Send(Message),
-    /// Follows every OPEN of the peer; nothing is decoded before it.
+    /// Must follow every OPEN message of the peer: the connection decodes no further message before
+    /// this order.
     SetCodecOptions {
         decoder: CodecOptions,
         encoder: CodecOptions,
     },
-    /// How long the peer may take nothing off its socket.
+    /// Sets the time for which the peer can leave its socket unread. `None`: no limit.
     SetSendHoldTime(Option<Duration>),
-    /// Read the socket until it is empty. Answered by [`ConnectionEvent::Polled`], after the messages
-    /// that were found.
+    /// Read the socket until it is empty, send the messages, then send [`ConnectionEvent::Polled`].
     Poll,
-    /// Answered by [`ConnectionEvent::Written`] when all of it is in the kernel's buffer.
+    /// Write the updates, then send [`ConnectionEvent::Written`] when all bytes are in the send
+    /// buffer of the kernel.
     SendUpdates(Vec<Update>),
 }
 
 pub(crate) type Reply<T> = oneshot::Sender<T>;
 
-/// From a [`SpeakerHandle`](crate::SpeakerHandle) to the owner.
+/// A command from a [`SpeakerHandle`](crate::SpeakerHandle) to the owner.
 #[derive(Debug)]
 pub(crate) enum Command {
     Configure(Configuration, Reply<Result<(), InvalidConfiguration>>),

@@ -1,4 +1,4 @@
-//! Streams of changes of sessions and paths.
+//! Change streams of sessions and paths for observers.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,22 +18,23 @@ use crate::{
 /// Most changes in one batch to an observer.
 const BATCH: usize = 1024;
 
-/// Changes that are kept for an observer that does not read. Those of what exists alone could be
-/// more; the observer then begins again, with everything that exists.
-const MOST_UNREAD: usize = 65_536;
+/// Most unread changes that the speaker stores for an observer. An observer beyond this limit must
+/// start again and receives everything that exists. Paths that existed when the observer was added
+/// do not count.
+const MAX_UNREAD: usize = 65_536;
 
-/// What has changed.
+/// A change of a peer or a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// A peer is new, or its session has changed. Counters alone are no change.
+    /// A peer was added, or its session changed. Changes of counters alone are not reported.
     Peer(Box<PeerStatus>),
-    /// The peer of this name is gone.
+    /// The peer with this name was removed.
     PeerRemoved(String),
-    /// A path is new or has changed.
+    /// A path was added or changed.
     Path(PathStatus),
-    /// A path is gone.
+    /// A path was removed.
     PathRemoved(PathName),
-    /// Everything that existed when the observer was added has been sent. Comes once.
+    /// The observer has received everything that existed when it was added. Sent once.
     Synced,
 }
 
@@ -51,17 +52,19 @@ struct Observer {
     follows_paths: bool,
     changed_peers: BTreeSet<PeerId>,
     removed_peers: BTreeSet<String>,
-    /// With the name of the peer, which may be gone when it is asked for.
+    /// Changed paths with the name of their peer. The name is stored because the peer can be
+    /// removed before the observer reads the change.
     changed_paths: ChangedPaths,
-    /// Paths that existed when the observer was added and have not been sent. They are sent first, so
-    /// that no later change delays them. `None` once all of them have been sent.
+    /// Paths that existed when the observer was added, and that it has not received. They are sent
+    /// before later changes. `None`: the observer has received all of them.
     existing_paths: Option<ChangedPaths>,
-    /// It has not read [`MOST_UNREAD`] changes; they are dropped, and its next question is its last.
+    /// Whether the observer exceeded [`MAX_UNREAD`]. Its changes were dropped, and its next request
+    /// ends the stream.
     is_lagging: bool,
     reply: Option<oneshot::Sender<Changes>>,
 }
 
-/// Changes for an observer; `None`: it is lagging.
+/// Changes for an observer. `None`: the observer has exceeded the limit of unread changes.
 pub(crate) type Changes = Option<Vec<Change>>;
 
 impl Observers {
@@ -74,13 +77,13 @@ impl Observers {
         self.removed_peers.push((id, name));
     }
 
-    pub(crate) fn ask(&mut self, observer: u64, reply: oneshot::Sender<Changes>) {
+    pub(crate) fn next_changes(&mut self, observer: u64, reply: oneshot::Sender<Changes>) {
         if let Some(observer) = self.observers.get_mut(&observer) {
             observer.reply = Some(reply);
         }
     }
 
-    /// A new observer: everything that exists counts as changed.
+    /// Adds an observer. All existing peers and paths count as changed for the new observer.
     pub(crate) fn add(
         &mut self,
         observer: u64,
@@ -111,13 +114,14 @@ impl Observers {
         self.observers.insert(observer, observer_state);
     }
 
-    /// Takes the changes of paths from the RIB, and keeps those of sessions, for each observer.
+    /// Stores the new changes of paths and sessions for each observer. Takes the changes of paths
+    /// from the RIB.
     pub(crate) fn distribute(&mut self, peers: &Peers, rib: &mut Rib) {
         self.distribute_paths(peers, rib);
         self.distribute_sessions();
     }
 
-    /// Sends each observer that waits what has changed for it.
+    /// Sends the stored changes to each observer that waits for changes.
     pub(crate) fn answer(&mut self, view: View<'_>, now: Instant) {
         let waiting: Vec<u64> = self
             .observers
@@ -129,7 +133,8 @@ impl Observers {
             let Some(mut observer) = self.observers.remove(&id) else {
                 continue;
             };
-            // A lagging observer gets no other answer; one that is gone needs none.
+            // Observers that lag are removed after this reply, and observers that were dropped are
+            // removed because the send fails.
             let changes = (!observer.is_lagging).then(|| observer.next_changes(view, now));
             let stays = changes.is_some();
             if let Some(reply) = observer.reply.take()
@@ -217,7 +222,7 @@ impl Observer {
     }
 
     fn drop_unread(&mut self) {
-        if self.changed_paths.len() + self.removed_peers.len() > MOST_UNREAD {
+        if self.changed_paths.len() + self.removed_peers.len() > MAX_UNREAD {
             self.is_lagging = true;
             self.changed_paths = BTreeMap::new();
             self.removed_peers = BTreeSet::new();
@@ -272,7 +277,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn changes_that_are_not_read_are_bounded_and_end_the_observer() {
+    fn an_observer_with_too_many_unread_changes_is_ended() {
         let alive = Arc::new(());
         let mut observer = Observer {
             alive: Arc::downgrade(&alive),
@@ -289,13 +294,13 @@ mod tests {
             source: Source::Own,
             path_id: None,
         };
-        for number in 0..MOST_UNREAD {
+        for number in 0..MAX_UNREAD {
             observer.path_changed(key(number), None);
             observer.path_changed(key(number), None);
         }
-        assert_eq!(observer.changed_paths.len(), MOST_UNREAD);
+        assert_eq!(observer.changed_paths.len(), MAX_UNREAD);
         assert!(!observer.is_lagging);
-        for number in MOST_UNREAD..MOST_UNREAD + 10 {
+        for number in MAX_UNREAD..MAX_UNREAD + 10 {
             observer.path_changed(key(number), None);
         }
         assert!(observer.is_lagging && observer.has_changes());

@@ -1,9 +1,9 @@
-//! The state of a speaker: what its task does with events and commands.
+//! Handling of events and commands by the owner task.
 
 use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use bgp_rib::PeerId;
-use bgp_session::{Cease, Input};
+use bgp_session::{Cease, SessionInput};
 use tokio::{
     net::TcpListener,
     sync::{OwnedSemaphorePermit, mpsc, oneshot, watch},
@@ -17,24 +17,26 @@ use crate::{
     connections::Connections,
     counters::SpeakerCounters,
     messages::{Command, ConnectionEvent},
-    reconfigure::{Reconfiguration, Verdict},
+    reconfigure::{PeerChange, Reconfiguration},
     sessions::Sessions,
 };
 
-/// Messages and prefixes that are handled before the answers to them are sent: what comes together
-/// leaves together. The last connection's share may exceed it.
+/// Most messages and prefixes that the owner handles in one turn, before it sends the resulting
+/// updates. Changes that arrive together are thereby sent together. The share of the last
+/// connection can exceed the limit.
 const TURN: usize = 8 * SHARE;
 
-/// Translates events and commands for its parts, which own their state and do not know it.
+/// The owner of the speaker's state. Calls the matching part of the state for each event and
+/// command.
 pub(crate) struct Owner {
     sessions: Sessions,
     groups: Groups,
-    /// Of the connections that have had their share of this turn.
+    /// Permits of the connections whose share was handled in this turn.
     turns: Vec<OwnedSemaphorePermit>,
     shutdown: Option<Shutdown>,
 }
 
-/// Every session has been ended; their connections close.
+/// A shutdown that waits until all connections have closed.
 struct Shutdown {
     deadline: Instant,
     done: Vec<oneshot::Sender<()>>,
@@ -60,12 +62,14 @@ impl Owner {
         self.sessions.connections.accept_from(listener, admission);
     }
 
-    /// The revision of the speaker's own paths that every peer has been sent.
+    /// Returns a receiver of the revision of the speaker's own paths that was written to every
+    /// established session.
     pub(crate) fn flushed(&self) -> watch::Receiver<u64> {
         self.sessions.revisions.subscribe()
     }
 
-    /// Handles the events that wait, each connection's share once. Returns their cost.
+    /// Handles the waiting events, at most one share of each connection. Returns the cost in
+    /// messages and prefixes.
     pub(crate) fn take_turn(
         &mut self,
         first: ConnectionEvent,
@@ -81,7 +85,7 @@ impl Owner {
         work
     }
 
-    /// Returns what the event cost, in messages and prefixes.
+    /// Handles one event. Returns its cost in messages and prefixes.
     fn event(&mut self, event: ConnectionEvent, now: Instant) -> usize {
         let mut cost = 1;
         match event {
@@ -90,8 +94,8 @@ impl Owner {
                 remote,
                 admission,
             } => {
-                // A connection that was accepted under the previous configuration may lack the
-                // current MD5 key.
+                // Drop a connection that was accepted under the previous configuration: it could lack
+                // the current MD5 key.
                 if self.shutdown.is_none()
                     && self.groups.has_keys_of(&admission)
                     && let Some(id) = self.admit(remote, now)
@@ -128,12 +132,12 @@ impl Owner {
             } => self.sessions.written(connection, updates, now),
             ConnectionEvent::Polled { connection } => {
                 self.sessions
-                    .drive_connection(connection, Input::Polled(connection), now);
+                    .drive_connection(connection, SessionInput::Polled(connection), now);
             }
             ConnectionEvent::SendHoldTimerExpired { connection } => {
                 self.sessions.drive_connection(
                     connection,
-                    Input::SendHoldTimerExpired(connection),
+                    SessionInput::SendHoldTimerExpired(connection),
                     now,
                 );
             }
@@ -142,7 +146,7 @@ impl Owner {
     }
 
     pub(crate) fn command(&mut self, command: Command, now: Instant) {
-        // A caller that has gone needs no answer.
+        // The caller of a command can have been cancelled, so errors of `reply.send` are ignored.
         match command {
             Command::Configure(configuration, reply) => {
                 let result = self.configure(configuration, now);
@@ -161,12 +165,13 @@ impl Owner {
             }
             Command::Reset(name, cease) => {
                 if let Some(id) = self.sessions.peers.named(&name) {
-                    self.sessions.drive(id, Input::Reset(cease), now);
+                    self.sessions.drive(id, SessionInput::Reset(cease), now);
                 }
             }
             Command::RequestRefresh(name, family) => {
                 if let Some(id) = self.sessions.peers.named(&name) {
-                    self.sessions.drive(id, Input::RequestRefresh(family), now);
+                    self.sessions
+                        .drive(id, SessionInput::RequestRefresh(family), now);
                 }
             }
             Command::ListPeers(reply) => {
@@ -189,7 +194,7 @@ impl Owner {
                     .add(observer, alive, paths, peers, rib);
             }
             Command::NextChanges { observer, reply } => {
-                self.sessions.observers.ask(observer, reply)
+                self.sessions.observers.next_changes(observer, reply)
             }
             Command::Shutdown {
                 cease,
@@ -207,7 +212,7 @@ impl Owner {
 
     /// Returns the next deadline of a session or of the shutdown.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        let shutdown = self.shutdown.as_ref().map(|it| it.deadline);
+        let shutdown = self.shutdown.as_ref().map(|shutdown| shutdown.deadline);
         let session = self.sessions.deadlines.next();
         session.into_iter().chain(shutdown).min()
     }
@@ -225,7 +230,7 @@ impl Owner {
     pub(crate) fn answer_shutdown(&mut self) {
         let shutdown = self.shutdown.take().into_iter();
         for done in shutdown.flat_map(|shutdown| shutdown.done) {
-            // The caller may have given up.
+            // The caller of the shutdown can have been cancelled.
             let _ = done.send(());
         }
     }
@@ -238,7 +243,8 @@ impl Owner {
         now: Instant,
     ) {
         for id in self.sessions.peers.ids() {
-            self.sessions.drive(id, Input::Stop(cease.clone()), now);
+            self.sessions
+                .drive(id, SessionInput::Stop(cease.clone()), now);
         }
         self.sessions.connections.end_listeners_and_dials();
         let mut waiting = vec![done];
@@ -257,28 +263,31 @@ impl Owner {
         now: Instant,
     ) -> Result<(), InvalidConfiguration> {
         configuration.validate(&self.sessions.config)?;
-        let Reconfiguration { verdicts, new } =
-            Reconfiguration::of(&self.sessions.peers, &configuration);
+        let Reconfiguration { changes, added } =
+            Reconfiguration::new(&self.sessions.peers, &configuration);
         self.groups.replace(&configuration);
         self.sessions.journal.groups_changed();
-        for (id, verdict) in verdicts {
-            match verdict {
-                Verdict::Remove(cease) => self.sessions.remove_peer(id, cease, now),
-                Verdict::Keep(config) => self.sessions.apply_in_place(id, *config, now),
+        for (id, change) in changes {
+            match change {
+                PeerChange::Remove(cease) => self.sessions.remove_peer(id, cease, now),
+                PeerChange::ApplyInPlace(config) => {
+                    self.sessions.apply_in_place(id, *config, now);
+                }
             }
         }
-        for config in new {
+        for config in added {
             self.sessions.add_peer(config, false, now);
         }
         Ok(())
     }
 
-    /// Returns the peer of a connection from this address, a new one if it belongs to a group.
+    /// Returns the peer of a connection from this address. Adds a new dynamic peer if the address
+    /// belongs to a group. `None`: the connection is refused.
     fn admit(&mut self, remote: SocketAddr, now: Instant) -> Option<PeerId> {
         let (peers, journal) = (&mut self.sessions.peers, &mut self.sessions.journal);
         match self.groups.admit(remote, peers, journal, now) {
-            Admitted::To(id) => Some(id),
-            Admitted::No => None,
+            Admitted::ToPeer(id) => Some(id),
+            Admitted::Refused => None,
             Admitted::Dynamic {
                 mut config,
                 replaces,

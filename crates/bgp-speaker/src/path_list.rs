@@ -1,4 +1,4 @@
-//! Paths of a table, all of them or a part.
+//! Queries of the paths in a table.
 
 use std::{fmt, str::FromStr, sync::Arc};
 
@@ -8,62 +8,60 @@ use ipnet::IpNet;
 
 use crate::status::View;
 
-/// Which paths to list.
+/// The table whose paths a query lists.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Table {
-    /// The Adj-RIBs-In of all peers and our own paths.
+    /// The Adj-RIB-In of all peers, and the paths of this speaker.
     All,
-    /// What the peer announced, after import policy.
+    /// The paths that the peer of this name announced, after import policy.
     AdjRibIn(String),
-    /// What the peer has been sent.
+    /// The paths that were sent to the peer of this name.
     AdjRibOut(String),
 }
 
-/// A path at a moment.
+/// A snapshot of a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PathStatus {
-    /// The prefix.
     pub prefix: IpNet,
-    /// Name of the peer that announced it; `None`: this speaker, or, of an Adj-RIB-Out, a peer that is
-    /// gone.
+    /// Name of the peer that announced the path. `None`: the path is of this speaker, or, in an
+    /// Adj-RIB-Out, its peer has been removed.
     pub peer: Option<String>,
-    /// As the peer sent it, or, of an Adj-RIB-Out, as it was sent.
+    /// Path id from the peer, or, in an Adj-RIB-Out, the path id that was sent.
     pub path_id: Option<PathId>,
     /// The path attributes, after import policy.
     pub attributes: Arc<PathAttributes>,
-    /// Whether the decision process prefers it.
+    /// Whether the decision process prefers this path.
     pub is_best: bool,
-    /// Why the decision process does not prefer it, where it is known.
+    /// The reason for which the decision process prefers another path. `None` in an Adj-RIB-Out.
     pub not_best: Option<NotBestReason>,
 }
 
-/// Names a path of a table. Shown as `10.1.1.0/24 7 peer`, with `-` for no path id and without a peer for
-/// a path of this speaker.
+/// The name of a path within a table, displayed as `10.1.1.0/24 7 peer`. A path without path id has
+/// `-` instead of the number, and a path of this speaker has no peer.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PathName {
     /// Prefix without host bits.
     pub prefix: IpNet,
-    /// Name of the peer that announced it; `None`: this speaker.
+    /// Name of the peer that announced the path. `None`: the path is of this speaker.
     pub peer: Option<String>,
-    /// As the peer sent it.
+    /// `None`: the session does not use add-path.
     pub path_id: Option<PathId>,
 }
 
-/// A text that is not a [`PathName`].
+/// An error: a text is not a [`PathName`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not the name of a path: write it as 10.1.1.0/24 7 peer")]
+#[error("not the name of a path; write it as PREFIX PATH-ID PEER, for example 10.1.1.0/24 7 peer")]
 pub struct InvalidPathName;
 
-/// Selects paths of a table.
+/// A selection of the paths of a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PathQuery {
-    /// Table that has the paths.
     pub table: Table,
-    /// Only paths of this prefix.
+    /// Selects only the paths of this prefix. `None`: all prefixes.
     pub prefix: Option<IpNet>,
-    /// Only paths after this one, in the order of prefix, peer and path id.
+    /// Selects only paths after this path, in the order of prefix, peer and path id. `None`: all.
     pub after: Option<PathName>,
-    /// Most paths: the first ones.
+    /// Most paths in the result, which has the first paths in order.
     pub limit: usize,
 }
 
@@ -78,8 +76,9 @@ impl PathQuery {
         }
     }
 
-    /// Reports whether the query selects a path. It allocates nothing, because it sees the whole table.
-    fn may_contain<'a>(
+    /// Reports whether the query selects a path. Must not allocate memory: it is called for every
+    /// path of the table.
+    fn selects<'a>(
         &self,
         prefix: IpNet,
         peer: impl FnOnce() -> Option<&'a str>,
@@ -88,13 +87,13 @@ impl PathQuery {
         self.prefix.is_none_or(|only| prefix == only.trunc())
             && self.after.as_ref().is_none_or(|after| {
                 prefix > after.prefix
-                    || prefix == after.prefix && (prefix, peer(), path_id) > after.order()
+                    || prefix == after.prefix && (prefix, peer(), path_id) > after.sort_key()
             })
     }
 }
 
 impl PathStatus {
-    /// Returns what names the path in its table.
+    /// Returns the name of the path within its table.
     pub fn name(&self) -> PathName {
         PathName {
             prefix: self.prefix,
@@ -103,13 +102,13 @@ impl PathStatus {
         }
     }
 
-    fn order(&self) -> (IpNet, Option<&str>, Option<PathId>) {
+    fn sort_key(&self) -> (IpNet, Option<&str>, Option<PathId>) {
         (self.prefix, self.peer.as_deref(), self.path_id)
     }
 }
 
 impl PathName {
-    fn order(&self) -> (IpNet, Option<&str>, Option<PathId>) {
+    fn sort_key(&self) -> (IpNet, Option<&str>, Option<PathId>) {
         (self.prefix, self.peer.as_deref(), self.path_id)
     }
 }
@@ -157,7 +156,7 @@ impl View<'_> {
                          first: &mut FirstPaths<'_>| {
             let paths = paths.filter(|path| {
                 let name = || self.peers.name_of(path.key.source);
-                query.may_contain(path.key.prefix, name, path.key.path_id)
+                query.selects(path.key.prefix, name, path.key.path_id)
             });
             paths.for_each(|path| first.add(self.path(&path)));
         };
@@ -175,7 +174,7 @@ impl View<'_> {
                 let paths = ids.flat_map(|id| self.rib.adj_rib_out(id));
                 for sent in paths {
                     let peer = || sent.source.and_then(|source| self.peers.name_of(source));
-                    if !query.may_contain(sent.prefix, peer, sent.path_id) {
+                    if !query.selects(sent.prefix, peer, sent.path_id) {
                         continue;
                     }
                     first.add(PathStatus {
@@ -204,36 +203,36 @@ impl View<'_> {
     }
 }
 
-/// The first of the selected paths, out of paths in no order. Keeps about twice as many as it returns, so
-/// that a page of a large table does not copy the table.
+/// Collects the first selected paths in sort order from unsorted paths. Stores at most about twice
+/// as many paths as it returns, so that a page of a large table does not copy the table.
 struct FirstPaths<'a> {
     query: &'a PathQuery,
     paths: Vec<PathStatus>,
 }
 
 impl FirstPaths<'_> {
-    const LEAST_KEPT: usize = 1_024;
+    const MIN_CAPACITY: usize = 1_024;
 
     fn add(&mut self, path: PathStatus) {
         self.paths.push(path);
-        let most = self.query.limit.saturating_mul(2).max(Self::LEAST_KEPT);
-        if self.paths.len() > most {
-            self.keep_first();
+        let capacity = self.query.limit.saturating_mul(2).max(Self::MIN_CAPACITY);
+        if self.paths.len() > capacity {
+            self.drop_beyond_limit();
         }
     }
 
-    fn keep_first(&mut self) {
+    fn drop_beyond_limit(&mut self) {
         let limit = self.query.limit;
         if self.paths.len() > limit {
             self.paths
-                .select_nth_unstable_by(limit, |a, b| a.order().cmp(&b.order()));
+                .select_nth_unstable_by(limit, |a, b| a.sort_key().cmp(&b.sort_key()));
             self.paths.truncate(limit);
         }
     }
 
     fn into_sorted(mut self) -> Vec<PathStatus> {
-        self.keep_first();
-        self.paths.sort_by(|a, b| a.order().cmp(&b.order()));
+        self.drop_beyond_limit();
+        self.paths.sort_by(|a, b| a.sort_key().cmp(&b.sort_key()));
         self.paths
     }
 }
@@ -264,25 +263,25 @@ mod tests {
     }
 
     #[test]
-    fn the_first_paths_of_a_part_are_found_in_any_order() {
-        let many = u32::try_from(FirstPaths::LEAST_KEPT * 4 + 1).unwrap();
+    fn a_page_has_the_first_paths_in_sort_order() {
+        let many = u32::try_from(FirstPaths::MIN_CAPACITY * 4 + 1).unwrap();
         let query = query(Some(path(9).name()), 100);
         let mut first = FirstPaths {
             query: &query,
             paths: Vec::new(),
         };
-        // 7 has no divisor in common with the number of paths, so each path comes once.
+        // 7 and the number of paths have no common divisor, so each path is added once.
         let paths = (0..many).map(|number| path(number * 7 % many));
         paths
-            .filter(|it| query.may_contain(it.prefix, || it.peer.as_deref(), it.path_id))
+            .filter(|path| query.selects(path.prefix, || path.peer.as_deref(), path.path_id))
             .for_each(|path| first.add(path));
-        assert!(first.paths.len() <= FirstPaths::LEAST_KEPT);
+        assert!(first.paths.len() <= FirstPaths::MIN_CAPACITY);
         let expected: Vec<_> = (10..110).map(path).collect();
         assert_eq!(first.into_sorted(), expected);
     }
 
     #[test]
-    fn the_text_of_a_name_is_read_back() {
+    fn a_displayed_path_name_parses_to_an_equal_name() {
         for text in [
             "10.1.1.0/24 - peer",
             "fd00::/64 7 name with space",

@@ -1,4 +1,4 @@
-//! The peers.
+//! Peers and their sessions.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
@@ -22,19 +22,20 @@ pub(crate) struct Peer {
     pub(crate) config: PeerConfig,
     pub(crate) is_dynamic: bool,
     pub(crate) session: Session,
-    /// BGP identifier of its OPEN. Two speakers behind one masqueraded address differ in it.
+    /// BGP identifier in the OPEN message. Two speakers behind one masqueraded address have
+    /// different identifiers.
     pub(crate) router_id: Option<RouterId>,
-    /// The maximum of paths that it exceeded, for which it is kept out.
+    /// The maximum of paths that the peer exceeded. Its connections are refused during a pause.
     pub(crate) exceeded: Option<u32>,
-    /// The attempt to connect that is under way.
+    /// The pending attempt to connect.
     pub(crate) dial: Option<Dial>,
     pub(crate) connections: Vec<ConnectionId>,
     pub(crate) established: Option<ConnectionId>,
-    /// Revision of the speaker's own paths up to which everything has been written to the peer.
+    /// Revision of the speaker's own paths up to which all changes have been written to the peer.
     pub(crate) flushed: u64,
-    /// Since the session came up, or since its configuration changed.
+    /// Reset when the session is established and when its configuration changes.
     pub(crate) logged: LoggedOnce,
-    /// Families whose routes the peer is to send again.
+    /// Families for which the peer has not yet been asked to send its routes again.
     pub(crate) refreshes: BTreeSet<Family>,
 }
 
@@ -55,8 +56,9 @@ impl Peer {
         }
     }
 
-    /// Reports whether a connection from the address can only be one of this peer. A dynamic peer may
-    /// share its address with other speakers, unless it is kept out.
+    /// Reports whether every connection from the address belongs to this peer. A dynamic peer can
+    /// share its address with other speakers, except during the pause after it exceeded its maximum
+    /// of paths.
     pub(crate) fn owns(&self, address: IpAddr) -> bool {
         self.config.passive
             && self.config.address.ip() == address
@@ -68,8 +70,9 @@ impl Peer {
         self.is_dynamic && self.router_id.is_none()
     }
 
-    /// Reports whether the peer is kept out for a maximum of paths that its configuration has raised.
-    pub(crate) fn may_return(&self) -> bool {
+    /// Reports whether the peer pauses because it exceeded a maximum of paths, and its
+    /// configuration has raised this maximum since.
+    pub(crate) fn can_reconnect(&self) -> bool {
         let import = &self.config.session.import;
         self.session.state() == SessionState::Idle
             && self.exceeded.is_some_and(|exceeded| {
@@ -81,19 +84,19 @@ impl Peer {
     }
 
     /// Reports whether a dynamic peer has lost its last connection.
-    pub(crate) fn is_gone(&self) -> bool {
+    pub(crate) fn is_abandoned(&self) -> bool {
         self.is_dynamic
             && self.connections.is_empty()
             && self.session.state() == SessionState::Active
     }
 
-    pub(crate) fn abandon_dial(&mut self) {
+    pub(crate) fn cancel_dial(&mut self) {
         if let Some(dial) = self.dial.take() {
-            dial.abandon();
+            dial.cancel();
         }
     }
 
-    /// Notes that the session is established. Returns the settings of the peer in the RIB.
+    /// Records that the session is established. Returns the settings of the peer for the RIB.
     pub(crate) fn established(
         &mut self,
         connection: ConnectionId,
@@ -110,7 +113,7 @@ impl Peer {
             add_path_send: family.add_path_send,
         });
         PeerSettings {
-            kind: kind(negotiated, &self.config.session),
+            kind: peer_kind(negotiated, &self.config.session),
             peer_asn: negotiated.peer_asn,
             peer_router_id: negotiated.peer_router_id,
             peer_address: addresses.remote.ip(),
@@ -122,7 +125,7 @@ impl Peer {
     }
 }
 
-pub(crate) fn kind(negotiated: &Negotiated, session: &SessionConfig) -> PeerKind {
+pub(crate) fn peer_kind(negotiated: &Negotiated, session: &SessionConfig) -> PeerKind {
     match (negotiated.internal, session.is_client) {
         (false, _) => PeerKind::External,
         (true, true) => PeerKind::Client,
@@ -169,18 +172,18 @@ impl Peers {
         self.find(|peer| peer.config.name == name)
     }
 
-    pub(crate) fn find(&self, is_it: impl Fn(&Peer) -> bool) -> Option<PeerId> {
-        let mut found = self.iter().filter(|(_, peer)| is_it(peer));
-        found.next().map(|(id, _)| id)
+    pub(crate) fn find(&self, predicate: impl Fn(&Peer) -> bool) -> Option<PeerId> {
+        let mut matching = self.iter().filter(|(_, peer)| predicate(peer));
+        matching.next().map(|(id, _)| id)
     }
 
-    pub(crate) fn find_all(&self, is_one: impl Fn(&Peer) -> bool) -> Vec<PeerId> {
-        let found = self.iter().filter(|(_, peer)| is_one(peer));
-        found.map(|(id, _)| id).collect()
+    pub(crate) fn find_all(&self, predicate: impl Fn(&Peer) -> bool) -> Vec<PeerId> {
+        let matching = self.iter().filter(|(_, peer)| predicate(peer));
+        matching.map(|(id, _)| id).collect()
     }
 
-    /// Returns the name of the peer that announced a path; `None`: the speaker itself, or a peer that
-    /// is gone.
+    /// Returns the name of the peer that announced a path. `None`: the path is the speaker's own,
+    /// or its peer has been removed.
     pub(crate) fn name_of(&self, source: Source) -> Option<&str> {
         match source {
             Source::Own => None,
@@ -188,7 +191,8 @@ impl Peers {
         }
     }
 
-    /// Returns the name, with a number where another peer has it: `10.0.0.1`, `10.0.0.1#2`.
+    /// Returns the name, with a number appended if another peer already has this name:
+    /// `10.0.0.1#2`.
     pub(crate) fn free_name(&self, name: String) -> String {
         let names = self.peers.values().map(|peer| peer.config.name.as_str());
         let names: HashSet<&str> = names.collect();

@@ -1,4 +1,4 @@
-//! The difference between two configurations, while the speaker runs.
+//! Difference between the current peers and a new configuration.
 
 use std::collections::HashMap;
 
@@ -10,53 +10,59 @@ use crate::{
     peer::{Peer, Peers},
 };
 
-/// What ends, changes and starts. A session ends only if what changed stands in an OPEN, or belongs to
-/// its connections; other changes are applied to it in place.
+/// The steps from the current peers to a new configuration. A session restarts only if a changed
+/// setting affects the OPEN message or the connection. Other changes are applied to the existing
+/// session.
 pub(crate) struct Reconfiguration {
-    pub(crate) verdicts: Vec<(PeerId, Verdict)>,
-    /// In the order of their names.
-    pub(crate) new: Vec<PeerConfig>,
+    /// Changes of the existing peers.
+    pub(crate) changes: Vec<(PeerId, PeerChange)>,
+    /// Peers to add, sorted by name. Includes peers whose session must restart.
+    pub(crate) added: Vec<PeerConfig>,
 }
 
 impl Reconfiguration {
-    pub(crate) fn of(peers: &Peers, configuration: &Configuration) -> Self {
-        let wanted = configuration.peers.iter();
-        let mut wanted: HashMap<String, PeerConfig> = wanted
+    pub(crate) fn new(peers: &Peers, configuration: &Configuration) -> Self {
+        let desired = configuration.peers.iter();
+        let mut desired: HashMap<String, PeerConfig> = desired
             .map(|peer| (peer.name.clone(), peer.clone()))
             .collect();
-        let verdicts: Vec<_> = peers
+        let changes: Vec<_> = peers
             .iter()
-            .map(|(id, peer)| (id, verdict(peer, &wanted, &configuration.groups)))
+            .map(|(id, peer)| (id, peer_change(peer, &desired, &configuration.groups)))
             .collect();
-        for (id, verdict) in &verdicts {
-            if let Verdict::Keep(config) = verdict
+        for (id, change) in &changes {
+            if let PeerChange::ApplyInPlace(config) = change
                 && peers.get(*id).is_some_and(|peer| !peer.is_dynamic)
             {
-                wanted.remove(&config.name);
+                desired.remove(&config.name);
             }
         }
-        let mut new: Vec<_> = wanted.into_values().collect();
-        new.sort_by(|a, b| a.name.cmp(&b.name));
-        Self { verdicts, new }
+        let mut added: Vec<_> = desired.into_values().collect();
+        added.sort_by(|a, b| a.name.cmp(&b.name));
+        Self { changes, added }
     }
 }
 
-/// What becomes of a peer.
-pub(crate) enum Verdict {
-    /// Its session stays, with this configuration.
-    Keep(Box<PeerConfig>),
-    /// Its session ends.
+/// The change of an existing peer.
+pub(crate) enum PeerChange {
+    /// Apply this configuration to the peer and keep its session.
+    ApplyInPlace(Box<PeerConfig>),
+    /// End the session with this reason and remove the peer.
     Remove(Cease),
 }
 
-fn verdict(peer: &Peer, wanted: &HashMap<String, PeerConfig>, groups: &[GroupConfig]) -> Verdict {
+fn peer_change(
+    peer: &Peer,
+    desired: &HashMap<String, PeerConfig>,
+    groups: &[GroupConfig],
+) -> PeerChange {
     let config = if peer.is_dynamic {
         let address = peer.config.address.ip();
-        let is_static = wanted
+        let is_static = desired
             .values()
             .any(|peer| peer.passive && peer.address.ip() == address);
         if is_static {
-            return Verdict::Remove(Cease::OtherConfigurationChange);
+            return PeerChange::Remove(Cease::OtherConfigurationChange);
         }
         let group = groups.iter().find(|group| group.contains(address));
         group.map(|group| PeerConfig {
@@ -64,19 +70,19 @@ fn verdict(peer: &Peer, wanted: &HashMap<String, PeerConfig>, groups: &[GroupCon
             ..group.peer(peer.config.address)
         })
     } else {
-        wanted.get(&peer.config.name).cloned()
+        desired.get(&peer.config.name).cloned()
     };
     match config {
-        None => Verdict::Remove(Cease::PeerDeconfigured),
+        None => PeerChange::Remove(Cease::PeerDeconfigured),
         Some(config) if needs_new_session(&peer.config, &config) => {
-            Verdict::Remove(Cease::OtherConfigurationChange)
+            PeerChange::Remove(Cease::OtherConfigurationChange)
         }
-        Some(config) => Verdict::Keep(Box::new(config)),
+        Some(config) => PeerChange::ApplyInPlace(Box::new(config)),
     }
 }
 
-/// Reports whether more differs than what can be applied to an established session: what stands in our
-/// OPEN, the key, addresses, and which side connects.
+/// Reports whether a setting differs that cannot change during a session: the content of the OPEN
+/// message, the TCP MD5 key, an address, or the side that connects.
 fn needs_new_session(before: &PeerConfig, after: &PeerConfig) -> bool {
     let SessionConfig {
         is_client,

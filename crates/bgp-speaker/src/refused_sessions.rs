@@ -1,4 +1,4 @@
-//! Sessions that did not come up: remembered by address, counted by reason, logged now and then.
+//! Record of sessions that were not established, by address.
 
 use std::{
     collections::HashMap,
@@ -8,36 +8,35 @@ use std::{
 
 use bgp_session::FailureReason;
 
-/// Most addresses that are remembered. A further one takes the place of the one whose last failure
-/// is the oldest.
+/// Most addresses in the record. A further address replaces the address whose last failure is the
+/// oldest.
 const ADDRESSES: usize = 256;
 
-/// Shortest time between two lines about one address with the same reason.
-const REPETITION: Duration = Duration::from_secs(600);
+/// Shortest time between two log lines about one address with an unchanged reason.
+const REPEAT_INTERVAL: Duration = Duration::from_secs(600);
 
-/// Shortest time between two lines about one address.
-const CHANGE: Duration = Duration::from_secs(60);
+/// Shortest time between two log lines about one address whose reason changes.
+const CHANGE_INTERVAL: Duration = Duration::from_secs(60);
 
-/// An address from which no session has come up since the first of these failures.
+/// An address whose sessions have failed since the last established session, if there was one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RefusedSession {
-    /// The remote address.
     pub address: IpAddr,
-    /// Name of the peer; of a dynamic peer, the one that it had last.
+    /// Name of the peer. A dynamic peer can have several names; this is the last one.
     pub peer: String,
-    /// Group of the peer.
+    /// `None`: the peer belongs to no peer group.
     pub group: Option<String>,
     /// Kind of the last failure.
     pub reason: FailureReason,
-    /// The last failure, in words.
+    /// Description of the last failure.
     pub error: String,
-    /// Failures since a session with the address came up last.
+    /// Failures since the last established session with the address.
     pub count: u64,
     /// Time since the last failure.
     pub since_last: Duration,
 }
 
-/// One failure.
+/// One failed attempt to establish a session.
 #[derive(Clone, Debug)]
 pub(crate) struct Refusal {
     pub(crate) peer: String,
@@ -58,7 +57,8 @@ struct Record {
 }
 
 impl RefusedSessions {
-    /// Remembers a failure. Returns how many there were if a line about the address is due.
+    /// Records a failure. Returns the number of failures of the address if a log line about the
+    /// address is due.
     pub(crate) fn record(
         &mut self,
         address: IpAddr,
@@ -76,12 +76,12 @@ impl RefusedSessions {
             Some(record) => (record.count + 1, record.logged),
             None => (1, None),
         };
-        let is_due = is_worth_a_line(reason)
+        let is_due = is_logged(reason)
             && logged.is_none_or(|(last_reason, at)| {
                 let pause = if reason == last_reason {
-                    REPETITION
+                    REPEAT_INTERVAL
                 } else {
-                    CHANGE
+                    CHANGE_INTERVAL
                 };
                 now.saturating_duration_since(at) >= pause
             });
@@ -95,8 +95,8 @@ impl RefusedSessions {
         is_due.then_some(count)
     }
 
-    /// Forgets the failures of an address: a session with it has come up.
-    pub(crate) fn came_up(&mut self, address: IpAddr) {
+    /// Clears the failures of an address after a session with this address was established.
+    pub(crate) fn session_established(&mut self, address: IpAddr) {
         self.0.remove(&address);
     }
 
@@ -119,9 +119,9 @@ impl RefusedSessions {
     }
 }
 
-/// Reports whether a failure deserves a line at WARN. A collision and a newer connection belong to
-/// the coming up of a session. Full groups and addresses have lines of their own.
-fn is_worth_a_line(reason: FailureReason) -> bool {
+/// Reports whether a failure is logged at WARN. Collisions and replaced connections are a normal
+/// part of establishing a session. The journal logs full groups and full addresses separately.
+fn is_logged(reason: FailureReason) -> bool {
     !matches!(
         reason,
         FailureReason::Collision
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_has_a_line_at_once_then_one_for_each_reason_or_ten_minutes() {
+    fn an_address_is_logged_on_its_first_failure_then_for_a_new_reason_or_after_ten_minutes() {
         let mut sessions = RefusedSessions::default();
         let began = Instant::now();
         let mut due = |reason, seconds| {
@@ -162,12 +162,12 @@ mod tests {
         assert_eq!(due(FailureReason::ConnectionLost, 601), None);
         assert_eq!(due(FailureReason::ConnectionLost, 660), Some(5));
         assert_eq!(due(FailureReason::Collision, 2000), None);
-        sessions.came_up(address(1));
+        sessions.session_established(address(1));
         assert_eq!(sessions.list(began), []);
     }
 
     #[test]
-    fn the_address_whose_failure_is_the_oldest_makes_room_for_a_further_one() {
+    fn a_new_address_replaces_the_address_with_the_oldest_failure() {
         let mut sessions = RefusedSessions::default();
         let began = Instant::now();
         let at = |second: usize| began + Duration::from_secs(second.try_into().unwrap());
@@ -182,7 +182,7 @@ mod tests {
         let list = sessions.list(at(ADDRESSES + 2));
         let addresses: Vec<_> = list.iter().map(|refused| refused.address).collect();
         let expected: Vec<_> = [0].into_iter().chain(2..=ADDRESSES).map(address).collect();
-        assert_eq!(addresses, expected, "the second address is forgotten");
+        assert_eq!(addresses, expected, "the second address was replaced");
         let first = &list[0];
         assert_eq!((first.count, first.reason), (2, FailureReason::OpenTimeout));
         assert_eq!(first.since_last, Duration::from_secs(2));

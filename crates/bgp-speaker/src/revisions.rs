@@ -1,10 +1,10 @@
-//! Which changes of the speaker's own paths every peer has been sent.
+//! Revision of own paths that all peers have received.
 
 use tokio::sync::watch;
 
 #[derive(Debug)]
 pub(crate) struct Revisions {
-    /// Grows with every change of the speaker's own paths.
+    /// Increases with every change of the speaker's own paths.
     current: u64,
     flushed: watch::Sender<u64>,
 }
@@ -17,7 +17,8 @@ impl Revisions {
         }
     }
 
-    /// The revision up to which everything has been written to every peer.
+    /// Returns a receiver of the revision up to which all changes have been written to every
+    /// established session.
     pub(crate) fn subscribe(&self) -> watch::Receiver<u64> {
         self.flushed.subscribe()
     }
@@ -26,22 +27,22 @@ impl Revisions {
         self.current
     }
 
-    /// Returns the revision of a further change.
+    /// Counts a change and returns its revision.
     pub(crate) fn next(&mut self) -> u64 {
         self.current += 1;
         self.current
     }
 
-    /// Publishes the smallest of the revisions that were written to the established sessions. Without
-    /// a session everything counts as written.
+    /// Publishes the minimum of `written`, the revisions that were written to the established
+    /// sessions. Without an established session, every change counts as written.
     pub(crate) fn publish(&self, written: impl Iterator<Item = u64>) {
         if *self.flushed.borrow() == self.current {
             return;
         }
         let flushed = written.min().unwrap_or(self.current);
-        self.flushed.send_if_modified(|known| {
-            let is_newer = *known < flushed;
-            *known = flushed.max(*known);
+        self.flushed.send_if_modified(|published| {
+            let is_newer = *published < flushed;
+            *published = flushed.max(*published);
             is_newer
         });
     }

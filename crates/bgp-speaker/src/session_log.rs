@@ -1,4 +1,4 @@
-//! A budget of log lines for the sessions of each remote address.
+//! Limit of log lines about the sessions of each remote address.
 
 use std::{
     collections::HashMap,
@@ -6,17 +6,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Lines of one remote address that are logged within a window.
+/// Most lines about one remote address within a window.
 const LINES: u32 = 10;
 
 /// Length of a window.
 const WINDOW: Duration = Duration::from_secs(60);
 
-/// Most remote addresses with a budget of their own; all others share one budget.
+/// Most remote addresses with a separate limit. All further addresses share one limit.
 const ADDRESSES: usize = 1024;
 
-/// Limits the log lines about sessions, so that a peer whose sessions come and go does not fill the
-/// log.
+/// Limits the log lines about sessions, so that a peer with frequently changing sessions does not
+/// flood the log.
 #[derive(Debug, Default)]
 pub(crate) struct SessionLog {
     began: Option<Instant>,
@@ -25,7 +25,8 @@ pub(crate) struct SessionLog {
 }
 
 impl SessionLog {
-    /// Takes a line of this address. Returns false if its budget is used up.
+    /// Counts a line about this address. Returns false if the address has reached its limit in this
+    /// window.
     pub(crate) fn allows(&mut self, address: IpAddr, now: Instant) -> bool {
         self.summarize(now);
         self.began.get_or_insert(now);
@@ -40,9 +41,9 @@ impl SessionLog {
         false
     }
 
-    /// Reports whether a line that a session logs once is due: the session has not logged it, and
-    /// [`allows`](Self::allows) has a line left for the address. Sets `has_logged` in this case only,
-    /// so that a line without budget appears in a later window.
+    /// Reports whether a session can log a line that it logs only once: the session has not logged
+    /// the line yet, and [`allows`](Self::allows) returns true for the address. Sets `has_logged`
+    /// only if it returns true, so that a line beyond the limit is logged in a later window.
     pub(crate) fn allows_once(
         &mut self,
         has_logged: &mut bool,
@@ -54,14 +55,14 @@ impl SessionLog {
         is_due
     }
 
-    /// Ends a window that is over, and logs how many lines are missing in it.
+    /// Ends the window if its time is over, and logs the number of its dropped lines.
     pub(crate) fn summarize(&mut self, now: Instant) {
         if let Some(suppressed) = self.end_window(now) {
             tracing::warn!(
                 suppressed,
                 limit = LINES,
                 window = ?WINDOW,
-                "sessions change often; log lines beyond the limit of an address were dropped"
+                "dropped log lines about sessions: an address exceeded its limit of lines per window"
             );
         }
     }
@@ -92,11 +93,11 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_whose_sessions_come_and_go_has_ten_lines_a_minute() {
+    fn each_address_logs_at_most_ten_lines_a_minute() {
         let mut log = SessionLog::default();
         let began = Instant::now();
         assert_eq!(allowed(&mut log, address(1), 159, began), 10);
-        // Another peer has a budget of its own.
+        // Another address has a separate limit.
         assert_eq!(allowed(&mut log, address(2), 3, began), 3);
         assert_eq!(log.end_window(began + WINDOW / 2), None);
         assert_eq!(log.end_window(began + WINDOW), Some(149));
@@ -104,22 +105,26 @@ mod tests {
     }
 
     #[test]
-    fn a_session_that_came_up_without_budget_logs_its_first_rejected_path_in_the_next_window() {
+    fn a_line_beyond_the_limit_is_logged_in_the_next_window() {
         let mut log = SessionLog::default();
-        let came_up = Instant::now();
-        assert_eq!(allowed(&mut log, address(1), 11, came_up), 10);
+        let established = Instant::now();
+        assert_eq!(allowed(&mut log, address(1), 11, established), 10);
         let mut logged = LoggedOnce::default();
         let mut is_due =
             |log: &mut SessionLog, now| log.allows_once(&mut logged.rejected, address(1), now);
-        assert!(!is_due(&mut log, came_up));
-        assert!(is_due(&mut log, came_up + WINDOW));
-        assert!(!is_due(&mut log, came_up + WINDOW), "the line is logged");
-        // The line took one of the ten lines of its window; the repetition took none.
-        assert_eq!(allowed(&mut log, address(1), 11, came_up + WINDOW), 9);
+        assert!(!is_due(&mut log, established));
+        assert!(is_due(&mut log, established + WINDOW));
+        assert!(
+            !is_due(&mut log, established + WINDOW),
+            "the session has already logged the line"
+        );
+        // The logged line counts towards the limit of ten lines, its suppressed repetition does
+        // not.
+        assert_eq!(allowed(&mut log, address(1), 11, established + WINDOW), 9);
     }
 
     #[test]
-    fn a_window_without_suppressed_lines_has_no_summary() {
+    fn a_window_without_dropped_lines_has_no_summary() {
         let mut log = SessionLog::default();
         let began = Instant::now();
         assert!(log.allows(address(1), began));
@@ -127,13 +132,16 @@ mod tests {
     }
 
     #[test]
-    fn addresses_beyond_the_bound_share_one_budget() {
+    fn addresses_beyond_the_maximum_share_one_limit() {
         let mut log = SessionLog::default();
         let now = Instant::now();
         let addresses = u32::try_from(ADDRESSES).unwrap();
         let lines = (0..2 * addresses).filter(|number| log.allows(address(*number), now));
         assert_eq!(lines.count(), ADDRESSES + 10);
         assert!(log.lines.len() <= ADDRESSES + 1);
-        assert!(log.allows(address(0), now), "a known address keeps its own");
+        assert!(
+            log.allows(address(0), now),
+            "a counted address keeps its separate limit"
+        );
     }
 }

@@ -1,10 +1,12 @@
-//! Drives the sessions of all peers, and passes their routes through the RIB.
+//! The sessions of all peers, and their updates of the RIB.
 
 use std::{io, sync::Arc, time::Instant};
 
 use bgp_packet::{Family, Message, RouterId, Update};
 use bgp_rib::{PeerId, Rib, RibConfig};
-use bgp_session::{Cease, ConnectionId, Input, Negotiated, Output, Session, SessionError};
+use bgp_session::{
+    Cease, ConnectionId, Negotiated, Session, SessionError, SessionInput, SessionOutput,
+};
 use tokio::time::error::Elapsed;
 
 use crate::{
@@ -20,11 +22,12 @@ use crate::{
     status::View,
 };
 
-/// Prefixes of one batch of updates: enough to fill a socket's buffer, few enough to answer other
-/// peers meanwhile.
-const UPDATES: usize = 2048;
+/// Most prefixes in one batch of updates for a connection. A batch fills the buffer of a socket,
+/// but does not delay other peers noticeably.
+const UPDATE_BATCH: usize = 2048;
 
-/// The sessions, and the parts that they act on. Each part owns its state.
+/// The peers with their sessions, and the parts of the speaker that the outputs of a session
+/// change.
 pub(crate) struct Sessions {
     pub(crate) config: SpeakerConfig,
     pub(crate) rib: Rib,
@@ -34,9 +37,9 @@ pub(crate) struct Sessions {
     pub(crate) journal: Journal,
     pub(crate) observers: Observers,
     pub(crate) revisions: Revisions,
-    /// Whether any peer may have updates pending.
-    is_pump_due: bool,
-    /// Seed of the jitter of the next session.
+    /// Whether the RIB can have pending updates for a peer.
+    has_pending_updates: bool,
+    /// Seed for the random pauses of the next session.
     next_seed: u64,
 }
 
@@ -60,12 +63,12 @@ impl Sessions {
             journal: Journal::new(counters),
             observers: Observers::default(),
             revisions: Revisions::new(),
-            is_pump_due: false,
+            has_pending_updates: false,
             next_seed: seed,
         }
     }
 
-    /// Gives a peer a configuration that needs no new session.
+    /// Applies a changed configuration to a peer without a new session.
     pub(crate) fn apply_in_place(&mut self, id: PeerId, config: PeerConfig, now: Instant) {
         let Some(peer) = self.peers.get_mut(id) else {
             return;
@@ -75,33 +78,33 @@ impl Sessions {
         }
         peer.config = config;
         self.observers.session_changed(id);
-        if peer.may_return() {
+        if peer.can_reconnect() {
             tracing::info!(
                 peer = peer.config.name,
-                "maximum of paths raised; the peer may connect before its pause is over"
+                "maximum of paths raised; ending the pause of the peer early"
             );
-            self.drive(id, Input::EndPause, now);
+            self.drive(id, SessionInput::EndPause, now);
             return;
         }
         let negotiated = peer.session.status().negotiated;
         let Some(negotiated) = negotiated.filter(|_| peer.established.is_some()) else {
             return;
         };
-        // A refusal or a nearly full table under the new configuration has a line of its own.
+        // Under the new configuration, the messages that are logged once are logged again.
         peer.logged = LoggedOnce::default();
         let session = peer.config.session.clone();
-        let kind = peer::kind(&negotiated, &session);
+        let kind = peer::peer_kind(&negotiated, &session);
         tracing::info!(
             peer = peer.config.name,
-            "configuration of the peer changed; its session stays"
+            "peer configuration changed; keeping the session"
         );
         let families = self
             .rib
             .set_policies(id, kind, session.import, session.export);
-        self.is_pump_due = true;
+        self.has_pending_updates = true;
         self.journal.request_refreshes(peer, &families, now);
         for family in std::mem::take(&mut peer.refreshes) {
-            self.drive(id, Input::RequestRefresh(family), now);
+            self.drive(id, SessionInput::RequestRefresh(family), now);
         }
     }
 
@@ -115,35 +118,36 @@ impl Sessions {
         let mut session = Session::new(settings, self.next_seed, now);
         self.next_seed = self.next_seed.wrapping_add(1);
         if is_dynamic {
-            // Started here, since `drive` forgets a dynamic peer that has no connection.
-            session.handle(Input::Start, now);
+            // `drive` would drop the new peer, because a dynamic peer without a connection is
+            // removed.
+            session.handle(SessionInput::Start, now);
         }
         let id = self.peers.add(Peer::new(config, is_dynamic, session));
         self.observers.session_changed(id);
         if !is_dynamic {
-            self.drive(id, Input::Start, now);
+            self.drive(id, SessionInput::Start, now);
         }
         id
     }
 
     /// Ends the session and drops the peer.
     pub(crate) fn remove_peer(&mut self, id: PeerId, cease: Cease, now: Instant) {
-        self.drive(id, Input::Stop(cease), now);
-        self.forget(id);
+        self.drive(id, SessionInput::Stop(cease), now);
+        self.drop_peer(id);
     }
 
-    /// Handles the deadlines that have come, sends updates, and answers observers.
+    /// Handles the deadlines that have passed, sends updates, and answers observers.
     pub(crate) fn finish_turn(&mut self, now: Instant) {
         while let Some(id) = self.deadlines.pop_due(now) {
             let peer = self.peers.get(id);
             match peer.and_then(|peer| peer.session.next_deadline()) {
-                Some(next) if next <= now => self.drive(id, Input::DeadlineReached, now),
+                Some(next) if next <= now => self.drive(id, SessionInput::DeadlineReached, now),
                 next => self.deadlines.schedule(id, next),
             }
         }
-        while std::mem::take(&mut self.is_pump_due) {
+        while std::mem::take(&mut self.has_pending_updates) {
             for id in self.peers.ids() {
-                self.pump(id, now);
+                self.send_pending_updates(id, now);
             }
         }
         let established = self.peers.iter().filter_map(|(_, peer)| {
@@ -168,23 +172,24 @@ impl Sessions {
         now: Instant,
     ) {
         let input = match connection {
-            Ok(connection) => self.connected(id, connection, Input::Accepted),
+            Ok(connection) => self.connected(id, connection, SessionInput::Accepted),
             Err(error) => {
-                tracing::debug!(%error, "accepted connection lost");
-                // The session has nothing to know, but a dynamic peer without a connection goes.
-                Input::DeadlineReached
+                tracing::debug!(%error, "accepted connection closed before its session used it");
+                // An input without effect on the session: `drive` removes a dynamic peer without a
+                // connection.
+                SessionInput::DeadlineReached
             }
         };
         self.drive(id, input, now);
     }
 
-    /// Takes the attempt to connect off the peer. Returns false if it has been abandoned.
+    /// Marks the attempt to connect as finished. Returns false if the attempt was cancelled.
     pub(crate) fn take_dial(&mut self, id: PeerId, attempt: u64) -> bool {
         let Some(peer) = self.peers.get_mut(id) else {
             return false;
         };
-        let taken = peer.dial.take_if(|dial| dial.attempt == attempt);
-        taken.is_some()
+        let finished = peer.dial.take_if(|dial| dial.attempt == attempt);
+        finished.is_some()
     }
 
     pub(crate) fn dialled(
@@ -194,14 +199,14 @@ impl Sessions {
         now: Instant,
     ) {
         let input = match result {
-            Ok(Ok(connection)) => self.connected(id, connection, Input::Connected),
+            Ok(Ok(connection)) => self.connected(id, connection, SessionInput::Connected),
             Err(_elapsed) => {
                 self.journal.counters.dials_failed.add(1);
-                Input::DialTimedOut
+                SessionInput::DialTimedOut
             }
             Ok(Err(error)) => {
                 self.journal.counters.dials_failed.add(1);
-                Input::DialFailed(error.to_string())
+                SessionInput::DialFailed(error.to_string())
             }
         };
         self.drive(id, input, now);
@@ -211,8 +216,8 @@ impl Sessions {
         &mut self,
         id: PeerId,
         connection: ConnectionId,
-        input: fn(ConnectionId) -> Input,
-    ) -> Input {
+        input: fn(ConnectionId) -> SessionInput,
+    ) -> SessionInput {
         if let Some(peer) = self.peers.get_mut(id) {
             peer.connections.push(connection);
         }
@@ -227,7 +232,7 @@ impl Sessions {
         now: Instant,
     ) {
         for message in messages {
-            // Any of them may have ended the connection.
+            // An earlier message of the list can have ended the connection.
             let Some(id) = self.connections.peer_of(connection) else {
                 return;
             };
@@ -236,21 +241,26 @@ impl Sessions {
             {
                 return;
             }
-            self.drive(id, Input::MessageReceived(connection, message), now);
+            self.drive(id, SessionInput::MessageReceived(connection, message), now);
         }
         match end {
             None => {}
             Some(ConnectionEnd::Lost(problem)) => {
-                self.drive_connection(connection, Input::ConnectionLost(connection, problem), now);
+                self.drive_connection(
+                    connection,
+                    SessionInput::ConnectionLost(connection, problem),
+                    now,
+                );
             }
             Some(ConnectionEnd::Malformed(error)) => {
-                self.drive_connection(connection, Input::Malformed(connection, error), now);
+                self.drive_connection(connection, SessionInput::Malformed(connection, error), now);
             }
         }
     }
 
-    /// Takes note of the BGP identifier of a dynamic peer. Of two peers with the same address and
-    /// identifier one is removed, since they are one speaker. Returns whether the peer stays.
+    /// Records the BGP identifier of a dynamic peer. Two dynamic peers with equal address and
+    /// identifier are one speaker, so one of them is removed. Returns false if the peer `id` was
+    /// removed.
     fn identify(&mut self, id: PeerId, router_id: RouterId, now: Instant) -> bool {
         let Some(peer) = self.peers.get_mut(id).filter(|peer| peer.is_dynamic) else {
             return true;
@@ -270,8 +280,9 @@ impl Sessions {
         else {
             return true;
         };
-        // RFC 4271 section 6.8: an established connection stays. Otherwise the speaker opens one
-        // connection at a time, so it has given up the earlier one.
+        // RFC 4271 section 6.8: an established connection is kept. Without an established
+        // connection,
+        // the newer connection is kept, because a speaker opens one connection at a time.
         let is_refused = duplicate.established.is_some();
         if is_refused {
             self.journal.duplicate(duplicate, router_id, now);
@@ -286,14 +297,14 @@ impl Sessions {
             return;
         };
         self.journal.counters.updates_sent.add(updates);
-        self.drive(id, Input::UpdatesWritten(connection, updates), now);
-        self.pump(id, now);
+        self.drive(id, SessionInput::UpdatesWritten(connection, updates), now);
+        self.send_pending_updates(id, now);
     }
 
     pub(crate) fn drive_connection(
         &mut self,
         connection: ConnectionId,
-        input: Input,
+        input: SessionInput,
         now: Instant,
     ) {
         if let Some(id) = self.connections.peer_of(connection) {
@@ -301,8 +312,9 @@ impl Sessions {
         }
     }
 
-    /// Gives the session its input and performs its outputs.
-    pub(crate) fn drive(&mut self, id: PeerId, input: Input, now: Instant) {
+    /// Passes an input to the session of the peer and performs the outputs. Removes a dynamic peer
+    /// that has lost its last connection.
+    pub(crate) fn drive(&mut self, id: PeerId, input: SessionInput, now: Instant) {
         let mut inputs = vec![input];
         while let Some(input) = inputs.pop() {
             let Some(peer) = self.peers.get_mut(id) else {
@@ -320,35 +332,36 @@ impl Sessions {
             let peer = self.peers.get_mut(id);
             let refreshes = peer.map(|peer| std::mem::take(&mut peer.refreshes));
             let refreshes = refreshes.into_iter().flatten();
-            inputs.extend(refreshes.map(Input::RequestRefresh));
+            inputs.extend(refreshes.map(SessionInput::RequestRefresh));
         }
         let Some(peer) = self.peers.get(id) else {
             return;
         };
-        let is_gone = peer.is_gone();
+        let is_abandoned = peer.is_abandoned();
         self.deadlines.schedule(id, peer.session.next_deadline());
-        if is_gone {
-            self.forget(id);
+        if is_abandoned {
+            self.drop_peer(id);
         }
     }
 
-    /// Returns the next input of the session that follows from the output, if any.
-    fn perform(&mut self, id: PeerId, output: Output, now: Instant) -> Option<Input> {
+    /// Performs one output of a session. Returns the next input of the session, if the output
+    /// results in one.
+    fn perform(&mut self, id: PeerId, output: SessionOutput, now: Instant) -> Option<SessionInput> {
         let peer = self.peers.get_mut(id)?;
         match output {
-            Output::Dial => {
+            SessionOutput::Dial => {
                 peer.dial = Some(self.connections.dial(id, &peer.config));
                 None
             }
-            Output::AbandonDial => {
-                peer.abandon_dial();
+            SessionOutput::CancelDial => {
+                peer.cancel_dial();
                 None
             }
-            Output::Send(connection, message) => {
+            SessionOutput::Send(connection, message) => {
                 self.connections.order(connection, Order::Send(message))
             }
-            Output::Poll(connection) => self.connections.order(connection, Order::Poll),
-            Output::SetCodecOptions {
+            SessionOutput::Poll(connection) => self.connections.order(connection, Order::Poll),
+            SessionOutput::SetCodecOptions {
                 connection,
                 decoder,
                 encoder,
@@ -356,24 +369,24 @@ impl Sessions {
                 let order = Order::SetCodecOptions { decoder, encoder };
                 self.connections.order(connection, order)
             }
-            Output::Established(connection, negotiated) => {
+            SessionOutput::Established(connection, negotiated) => {
                 self.established(id, connection, &negotiated, now)
             }
-            Output::Updated(connection, update) => self.updated(id, connection, update, now),
-            Output::RefreshRequested(_, family) => {
+            SessionOutput::Updated(connection, update) => self.updated(id, connection, update, now),
+            SessionOutput::RefreshRequested(_, family) => {
                 self.refresh(id, family);
                 None
             }
-            Output::Down(_, error) => {
+            SessionOutput::Down(_, error) => {
                 self.down(id, &error, now);
                 None
             }
-            Output::Failed(error) => {
+            SessionOutput::Failed(error) => {
                 self.journal.failed(&peer.config, &error, now);
                 None
             }
-            Output::Close(connection) => {
-                peer.connections.retain(|it| *it != connection);
+            SessionOutput::Close(connection) => {
+                peer.connections.retain(|open| *open != connection);
                 self.connections.close(connection);
                 None
             }
@@ -386,7 +399,7 @@ impl Sessions {
         connection: ConnectionId,
         negotiated: &Negotiated,
         now: Instant,
-    ) -> Option<Input> {
+    ) -> Option<SessionInput> {
         let peer = self.peers.get_mut(id)?;
         let addresses = self.connections.addresses(connection)?;
         let remote = addresses.remote.ip();
@@ -394,19 +407,19 @@ impl Sessions {
             .established(&peer.config, remote, negotiated, now);
         let settings = peer.established(connection, addresses, negotiated);
         self.rib.add_peer(id, settings);
-        self.is_pump_due = true;
+        self.has_pending_updates = true;
         let order = Order::SetSendHoldTime(negotiated.send_hold_time());
         self.connections.order(connection, order)
     }
 
     fn refresh(&mut self, id: PeerId, family: Family) {
         self.rib.refresh(id, family);
-        self.is_pump_due = true;
+        self.has_pending_updates = true;
     }
 
     fn down(&mut self, id: PeerId, error: &SessionError, now: Instant) {
         self.rib.remove_peer(id);
-        self.is_pump_due = true;
+        self.has_pending_updates = true;
         if let Some(peer) = self.peers.get_mut(id) {
             peer.established = None;
             self.journal.lost(&peer.config, error, now);
@@ -419,21 +432,21 @@ impl Sessions {
         connection: ConnectionId,
         update: Update,
         now: Instant,
-    ) -> Option<Input> {
+    ) -> Option<SessionInput> {
         let peer = self.peers.get_mut(id)?;
         self.journal.update_received(peer, &update, now);
-        self.is_pump_due = true;
+        self.has_pending_updates = true;
         match self.rib.receive(id, update) {
             Ok(outcome) => {
                 let paths = self.rib.counts(id).paths_received;
-                self.journal.not_accepted(peer, &outcome, paths, now);
+                self.journal.record_rejections(peer, &outcome, paths, now);
                 self.journal
                     .request_refreshes(peer, &outcome.unblocked, now);
                 None
             }
             Err(exceeded) => {
                 peer.exceeded = Some(exceeded.limit);
-                Some(Input::Refuse {
+                Some(SessionInput::Refuse {
                     connection,
                     problem: exceeded.to_string(),
                     notification: Cease::MaximumPaths.notification(),
@@ -443,8 +456,9 @@ impl Sessions {
         }
     }
 
-    /// Gives the peer's connection the next updates, if it has written the last ones.
-    fn pump(&mut self, id: PeerId, now: Instant) {
+    /// Sends the next batch of updates to the connection of the peer, if the previous batch has
+    /// been written.
+    fn send_pending_updates(&mut self, id: PeerId, now: Instant) {
         let Some(peer) = self.peers.get_mut(id) else {
             return;
         };
@@ -455,7 +469,7 @@ impl Sessions {
             return;
         }
         while self.rib.has_pending(id) {
-            let updates = self.rib.take_pending(id, UPDATES);
+            let updates = self.rib.take_pending(id, UPDATE_BATCH);
             if updates.is_empty() {
                 continue;
             }
@@ -467,12 +481,12 @@ impl Sessions {
         peer.flushed = self.revisions.current();
     }
 
-    /// Drops a peer without a connection.
-    fn forget(&mut self, id: PeerId) {
+    /// Removes a peer without a connection.
+    fn drop_peer(&mut self, id: PeerId) {
         let Some(mut peer) = self.peers.remove(id) else {
             return;
         };
-        peer.abandon_dial();
+        peer.cancel_dial();
         self.deadlines.remove(id);
         if peer.is_dynamic {
             self.journal.address_has_room(peer.config.address.ip());
@@ -489,7 +503,7 @@ impl Sessions {
     }
 
     pub(crate) fn own_path_changed(&mut self) -> u64 {
-        self.is_pump_due = true;
+        self.has_pending_updates = true;
         self.revisions.next()
     }
 }

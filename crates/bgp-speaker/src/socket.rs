@@ -1,4 +1,4 @@
-//! Listening and connecting.
+//! Listening sockets and outgoing connections.
 
 use std::{
     io,
@@ -23,17 +23,15 @@ use crate::{
     messages::ConnectionEvent,
 };
 
-/// The kernel cuts it to `net.core.somaxconn`. Peers that all come at once, as after a restart,
-/// must not lose their SYN.
+/// The kernel limits the backlog to `net.core.somaxconn`. It must be large: after a restart of this
+/// speaker, all peers connect simultaneously, and a full backlog drops their SYN packets.
 pub(crate) const BACKLOG: i32 = 65535;
 
-/// A listening socket could not be opened.
+/// An error while a listening socket was opened.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen for BGP on {address}")]
 pub struct ListenError {
-    /// The address.
     pub address: SocketAddr,
-    /// The cause.
     pub source: io::Error,
 }
 
@@ -45,7 +43,8 @@ pub(crate) fn listen(address: SocketAddr) -> Result<TcpListener, ListenError> {
             Some(Protocol::TCP),
         )?;
         if address.is_ipv6() {
-            // Its IPv4 twin, if wanted, is an address of its own.
+            // `[::]` must not accept IPv4 connections: the configuration lists IPv4 addresses
+            // separately.
             socket.set_only_v6(true)?;
         }
         socket.set_reuse_address(true)?;
@@ -56,8 +55,8 @@ pub(crate) fn listen(address: SocketAddr) -> Result<TcpListener, ListenError> {
     open().map_err(|source| ListenError { address, source })
 }
 
-/// Accepts connections until the owner ends. A connection is admitted once the key of its peer is in
-/// force.
+/// Accepts connections until the owner ends. Closes a connection whose address belongs to no peer,
+/// and a connection of a peer whose TCP MD5 key could not be set on the socket.
 pub(crate) async fn accept(
     listener: TcpListener,
     mut admissions: watch::Receiver<Arc<Admission>>,
@@ -90,8 +89,8 @@ pub(crate) async fn accept(
                 let address = remote.ip();
                 let is_known = admission.is_admitted(address);
                 if !is_known || keys.is_refused(address) {
-                    counters.strangers_refused.add(1);
-                    tracing::debug!(%remote, is_known, "connection refused");
+                    counters.connections_without_peer.add(1);
+                    tracing::debug!(%remote, is_known, "connection refused: the address belongs to no peer, or its TCP MD5 key could not be set");
                     continue;
                 }
                 let accepted = ConnectionEvent::Accepted {
@@ -113,15 +112,15 @@ pub(crate) async fn accept(
     }
 }
 
-/// # Errors
-/// [`Elapsed`] if the peer has not answered within `patience`.
+/// Connects to `remote`, and returns [`Elapsed`] if the peer does not answer within
+/// `connect_timeout`.
 pub(crate) async fn connect_within(
-    patience: Duration,
+    connect_timeout: Duration,
     remote: SocketAddr,
     local: Option<IpAddr>,
     key: Option<Md5Key>,
 ) -> Result<io::Result<TcpStream>, Elapsed> {
-    timeout_after_poll(patience, connect(remote, local, key)).await
+    timeout_after_poll(connect_timeout, connect(remote, local, key)).await
 }
 
 async fn connect(

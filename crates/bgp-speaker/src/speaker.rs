@@ -1,4 +1,4 @@
-//! The speaker: its task.
+//! The speaker and its main task.
 
 use std::{net::SocketAddr, sync::Arc, time::Instant};
 
@@ -20,21 +20,21 @@ use crate::{
     socket::{self, ListenError},
 };
 
-/// Events of all connections together that may wait for the owner.
+/// Capacity of the queue of events from all connections to the owner.
 const EVENTS: usize = 64;
 
-/// Commands that may wait for the owner.
+/// Capacity of the queue of commands to the owner.
 const COMMANDS: usize = 64;
 
-/// The speaker cannot continue.
+/// An error that ends the speaker.
 #[derive(Debug, thiserror::Error)]
 pub enum SpeakerError {
-    /// A defect of this program.
+    /// A task panicked, because of a defect in this program.
     #[error("a task of the BGP speaker has panicked")]
     TaskPanicked(#[source] JoinError),
 }
 
-/// A speaker that listens and waits to be run.
+/// A speaker whose sockets listen already. [`run`](Self::run) serves them.
 pub struct Speaker {
     pub(crate) owner: Owner,
     commands: mpsc::Receiver<Command>,
@@ -44,10 +44,10 @@ pub struct Speaker {
 }
 
 impl Speaker {
-    /// Opens the listening sockets. Has to be called within a tokio runtime.
+    /// Opens the listening sockets. Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// The configuration cannot be served.
+    /// A listening socket cannot be opened.
     pub fn bind(config: SpeakerConfig) -> Result<Self, ListenError> {
         let listeners = config
             .listen
@@ -79,17 +79,18 @@ impl Speaker {
         }
     }
 
-    /// The addresses on which it listens, with the ports that the kernel chose.
+    /// Returns the addresses of the listening sockets, with the ports that the kernel chose for
+    /// port 0.
     pub fn local_addresses(&self) -> &[SocketAddr] {
         &self.local_addresses
     }
 
-    /// Returns a handle for commands and questions.
+    /// Returns a handle for commands and queries.
     pub fn handle(&self) -> SpeakerHandle {
         self.handle.clone()
     }
 
-    /// Serves until it is shut down or every handle is gone.
+    /// Serves the sessions until [`SpeakerHandle::shutdown`] is called or every handle is dropped.
     ///
     /// # Errors
     /// A task has panicked.
@@ -109,7 +110,7 @@ impl Speaker {
                 break;
             }
             if std::mem::take(&mut is_busy) {
-                // The runtime polls the sockets of the other connections meanwhile.
+                // Let the runtime poll the sockets of other connections.
                 yield_now().await;
             }
             let deadline = owner.next_deadline().map(Into::into);
@@ -119,14 +120,14 @@ impl Speaker {
                     None => break,
                 },
                 event = events.recv() => {
-                    let event = event.expect("the owner holds a sender itself");
+                    let event = event.expect("the owner holds a sender of this channel");
                     is_busy = owner.take_turn(event, &mut events) >= SHARE;
                 }
                 ended = owner.task_ended() => match ended {
                     Err(error) if error.is_panic() => {
                         return Err(SpeakerError::TaskPanicked(error));
                     }
-                    // An abandoned dial, or a connection that has closed.
+                    // The task was a cancelled dial, or a connection that has closed.
                     Err(_) | Ok(()) => {}
                 },
                 () = wait_until(deadline) => {}

@@ -1,4 +1,4 @@
-//! Peers and sessions at a moment.
+//! Status of peers and their sessions.
 
 use std::{
     net::SocketAddr,
@@ -11,39 +11,38 @@ use bgp_session::{SessionState, Status};
 
 use crate::{connections::Connections, peer::Peers};
 
-/// A peer and its session at a moment.
+/// A snapshot of a peer and its session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerStatus {
-    /// Unique.
+    /// Unique among all peers.
     pub name: String,
-    /// Group that it belongs to.
+    /// `None`: the peer belongs to no peer group.
     pub group: Option<String>,
-    /// Address, and the port that it listens on; of a dynamic peer the port that it came from.
+    /// Address of the peer with the port on which it listens. A dynamic peer has the source port of
+    /// its connection instead.
     pub address: SocketAddr,
-    /// AS that it must have.
+    /// AS that the peer must have. `None`: any AS.
     pub configured_asn: Option<Asn>,
-    /// Whether it came up by the prefix of a group.
+    /// Whether the peer was added because it connected from a prefix of a group.
     pub is_dynamic: bool,
-    /// Its session.
     pub session: Status,
-    /// This side's address of the established connection.
+    /// Local address of the established connection. `None`: the session is not established.
     pub local_address: Option<SocketAddr>,
-    /// Time in the state.
+    /// Time since the last change of the session state.
     pub in_state: Duration,
-    /// Until the hold timer expires; `None`: it does not run.
+    /// Time until the hold timer expires. `None`: the timer does not run.
     pub hold_timer_remaining: Option<Duration>,
-    /// Sizes of its tables.
+    /// Numbers of paths in the tables of the peer.
     pub counts: PeerCounts,
 }
 
 impl PeerStatus {
-    /// Whether routes flow.
     pub fn is_established(&self) -> bool {
         self.session.state == SessionState::Established
     }
 }
 
-/// The state that lists are read from.
+/// References to the state of the speaker, for lists of peers and paths.
 #[derive(Clone, Copy)]
 pub(crate) struct View<'a> {
     pub(crate) peers: &'a Peers,
@@ -69,7 +68,7 @@ impl View<'_> {
             address: peer.config.address,
             configured_asn: peer.config.session.peer_asn,
             is_dynamic: peer.is_dynamic,
-            local_address: addresses.map(|it| it.local),
+            local_address: addresses.map(|addresses| addresses.local),
             in_state: now.saturating_duration_since(session.since),
             hold_timer_remaining: session
                 .hold_deadline

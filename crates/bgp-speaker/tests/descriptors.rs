@@ -1,5 +1,6 @@
-//! The listener of a process without free file descriptors. One test in a process of its own, since
-//! the limit holds for the whole process.
+//! Test of a listener without free file descriptors.
+//!
+//! The test needs a separate process, because the limit of file descriptors applies to a process.
 
 use std::{net::Ipv4Addr, time::Duration};
 
@@ -16,7 +17,7 @@ use tokio::{
 const DEADLINE: Duration = Duration::from_secs(10);
 
 #[tokio::test]
-async fn a_listener_pauses_while_descriptors_are_short_and_then_accepts() {
+async fn a_listener_without_free_descriptors_pauses_and_accepts_later() {
     let local = Ipv4Addr::LOCALHOST;
     let speaker = Speaker::bind(SpeakerConfig {
         local_asn: Asn(64512),
@@ -24,12 +25,12 @@ async fn a_listener_pauses_while_descriptors_are_short_and_then_accepts() {
         cluster_id: ClusterId(local),
         listen: vec![(local, 0).into()],
     })
-    .expect("loopback is there");
+    .expect("the loopback address is available");
     let (handle, address) = (speaker.handle(), speaker.local_addresses()[0]);
     tokio::spawn(speaker.run());
     let group = GroupConfig {
         name: "clients".into(),
-        prefixes: vec!["127.0.0.0/8".parse().expect("a prefix")],
+        prefixes: vec!["127.0.0.0/8".parse().expect("the prefix is valid")],
         maximum_peers: 10,
         maximum_peers_per_address: 10,
         session: SessionConfig::new(None),
@@ -39,19 +40,24 @@ async fn a_listener_pauses_while_descriptors_are_short_and_then_accepts() {
         groups: vec![group],
     };
     let configured = handle.configure(configuration).await;
-    configured.expect("the speaker runs").expect("it is valid");
+    configured
+        .expect("the speaker runs")
+        .expect("the configuration is valid");
 
-    let socket = TcpSocket::new_v4().expect("a socket");
-    let (limit, most) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
-    // The descriptor that the next open file would get.
+    let socket = TcpSocket::new_v4().expect("a socket can be created");
+    let (limit, hard_limit) = getrlimit(Resource::RLIMIT_NOFILE).expect("the limit is readable");
+    // The number of the next free descriptor.
     let free = {
         use std::os::fd::AsRawFd;
-        let file = std::fs::File::open("/").expect("a root");
+        let file = std::fs::File::open("/").expect("the root folder exists");
         u64::try_from(file.as_raw_fd()).expect("descriptors are not negative")
     };
-    setrlimit(Resource::RLIMIT_NOFILE, free, most).expect("a lower limit is allowed");
+    setrlimit(Resource::RLIMIT_NOFILE, free, hard_limit).expect("the lower limit is set");
     let began = Instant::now();
-    let mut stream = socket.connect(address).await.expect("the kernel answers");
+    let mut stream = socket
+        .connect(address)
+        .await
+        .expect("the kernel accepts the connection");
     let failures = || handle.counters().accept_failures.get();
     let five_failures = async {
         while failures() < 5 {
@@ -59,13 +65,14 @@ async fn a_listener_pauses_while_descriptors_are_short_and_then_accepts() {
         }
     };
     let in_time = timeout(DEADLINE, five_failures).await;
-    setrlimit(Resource::RLIMIT_NOFILE, limit, most).expect("the former limit is allowed");
-    in_time.expect("accept(2) fails");
-    // 10, 20, 40 and 80 ms.
+    setrlimit(Resource::RLIMIT_NOFILE, limit, hard_limit).expect("the former limit is restored");
+    in_time.expect("accept(2) fails five times");
+    // The first four pauses take 10, 20, 40 and 80 ms.
     let passed = began.elapsed();
     assert!(passed >= Duration::from_millis(150), "{passed:?}");
     let mut marker = [0; 16];
     let open = timeout(DEADLINE, stream.read_exact(&mut marker)).await;
-    open.expect("an OPEN in time").expect("is accepted");
+    open.expect("an OPEN arrives in time")
+        .expect("the connection is accepted");
     assert_eq!(marker, [0xff; 16]);
 }

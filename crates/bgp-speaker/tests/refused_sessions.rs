@@ -1,4 +1,4 @@
-//! What is left of sessions that did not come up: one line in a list, one count of a reason.
+//! Tests of the list and the counters of sessions that could not be established.
 
 #![expect(
     clippy::unwrap_used,
@@ -31,7 +31,7 @@ const OPEN: u8 = 1;
 const NOTIFICATION: u8 = 3;
 const KEEPALIVE: u8 = 4;
 
-/// Capability of RFC 4760 for IPv4 unicast, in an optional parameter of its own.
+/// Optional parameter of an OPEN message with the capability for IPv4 unicast (RFC 4760).
 const IPV4: &[u8] = &[2, 6, 1, 4, 0, 1, 0, 1];
 
 async fn speaker() -> (SpeakerHandle, SocketAddr) {
@@ -73,7 +73,7 @@ fn message(kind: u8, body: &[u8]) -> Vec<u8> {
     [&[0xff; 16][..], &length.to_be_bytes(), &[kind], body].concat()
 }
 
-/// The fields of an OPEN that is accepted.
+/// The fields of an OPEN message. The default values are accepted by the speaker.
 struct Offer {
     version: u8,
     asn: u16,
@@ -109,7 +109,8 @@ impl Offer {
     }
 }
 
-/// Connects and sends this. Returns code and subcode of the NOTIFICATION that follows, and closes.
+/// Connects, sends the bytes, and closes. Returns code and subcode of the NOTIFICATION from the
+/// speaker, if any.
 async fn answer(from: [u8; 4], to: SocketAddr, bytes: &[u8]) -> Option<(u8, u8)> {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind((from, 0).into()).unwrap();
@@ -129,38 +130,38 @@ async fn answer(from: [u8; 4], to: SocketAddr, bytes: &[u8]) -> Option<(u8, u8)>
     None
 }
 
-async fn until_listed(
+async fn wait_for_list(
     handle: &SpeakerHandle,
-    what: &str,
-    is_fine: impl Fn(&[RefusedSession]) -> bool,
+    description: &str,
+    predicate: impl Fn(&[RefusedSession]) -> bool,
 ) -> Vec<RefusedSession> {
     let waiting = async {
         loop {
             let list = handle.refused_sessions().await.unwrap();
-            if is_fine(&list) {
+            if predicate(&list) {
                 return list;
             }
             yield_now().await;
         }
     };
     let listed = timeout(DEADLINE, waiting).await;
-    listed.unwrap_or_else(|_| panic!("not listed in time: {what}"))
+    listed.unwrap_or_else(|_| panic!("not listed in time: {description}"))
 }
 
-/// Bytes that are sent, code and subcode of the answer, the reason, a part of the error.
+/// Sent bytes; code and subcode of the NOTIFICATION; expected reason; expected part of the error.
 type Case = (Vec<u8>, Option<(u8, u8)>, FailureReason, &'static str);
 
 #[tokio::test]
-async fn each_kind_of_bad_open_is_counted_and_listed_with_its_reason() {
+async fn each_kind_of_rejected_open_is_counted_and_listed_with_its_reason() {
     use FailureReason as Reason;
     let (handle, to) = speaker().await;
     let open = |offer: Offer| offer.message();
-    let usual = Offer::default;
+    let valid = Offer::default;
     let cases: [Case; 13] = [
         (
             open(Offer {
                 version: 3,
-                ..usual()
+                ..valid()
             }),
             Some((2, 1)),
             Reason::UnsupportedVersion,
@@ -169,14 +170,14 @@ async fn each_kind_of_bad_open_is_counted_and_listed_with_its_reason() {
         (
             open(Offer {
                 asn: 64513,
-                ..usual()
+                ..valid()
             }),
             Some((2, 2)),
             Reason::BadPeerAs,
             "peer has AS 64513, expected AS 64512",
         ),
         (
-            open(Offer { asn: 0, ..usual() }),
+            open(Offer { asn: 0, ..valid() }),
             Some((2, 2)),
             Reason::BadPeerAs,
             "",
@@ -184,7 +185,7 @@ async fn each_kind_of_bad_open_is_counted_and_listed_with_its_reason() {
         (
             open(Offer {
                 router_id: [0; 4],
-                ..usual()
+                ..valid()
             }),
             Some((2, 3)),
             Reason::BadRouterId,
@@ -193,16 +194,16 @@ async fn each_kind_of_bad_open_is_counted_and_listed_with_its_reason() {
         (
             open(Offer {
                 router_id: [127, 0, 0, 1],
-                ..usual()
+                ..valid()
             }),
             Some((2, 3)),
             Reason::BadRouterId,
-            "peer has our own router id 127.0.0.1",
+            "peer has the router id of this speaker, 127.0.0.1",
         ),
         (
             open(Offer {
                 hold_time: 2,
-                ..usual()
+                ..valid()
             }),
             Some((2, 6)),
             Reason::UnacceptableHoldTime,
@@ -211,17 +212,17 @@ async fn each_kind_of_bad_open_is_counted_and_listed_with_its_reason() {
         (
             open(Offer {
                 hold_time: 0,
-                ..usual()
+                ..valid()
             }),
             Some((2, 6)),
             Reason::UnacceptableHoldTime,
             "peer offers no hold time, at least 9 s are required",
         ),
         (
-            // Authentication, which RFC 4271 has removed.
+            // The authentication parameter, which RFC 4271 has removed.
             open(Offer {
                 parameters: &[1, 1, 0],
-                ..usual()
+                ..valid()
             }),
             Some((2, 4)),
             Reason::UnsupportedParameter,
@@ -230,21 +231,21 @@ async fn each_kind_of_bad_open_is_counted_and_listed_with_its_reason() {
         (
             open(Offer {
                 parameters: &[2, 200, 1, 4],
-                ..usual()
+                ..valid()
             }),
             Some((2, 0)),
             Reason::MalformedOpen,
             "",
         ),
         (
-            // IPv6 unicast alone.
+            // Only IPv6 unicast, which the speaker does not offer.
             open(Offer {
                 parameters: &[2, 6, 1, 4, 0, 2, 0, 1],
-                ..usual()
+                ..valid()
             }),
             Some((2, 7)),
             Reason::UnsupportedCapability,
-            "peer speaks none of",
+            "peer supports none of the address families",
         ),
         (
             message(KEEPALIVE, &[]),
@@ -269,9 +270,10 @@ async fn each_kind_of_bad_open_is_counted_and_listed_with_its_reason() {
         let from = [127, 78, 0, number];
         let before = handle.counters().sessions_refused.get(reason);
         assert_eq!(answer(from, to, &bytes).await, expected, "{reason}");
-        let is_it = |refused: &RefusedSession| refused.address == IpAddr::from(from);
-        let list = until_listed(&handle, reason.label(), |list| list.iter().any(is_it)).await;
-        let refused = list.into_iter().find(is_it).unwrap();
+        let has_address = |refused: &RefusedSession| refused.address == IpAddr::from(from);
+        let list =
+            wait_for_list(&handle, reason.label(), |list| list.iter().any(has_address)).await;
+        let refused = list.into_iter().find(has_address).unwrap();
         assert_eq!(
             (refused.reason, refused.count),
             (reason, 1),
@@ -289,7 +291,7 @@ async fn each_kind_of_bad_open_is_counted_and_listed_with_its_reason() {
 }
 
 #[tokio::test]
-async fn an_address_is_listed_until_a_session_with_it_comes_up() {
+async fn an_address_is_listed_until_its_session_is_established() {
     let (handle, to) = speaker().await;
     let from = [127, 78, 1, 1];
     let bad = Offer {
@@ -299,13 +301,18 @@ async fn an_address_is_listed_until_a_session_with_it_comes_up() {
     for _ in 0..2 {
         answer(from, to, &bad.message()).await;
     }
-    let list = until_listed(&handle, "two", |list| matches!(list, [it] if it.count == 2)).await;
+    let list = wait_for_list(
+        &handle,
+        "two",
+        |list| matches!(list, [refused] if refused.count == 2),
+    )
+    .await;
     assert_eq!(list[0].address, IpAddr::from(from));
     let good = [Offer::default().message(), message(KEEPALIVE, &[])].concat();
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind((from, 0).into()).unwrap();
     let mut stream = socket.connect(to).await.unwrap();
     stream.write_all(&good).await.unwrap();
-    until_listed(&handle, "none", <[_]>::is_empty).await;
+    wait_for_list(&handle, "none", <[_]>::is_empty).await;
     assert_eq!(handle.counters().sessions_established.get(), 1);
 }

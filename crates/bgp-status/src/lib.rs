@@ -1,6 +1,4 @@
-//! What both BGP daemons show of their speaker: messages of `portlb.bgp.v1`, and metrics.
-
-#![warn(missing_docs)]
+//! Speaker status as messages of `portlb.bgp.v1` and metrics.
 
 mod messages;
 mod session_page;

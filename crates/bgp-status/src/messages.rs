@@ -1,4 +1,4 @@
-//! From the speaker's types to the messages of `portlb.bgp.v1`.
+//! Conversion of speaker types to messages of `portlb.bgp.v1`.
 
 use std::time::Duration;
 
@@ -7,14 +7,16 @@ use bgp_session::{NegotiatedFamily, SessionState};
 use bgp_speaker::{PathStatus, PeerStatus, RefusedSession};
 use daemon_api::{bgp::v1 as wire, duration};
 
-/// Returns the session of a peer with a speaker of the AS `local_asn`.
+/// Converts the status of a peer to a session message. `local_asn` is the AS of the speaker.
 pub fn session(local_asn: Asn, peer: &PeerStatus) -> wire::Session {
     let status = &peer.session;
     let negotiated = status.negotiated.as_ref();
-    let peer_asn = negotiated.map(|it| it.peer_asn).or(peer.configured_asn);
-    let router_id = negotiated.map(|it| it.peer_router_id.to_string());
-    let local_address = peer.local_address.map(|it| it.ip().to_string());
-    // A session without hold time has the hold time zero.
+    let peer_asn = negotiated
+        .map(|negotiated| negotiated.peer_asn)
+        .or(peer.configured_asn);
+    let router_id = negotiated.map(|negotiated| negotiated.peer_router_id.to_string());
+    let local_address = peer.local_address.map(|address| address.ip().to_string());
+    // In the contract, zero means that the session has no hold timer.
     let seconds = |time: Option<Duration>| duration(time.unwrap_or_default());
     let last_error = status.last_error.as_ref();
     wire::Session {
@@ -27,13 +29,13 @@ pub fn session(local_asn: Asn, peer: &PeerStatus) -> wire::Session {
         state: state(status.state).into(),
         local_address: local_address.unwrap_or_default(),
         local_asn: local_asn.0,
-        hold_time: negotiated.map(|it| seconds(it.hold_time)),
-        keepalive_interval: negotiated.map(|it| seconds(it.keepalive_interval())),
+        hold_time: negotiated.map(|negotiated| seconds(negotiated.hold_time)),
+        keepalive_interval: negotiated.map(|negotiated| seconds(negotiated.keepalive_interval())),
         hold_timer_remaining: peer.hold_timer_remaining.map(duration),
         time_in_state: Some(duration(peer.in_state)),
         established_count: status.counters.established,
         families: negotiated
-            .map(|it| it.families.iter().map(family).collect())
+            .map(|negotiated| negotiated.families.iter().map(family).collect())
             .unwrap_or_default(),
         last_error: last_error
             .map(|(_, error)| error.to_string())
@@ -47,7 +49,7 @@ pub fn session(local_asn: Asn, peer: &PeerStatus) -> wire::Session {
     }
 }
 
-/// Returns an address from which no session came up.
+/// Converts the record of an address whose sessions could not be established.
 pub fn refused_session(refused: RefusedSession) -> wire::RefusedSession {
     wire::RefusedSession {
         address: refused.address.to_string(),
@@ -60,7 +62,7 @@ pub fn refused_session(refused: RefusedSession) -> wire::RefusedSession {
     }
 }
 
-/// Returns a path of a table.
+/// Converts a path of a table.
 pub fn path(path: PathStatus) -> wire::Path {
     wire::Path {
         prefix: path.prefix.to_string(),

@@ -1,4 +1,4 @@
-//! A page of the sessions of a speaker.
+//! Pages of the sessions of a speaker.
 
 use bgp_packet::Asn;
 use bgp_speaker::{SpeakerGone, SpeakerHandle};
@@ -6,18 +6,17 @@ use daemon_api::{Page, PageRequest, bgp::v1 as wire, total_size};
 
 use crate::{refused_session, session};
 
-/// Sessions in the order of the names of their peers, and the addresses from which none came up.
+/// One page of the sessions, sorted by the names of their peers, and the refused sessions.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SessionPage {
-    /// The sessions of this page.
     pub page: Page<wire::Session>,
-    /// The addresses from which none came up; empty after the first page.
+    /// Addresses whose sessions could not be established. Only the first page has them.
     pub refused: Vec<wire::RefusedSession>,
-    /// Number of all sessions.
+    /// Number of sessions on all pages.
     pub total_size: i32,
 }
 
-/// Asks a speaker of the AS `local_asn` for a page of its sessions.
+/// Requests a page of sessions from a speaker. `local_asn` is the AS of the speaker.
 ///
 /// # Errors
 /// The speaker has ended.

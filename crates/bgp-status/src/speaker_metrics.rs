@@ -1,4 +1,4 @@
-//! The metrics of a speaker.
+//! Metrics of a BGP speaker.
 
 use std::fmt;
 
@@ -10,12 +10,12 @@ use prometheus_client::{
     metrics::{MetricType, counter::ConstCounter},
 };
 
-/// Collects the counters of a speaker when the metrics are read.
+/// A collector that reads the counters of a speaker whenever the metrics are scraped.
 #[derive(Debug)]
 pub struct SpeakerMetrics(SpeakerHandle);
 
 impl SpeakerMetrics {
-    /// Reads the counters of this speaker.
+    /// Returns a collector for the counters of this speaker.
     pub fn of(speaker: SpeakerHandle) -> Self {
         Self(speaker)
     }
@@ -27,42 +27,42 @@ impl Collector for SpeakerMetrics {
         for (name, help, counter) in [
             (
                 "bgp_connections_accepted",
-                "Connections that a peer opened",
+                "Accepted connections that belong to a peer",
                 &counters.connections_accepted,
             ),
             (
-                "bgp_strangers_refused",
-                "Connections that belonged to no peer and were closed at once",
-                &counters.strangers_refused,
+                "bgp_connections_without_peer",
+                "Refused connections that belong to no peer: from an unknown address, or of a full group",
+                &counters.connections_without_peer,
             ),
             (
                 "bgp_duplicates_refused",
-                "Connections refused because their peer has an established session",
+                "Refused connections of a peer that has an established session",
                 &counters.duplicates_refused,
             ),
             (
                 "bgp_connections_over_address_maximum",
-                "Connections refused because their address has its maximum of peers",
+                "Refused connections from an address that has reached its maximum number of peers",
                 &counters.connections_over_address_maximum,
             ),
             (
                 "bgp_accept_failures",
-                "Failed attempts to accept a BGP connection, such as without free file descriptors",
+                "Failed attempts to accept a BGP connection, for example without free file descriptors",
                 &counters.accept_failures,
             ),
             (
                 "bgp_dials",
-                "Attempts to connect to a peer",
+                "Attempts of this speaker to connect to a peer",
                 &counters.dials,
             ),
             (
                 "bgp_dials_failed",
-                "Attempts to connect that failed",
+                "Failed attempts of this speaker to connect to a peer",
                 &counters.dials_failed,
             ),
             (
                 "bgp_sessions_established",
-                "Sessions that came up",
+                "Sessions that were established",
                 &counters.sessions_established,
             ),
             (
@@ -72,12 +72,12 @@ impl Collector for SpeakerMetrics {
             ),
             (
                 "bgp_updates_received",
-                "UPDATE messages from peers",
+                "UPDATE messages received from peers",
                 &counters.updates_received,
             ),
             (
                 "bgp_updates_sent",
-                "UPDATE messages to peers",
+                "UPDATE messages sent to peers",
                 &counters.updates_sent,
             ),
             (
@@ -87,27 +87,27 @@ impl Collector for SpeakerMetrics {
             ),
             (
                 "bgp_paths_rejected",
-                "Announcements that policy or loop detection did not accept",
+                "Announced paths that import policy or loop detection rejected",
                 &counters.paths_rejected,
             ),
             (
                 "bgp_paths_over_maximum",
-                "Announcements beyond a peer's maximum of paths that were refused",
+                "Announced paths that were refused because the peer had reached its maximum of paths",
                 &counters.paths_over_maximum,
             ),
             (
                 "bgp_attributes_discarded",
-                "Attributes of unknown types that import policy took off paths",
+                "Path attributes of unknown types that import policy discarded",
                 &counters.attributes_discarded,
             ),
             (
                 "bgp_attributes_clamped",
-                "Sets of path attributes of which import policy changed one",
+                "Announcements whose path attributes import policy changed",
                 &counters.attributes_clamped,
             ),
             (
                 "bgp_paths_unsendable",
-                "Announcements whose attributes fit into no message",
+                "Paths that were withdrawn because their attributes do not fit into one message",
                 &counters.paths_unsendable,
             ),
         ] {
@@ -117,7 +117,7 @@ impl Collector for SpeakerMetrics {
         }
         let mut refused = encoder.encode_descriptor(
             "bgp_sessions_refused",
-            "Connections and attempts to connect that did not become a session, by reason",
+            "Failed dials, and connections that ended before their session was established, by reason",
             None,
             MetricType::Counter,
         )?;

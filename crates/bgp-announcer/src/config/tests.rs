@@ -275,8 +275,8 @@ fn a_peer_uses_its_own_key_or_the_key_of_all_peers() {
         ),
     ] {
         let expected = format!(
-            "{name}: cannot read {}, which must be a file with the key of the peers that this \
-             user may read: No such file or directory (os error 2)",
+            "{name}: cannot read the TCP MD5 key file {}; it must be a regular file that this user \
+             has permission to read: No such file or directory (os error 2)",
             file("none")
         );
         check_rejected(&[&flag], &expected);

@@ -1,4 +1,4 @@
-//! What the peer's messages do.
+//! Handling of messages from the peer.
 
 use std::time::Instant;
 
@@ -9,7 +9,7 @@ use crate::{
     connection::{Agreement, Direction, Phase},
     error::SessionError,
     negotiation::Negotiated,
-    output::Output,
+    output::SessionOutput,
 };
 
 impl Session {
@@ -18,7 +18,7 @@ impl Session {
         direction: Direction,
         message: Message,
         now: Instant,
-        outputs: &mut Vec<Output>,
+        outputs: &mut Vec<SessionOutput>,
     ) {
         self.counters.messages_received += 1;
         let Some(connection) = self.slot(direction) else {
@@ -28,12 +28,12 @@ impl Session {
         match (&connection.phase, message) {
             (_, Message::Notification(notification)) => {
                 let error = SessionError::NotificationReceived(notification);
-                self.end(direction, error, now, outputs);
+                self.end_connection(direction, error, now, outputs);
             }
             (Phase::OpenSent { .. }, Message::Open(open)) => {
                 match Negotiated::new(&self.settings, &open) {
                     Ok(negotiated) => self.confirm(direction, negotiated, now, outputs),
-                    Err(error) => self.end(direction, error, now, outputs),
+                    Err(error) => self.end_connection(direction, error, now, outputs),
                 }
             }
             (Phase::OpenConfirm(_), Message::Keepalive) => {
@@ -43,16 +43,16 @@ impl Session {
             (Phase::Established(_), Message::Update(update)) => {
                 self.counters.updates_received += 1;
                 self.restart_hold_timer(id, now);
-                outputs.push(Output::Updated(id, update));
+                outputs.push(SessionOutput::Updated(id, update));
             }
             (Phase::Established(agreement), Message::RouteRefresh(RouteRefresh { family })) => {
                 let is_negotiated = |family: &Family| {
                     let mut families = agreement.negotiated.families.iter();
                     families.any(|negotiated| negotiated.family == *family)
                 };
-                // RFC 2918 section 4: one for any other family is ignored.
+                // RFC 2918 section 4: a request for a family that was not negotiated is ignored.
                 if let Some(family) = family.filter(is_negotiated) {
-                    outputs.push(Output::RefreshRequested(id, family));
+                    outputs.push(SessionOutput::RefreshRequested(id, family));
                 }
                 self.restart_hold_timer(id, now);
             }
@@ -69,25 +69,25 @@ impl Session {
                     message: message_name(&message),
                     state: phase_state(&connection.phase),
                 };
-                self.end(direction, error, now, outputs);
+                self.end_connection(direction, error, now, outputs);
             }
         }
     }
 
-    /// The peer's OPEN is acceptable. Of two connections the one stays that the side with the
-    /// higher router id has opened.
+    /// Continues with a connection whose OPEN message was acceptable. If the session has two
+    /// connections, keeps the connection that the side with the higher router id opened.
     ///
-    /// RFC 4271 section 6.8 lets a speaker decide as soon as it knows the peer's router id, even
-    /// if the other connection is in OpenSent. Both sides then come to the same end whichever
-    /// message arrives first.
+    /// RFC 4271 section 6.8 allows this decision as soon as the router id of the peer is known,
+    /// even if the other connection is in OpenSent. The result is therefore independent of the
+    /// order in which the OPEN messages arrive.
     fn confirm(
         &mut self,
         direction: Direction,
         negotiated: Negotiated,
         now: Instant,
-        outputs: &mut Vec<Output>,
+        outputs: &mut Vec<SessionOutput>,
     ) {
-        // RFC 6286 section 2.3: equal ids of different ASes are told apart by the AS.
+        // RFC 6286 section 2.3: if the router ids are equal, the AS numbers are compared.
         let ours = (self.settings.router_id, self.settings.local_asn);
         let winner = if ours > (negotiated.peer_router_id, negotiated.peer_asn) {
             Direction::Outgoing
@@ -106,18 +106,19 @@ impl Session {
                 return;
             }
         }
+        // A pending dial of this side would win against this connection. The dial continues: the
+        // peer
+        // might have accepted it already, and might close this connection in its favour.
         if direction == winner {
-            self.settle(outputs);
+            self.cancel_dial(outputs);
         }
-        // Else the peer may hold the connection that is being dialled already, and give this one
-        // up for it.
         let hold_deadline = negotiated.hold_time.map(|hold_time| now + hold_time);
         let keepalive_deadline = self.keepalive_deadline(negotiated.keepalive_interval(), now);
         let Some(connection) = self.slot(direction) else {
             return;
         };
         let id = connection.id;
-        outputs.push(Output::SetCodecOptions {
+        outputs.push(SessionOutput::SetCodecOptions {
             connection: id,
             decoder: negotiated.decoder_options(),
             encoder: negotiated.encoder_options(),
@@ -130,18 +131,19 @@ impl Session {
         self.send(id, Message::Keepalive, outputs);
     }
 
-    /// There is a connection that nothing else can replace.
-    fn settle(&mut self, outputs: &mut Vec<Output>) {
+    /// Stops dialling, because no further connection can replace the existing one.
+    fn cancel_dial(&mut self, outputs: &mut Vec<SessionOutput>) {
         if self.dialler == Dialler::Dialling {
-            outputs.push(Output::AbandonDial);
+            outputs.push(SessionOutput::CancelDial);
         }
-        self.dialler = Dialler::Settled;
+        self.dialler = Dialler::Connected;
     }
 
-    fn establish(&mut self, direction: Direction, now: Instant, outputs: &mut Vec<Output>) {
-        self.settle(outputs);
+    fn establish(&mut self, direction: Direction, now: Instant, outputs: &mut Vec<SessionOutput>) {
+        self.cancel_dial(outputs);
         if self.slot(direction.other()).is_some() {
-            // It came after the decision above, and the peer has not sent its OPEN on it.
+            // The other connection was opened after `confirm` had compared the router ids, and the
+            // peer has not sent an OPEN message on it.
             let lost = SessionError::CollisionLost(direction.other());
             self.take_down(direction.other(), lost, now, outputs);
         }
@@ -155,7 +157,7 @@ impl Session {
         let agreement = agreement.clone();
         let negotiated = Box::new(agreement.negotiated.clone());
         connection.phase = Phase::Established(agreement);
-        outputs.push(Output::Established(connection.id, negotiated));
+        outputs.push(SessionOutput::Established(connection.id, negotiated));
         self.counters.established += 1;
         self.has_recovered = true;
     }

@@ -1,9 +1,9 @@
-//! Transcripts of one session. Each states its whole exchange, to be read on its own.
+//! Tests that compare the complete exchange of one session with an expected transcript.
 
 mod collision;
-mod end;
 mod open;
 mod properties;
+mod session_end;
 mod timers;
 
 use std::{
@@ -29,41 +29,41 @@ const LOWER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 const A: ConnectionId = ConnectionId(1);
 const B: ConnectionId = ConnectionId(2);
 
-fn settings() -> Settings {
-    Settings {
+fn settings() -> SessionSettings {
+    SessionSettings {
         hold_time_seconds: 9,
-        ..Settings::new(Asn(64512), RouterId(OURS), Some(Asn(64512)))
+        ..SessionSettings::new(Asn(64512), RouterId(OURS), Some(Asn(64512)))
     }
 }
 
-fn passive() -> Settings {
-    Settings {
+fn passive() -> SessionSettings {
+    SessionSettings {
         active: false,
         ..settings()
     }
 }
 
 fn open(router_id: Ipv4Addr) -> Open {
-    Settings {
+    SessionSettings {
         router_id: RouterId(router_id),
         ..settings()
     }
     .open()
 }
 
-fn receive(id: ConnectionId, message: Message) -> Input {
-    Input::MessageReceived(id, message)
+fn receive(id: ConnectionId, message: Message) -> SessionInput {
+    SessionInput::MessageReceived(id, message)
 }
 
-fn open_from(id: ConnectionId, router_id: Ipv4Addr) -> Input {
+fn open_from(id: ConnectionId, router_id: Ipv4Addr) -> SessionInput {
     receive(id, Message::Open(open(router_id)))
 }
 
-fn keepalive_from(id: ConnectionId) -> Input {
+fn keepalive_from(id: ConnectionId) -> SessionInput {
     receive(id, Message::Keepalive)
 }
 
-/// Drives a session and writes down what it does.
+/// Drives a session, and records each input with its outputs as text.
 struct Transcript {
     session: Session,
     start: Instant,
@@ -72,7 +72,7 @@ struct Transcript {
 }
 
 impl Transcript {
-    fn new(settings: Settings) -> Self {
+    fn new(settings: SessionSettings) -> Self {
         let start = Instant::now();
         Self {
             session: Session::new(settings, 42, start),
@@ -82,39 +82,40 @@ impl Transcript {
         }
     }
 
-    fn feed(&mut self, input: Input) -> Vec<Output> {
+    fn feed(&mut self, input: SessionInput) -> Vec<SessionOutput> {
         let line = show_input(&input);
         let outputs = self.session.handle(input, self.now);
         let at = (self.now - self.start).as_secs_f64();
         let state = self.session.state();
-        writeln!(self.text, "{at:.3}: {line} -> {state:?}").expect("a string takes all");
+        writeln!(self.text, "{at:.3}: {line} -> {state:?}").expect("writing to a string succeeds");
         for output in &outputs {
-            writeln!(self.text, "    {}", show_output(output)).expect("a string takes all");
+            writeln!(self.text, "    {}", show_output(output))
+                .expect("writing to a string succeeds");
         }
         outputs
     }
 
-    fn feed_all(&mut self, inputs: impl IntoIterator<Item = Input>) {
+    fn feed_all(&mut self, inputs: impl IntoIterator<Item = SessionInput>) {
         for input in inputs {
             self.feed(input);
         }
     }
 
-    /// Lets time pass until the next deadline.
+    /// Advances the time to the next deadline. Returns the time that passed.
     fn wait(&mut self) -> Duration {
         let deadline = self.session.next_deadline().expect("a timer runs");
         let passed = deadline - self.now;
         self.now = deadline;
-        self.feed(Input::DeadlineReached);
+        self.feed(SessionInput::DeadlineReached);
         passed
     }
 
-    /// Lets time pass until the next deadline. Returns whether the session wants a poll.
+    /// Advances the time to the next deadline. Returns whether the session asks for a poll.
     fn wait_for_poll(&mut self) -> bool {
         let deadline = self.session.next_deadline().expect("a timer runs");
         self.now = self.now.max(deadline);
-        let outputs = self.feed(Input::DeadlineReached);
-        outputs.contains(&Output::Poll(A))
+        let outputs = self.feed(SessionInput::DeadlineReached);
+        outputs.contains(&SessionOutput::Poll(A))
     }
 
     fn check(&self, expected: &Expect) {
@@ -126,66 +127,54 @@ impl Transcript {
             .session
             .status()
             .last_error
-            .expect("there was an error");
+            .expect("the session has recorded an error");
         error.to_string()
     }
 }
 
-fn show_input(input: &Input) -> String {
-    match input {
-        Input::MessageReceived(id, message) => format!("{} from {}", message_name(message), id.0),
-        Input::Malformed(id, error) => format!("malformed ({}) from {}", error.problem, id.0),
-        other @ (Input::Start
-        | Input::Stop(_)
-        | Input::Reset(_)
-        | Input::Connected(_)
-        | Input::DialFailed(_)
-        | Input::DialTimedOut
-        | Input::Accepted(_)
-        | Input::Refuse { .. }
-        | Input::EndPause
-        | Input::RequestRefresh(_)
-        | Input::Polled(_)
-        | Input::UpdatesWritten(..)
-        | Input::SendHoldTimerExpired(_)
-        | Input::ConnectionLost(..)
-        | Input::DeadlineReached) => {
-            let text = format!("{other:?}");
-            [A, B].iter().fold(text, |text, id| {
-                text.replace(&format!("{id:?}"), &id.0.to_string())
-            })
-        }
+fn show_input(input: &SessionInput) -> String {
+    if let SessionInput::MessageReceived(id, message) = input {
+        return format!("{} from {}", message_name(message), id.0);
     }
+    if let SessionInput::Malformed(id, error) = input {
+        return format!("malformed ({}) from {}", error.problem, id.0);
+    }
+    let text = format!("{input:?}");
+    [A, B].iter().fold(text, |text, id| {
+        text.replace(&format!("{id:?}"), &id.0.to_string())
+    })
 }
 
-fn show_output(output: &Output) -> String {
+fn show_output(output: &SessionOutput) -> String {
     match output {
-        Output::Send(id, Message::Notification(notification)) => {
+        SessionOutput::Send(id, Message::Notification(notification)) => {
             let NotificationError { code, subcode } = notification.error;
             format!("send NOTIFICATION {code}/{subcode} on {}", id.0)
         }
-        Output::Send(id, message) => format!("send {} on {}", message_name(message), id.0),
-        Output::Established(id, negotiated) => {
+        SessionOutput::Send(id, message) => format!("send {} on {}", message_name(message), id.0),
+        SessionOutput::Established(id, negotiated) => {
             format!("established {} with {}", id.0, negotiated.peer_router_id)
         }
-        Output::Down(id, error) => format!("down {}: {error}", id.0),
-        Output::Failed(error) => format!("failed: {error}"),
-        Output::Close(id) => format!("close {}", id.0),
-        Output::SetCodecOptions { connection, .. } => format!("set codec of {}", connection.0),
-        Output::Updated(id, _) => format!("updated {}", id.0),
-        Output::RefreshRequested(id, family) => format!("refresh {family:?} of {}", id.0),
-        Output::Poll(id) => format!("poll {}", id.0),
-        Output::Dial => "dial".into(),
-        Output::AbandonDial => "abandon dial".into(),
+        SessionOutput::Down(id, error) => format!("down {}: {error}", id.0),
+        SessionOutput::Failed(error) => format!("failed: {error}"),
+        SessionOutput::Close(id) => format!("close {}", id.0),
+        SessionOutput::SetCodecOptions { connection, .. } => {
+            format!("set codec of {}", connection.0)
+        }
+        SessionOutput::Updated(id, _) => format!("updated {}", id.0),
+        SessionOutput::RefreshRequested(id, family) => format!("refresh {family:?} of {}", id.0),
+        SessionOutput::Poll(id) => format!("poll {}", id.0),
+        SessionOutput::Dial => "dial".into(),
+        SessionOutput::CancelDial => "cancel dial".into(),
     }
 }
 
-/// An established session on connection `A`, which the peer opened.
+/// Returns an established session on connection `A`. The peer opened the connection.
 fn established() -> Transcript {
     let mut transcript = Transcript::new(passive());
     transcript.feed_all([
-        Input::Start,
-        Input::Accepted(A),
+        SessionInput::Start,
+        SessionInput::Accepted(A),
         open_from(A, HIGHER),
         keepalive_from(A),
     ]);
@@ -195,11 +184,11 @@ fn established() -> Transcript {
 }
 
 #[test]
-fn an_active_session_comes_up_and_keeps_itself_alive() {
+fn an_active_session_is_established_and_sends_keepalives() {
     let mut transcript = Transcript::new(settings());
     transcript.feed_all([
-        Input::Start,
-        Input::Connected(A),
+        SessionInput::Start,
+        SessionInput::Connected(A),
         open_from(A, HIGHER),
         keepalive_from(A),
     ]);
@@ -227,13 +216,13 @@ fn an_active_session_comes_up_and_keeps_itself_alive() {
 #[test]
 fn a_passive_session_waits_for_the_peer_and_never_dials() {
     let mut transcript = Transcript::new(passive());
-    transcript.feed(Input::Start);
+    transcript.feed(SessionInput::Start);
     assert_eq!(transcript.session.next_deadline(), None);
     transcript.feed_all([
-        Input::Accepted(A),
+        SessionInput::Accepted(A),
         open_from(A, HIGHER),
         keepalive_from(A),
-        Input::ConnectionLost(A, "reset by peer".into()),
+        SessionInput::ConnectionLost(A, "reset by peer".into()),
     ]);
     assert_eq!(transcript.session.next_deadline(), None);
     transcript.check(&expect![[r#"
@@ -252,15 +241,15 @@ fn a_passive_session_waits_for_the_peer_and_never_dials() {
 }
 
 #[test]
-fn route_refresh_is_answered_for_negotiated_families_only() {
+fn a_route_refresh_for_a_family_that_was_not_negotiated_is_ignored() {
     let mut transcript = Transcript::new(passive());
     let open = Open {
         capabilities: vec![Capability::Multiprotocol(Family::Ipv4Unicast)],
         ..open(HIGHER)
     };
     transcript.feed_all([
-        Input::Start,
-        Input::Accepted(A),
+        SessionInput::Start,
+        SessionInput::Accepted(A),
         receive(A, Message::Open(open)),
         keepalive_from(A),
     ]);
@@ -269,20 +258,23 @@ fn route_refresh_is_answered_for_negotiated_families_only() {
         transcript.feed(receive(A, message))
     };
     let family = Family::Ipv4Unicast;
-    assert_eq!(refresh(Some(family)), [Output::RefreshRequested(A, family)]);
+    assert_eq!(
+        refresh(Some(family)),
+        [SessionOutput::RefreshRequested(A, family)]
+    );
     assert_eq!(refresh(Some(Family::Ipv6Unicast)), []);
     assert_eq!(refresh(None), []);
-    // The peer itself did not say that it is able to.
-    assert_eq!(transcript.feed(Input::RequestRefresh(family)), []);
+    // The peer did not offer the ROUTE-REFRESH capability, so it gets no request.
+    assert_eq!(transcript.feed(SessionInput::RequestRefresh(family)), []);
 }
 
 #[test]
-fn routes_are_asked_for_again_of_an_able_peer() {
+fn a_route_refresh_is_requested_from_a_peer_with_the_capability() {
     let mut transcript = established();
     let family = Family::Ipv6Unicast;
     let refresh = Message::RouteRefresh(RouteRefresh {
         family: Some(family),
     });
-    let outputs = transcript.feed(Input::RequestRefresh(family));
-    assert_eq!(outputs, [Output::Send(A, refresh)]);
+    let outputs = transcript.feed(SessionInput::RequestRefresh(family));
+    assert_eq!(outputs, [SessionOutput::Send(A, refresh)]);
 }

@@ -1,4 +1,4 @@
-//! What happens as time passes.
+//! Hold, keepalive and dial timers of a session.
 
 use std::time::{Duration, Instant};
 
@@ -8,15 +8,16 @@ use super::{Dialler, Session};
 use crate::{
     connection::{Connection, ConnectionId, Direction, Phase},
     error::SessionError,
-    output::Output,
+    output::SessionOutput,
 };
 
 impl Session {
-    /// When [`crate::Input::DeadlineReached`] is due.
+    /// Returns the time at which the driver must pass [`crate::SessionInput::DeadlineReached`]. `None`: no
+    /// timer runs.
     pub fn next_deadline(&self) -> Option<Instant> {
         let dialler = match self.dialler {
             Dialler::Stopped { until } | Dialler::Waiting { until } => until,
-            Dialler::Dialling | Dialler::Settled => None,
+            Dialler::Dialling | Dialler::Connected => None,
         };
         self.connections()
             .filter_map(Connection::next_deadline)
@@ -24,7 +25,7 @@ impl Session {
             .min()
     }
 
-    pub(super) fn deadline_reached(&mut self, now: Instant, outputs: &mut Vec<Output>) {
+    pub(super) fn deadline_reached(&mut self, now: Instant, outputs: &mut Vec<SessionOutput>) {
         for direction in [Direction::Outgoing, Direction::Incoming] {
             self.connection_deadline_reached(direction, now, outputs);
         }
@@ -34,7 +35,7 @@ impl Session {
             Dialler::Stopped { .. }
             | Dialler::Waiting { .. }
             | Dialler::Dialling
-            | Dialler::Settled => {}
+            | Dialler::Connected => {}
         }
     }
 
@@ -42,7 +43,7 @@ impl Session {
         &mut self,
         direction: Direction,
         now: Instant,
-        outputs: &mut Vec<Output>,
+        outputs: &mut Vec<SessionOutput>,
     ) {
         let Some(connection) = self.slot(direction) else {
             return;
@@ -51,7 +52,7 @@ impl Session {
         let id = connection.id;
         if is_due(connection.poll_deadline()) {
             connection.polled_for = connection.silence_deadline();
-            outputs.push(Output::Poll(id));
+            outputs.push(SessionOutput::Poll(id));
         }
         if is_due(connection.keepalive_deadline()) {
             self.send(id, Message::Keepalive, outputs);
@@ -59,9 +60,14 @@ impl Session {
         }
     }
 
-    /// The socket was read after a deadline for the peer's next message. The peer is silent if the
-    /// deadline has not moved, since each message moves it.
-    pub(super) fn polled(&mut self, id: ConnectionId, now: Instant, outputs: &mut Vec<Output>) {
+    /// Ends the connection if the peer is silent. Each message postpones the deadline, so the peer
+    /// is silent if the deadline of the poll is unchanged after the driver has read the socket.
+    pub(super) fn polled(
+        &mut self,
+        id: ConnectionId,
+        now: Instant,
+        outputs: &mut Vec<SessionOutput>,
+    ) {
         let open_timeout = self.settings.open_timeout;
         let Some(direction) = self.direction(id) else {
             return;
@@ -80,7 +86,7 @@ impl Session {
                 SessionError::HoldTimerExpired(hold_time)
             }
         };
-        self.end(direction, error, now, outputs);
+        self.end_connection(direction, error, now, outputs);
     }
 
     pub(super) fn restart_hold_timer(&mut self, id: ConnectionId, now: Instant) {
@@ -92,7 +98,8 @@ impl Session {
         }
     }
 
-    /// RFC 4271 section 8.2.2: a KEEPALIVE or UPDATE that is sent restarts the timer.
+    /// Restarts the timer after this side has sent a KEEPALIVE or UPDATE message (RFC 4271 section
+    /// 8.2.2).
     pub(super) fn restart_keepalive_timer(&mut self, id: ConnectionId, now: Instant) {
         let interval = self
             .connections()

@@ -1,6 +1,7 @@
-//! No script of connections, messages, octets, timers and changes of the configuration makes the
-//! speaker panic or grow without a bound; a withdrawn or lost client leaves no path, and each path that
-//! a peer has been sent comes from an established session. See `bgp_speaker::simulation`.
+//! Fuzz target: runs a script of events against the owner.
+//!
+//! The speaker must not panic, must not grow without a bound, and must keep the invariants of
+//! `bgp_speaker::simulation`.
 
 #![no_main]
 

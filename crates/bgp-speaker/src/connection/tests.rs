@@ -7,10 +7,11 @@ use super::*;
 
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// More than the buffers of two sockets hold.
+/// Updates that exceed the buffers of both sockets.
 const UPDATES: usize = 50_000;
 
-/// A connection, and the peer's end of it. The runtime knows the connection's socket as empty.
+/// Returns a connection and the socket of its peer. The runtime has seen that the socket of the
+/// connection is empty.
 async fn connection() -> (Connection, std::net::TcpStream) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -39,18 +40,23 @@ fn open() -> Message {
 
 async fn next(events: &mut mpsc::Receiver<ConnectionEvent>) -> ConnectionEvent {
     let next = timeout(DEADLINE, events.recv()).await;
-    next.expect("events in time").expect("the connection runs")
+    next.expect("an event arrives in time")
+        .expect("the connection runs")
 }
 
-/// Each step of this test runs without a turn of the runtime, as the first steps of a process that
-/// has slept do.
+/// The runtime does not poll the socket during this test, as in a process that resumes after it was
+/// suspended.
 #[tokio::test]
-async fn a_poll_finds_what_the_runtime_has_not_seen() {
+async fn a_poll_reads_a_message_before_the_runtime_has_polled_the_socket() {
     let (mut connection, mut peer) = connection().await;
     peer.write_all(&bytes(&Message::Keepalive)).unwrap();
     connection.read();
-    assert_eq!(connection.received, [], "the runtime has not seen it");
-    connection.follow(Order::Poll);
+    assert_eq!(
+        connection.received,
+        [],
+        "the runtime has not polled the socket"
+    );
+    connection.execute(Order::Poll);
     assert_eq!(connection.received, [Message::Keepalive]);
     assert!(matches!(
         connection.take_event(),
@@ -64,7 +70,7 @@ async fn a_poll_finds_what_the_runtime_has_not_seen() {
 }
 
 #[tokio::test]
-async fn a_poll_is_answered_after_the_rest_of_a_message_that_came_in_parts() {
+async fn a_poll_is_answered_after_the_last_part_of_a_fragmented_message() {
     let (mut connection, mut peer) = connection().await;
     let bytes = bytes(&open());
     let (head, tail) = bytes.split_at(10);
@@ -72,7 +78,7 @@ async fn a_poll_is_answered_after_the_rest_of_a_message_that_came_in_parts() {
     connection.poll();
     assert_eq!(connection.received, []);
     peer.write_all(tail).unwrap();
-    connection.follow(Order::Poll);
+    connection.execute(Order::Poll);
     assert!(matches!(
         connection.take_event(),
         ConnectionEvent::Received { .. }
@@ -86,13 +92,13 @@ async fn a_poll_is_answered_after_the_rest_of_a_message_that_came_in_parts() {
 #[tokio::test]
 async fn a_poll_of_a_silent_or_closed_connection_is_answered() {
     let (mut connection, peer) = connection().await;
-    connection.follow(Order::Poll);
+    connection.execute(Order::Poll);
     assert!(matches!(
         connection.take_event(),
         ConnectionEvent::Polled { .. }
     ));
     drop(peer);
-    connection.follow(Order::Poll);
+    connection.execute(Order::Poll);
     assert!(matches!(
         connection.take_event(),
         ConnectionEvent::Received {
@@ -106,9 +112,9 @@ async fn a_poll_of_a_silent_or_closed_connection_is_answered() {
     ));
 }
 
-/// The kernel holds far more than what the connection takes off its socket.
+/// The peer sends more messages than one share. The rest must stay in the buffer of the kernel.
 #[tokio::test]
-async fn a_connection_reads_no_more_than_its_share_while_the_owner_is_busy() {
+async fn a_connection_reads_at_most_one_share_while_the_owner_is_busy() {
     let (mut connection, mut peer) = connection().await;
     peer.set_nonblocking(true).unwrap();
     let keepalives = bytes(&Message::Keepalive).repeat(10_000);
@@ -122,9 +128,9 @@ async fn a_connection_reads_no_more_than_its_share_while_the_owner_is_busy() {
 }
 
 #[tokio::test]
-async fn a_share_counts_prefixes() {
+async fn the_prefixes_of_a_message_count_towards_the_share() {
     let (mut connection, mut peer) = connection().await;
-    // Each message counts one more than its prefixes.
+    // The cost of a message is 1 plus the number of its prefixes.
     let prefixes = SHARE - 10;
     let withdrawn = (0..prefixes).map(|number| Nlri {
         prefix: format!("10.1.1.{number}/32").parse().unwrap(),
@@ -141,7 +147,7 @@ async fn a_share_counts_prefixes() {
 }
 
 #[tokio::test]
-async fn a_connection_hands_over_one_share_until_the_owner_has_finished_its_turn() {
+async fn a_connection_sends_its_next_share_after_the_owner_has_finished_its_turn() {
     let (connection, mut peer) = connection().await;
     peer.write_all(&bytes(&Message::Keepalive).repeat(3 * SHARE))
         .unwrap();
@@ -150,10 +156,10 @@ async fn a_connection_hands_over_one_share_until_the_owner_has_finished_its_turn
     tokio::spawn(connection.run(order_receiver, events_sender));
     for _ in 0..3 {
         let ConnectionEvent::Received { messages, turn, .. } = next(&mut events).await else {
-            panic!("no messages");
+            panic!("an event without messages");
         };
         assert_eq!(messages.len(), SHARE);
-        // What else there is to report does not wait for the turn.
+        // Other events than a share are sent without a turn.
         orders.send(Order::SendUpdates(Vec::new())).await.unwrap();
         assert!(matches!(
             next(&mut events).await,
@@ -164,7 +170,8 @@ async fn a_connection_hands_over_one_share_until_the_owner_has_finished_its_turn
     }
 }
 
-/// Starts a connection whose peer reads nothing yet, with more updates than the sockets hold.
+/// Starts a connection with more updates than fit into the socket buffers. The peer does not read
+/// yet.
 async fn stuck_connection(
     send_hold_time: Duration,
 ) -> (
@@ -190,7 +197,7 @@ async fn stuck_connection(
     };
     let updates = vec![update; UPDATES];
     orders.send(Order::SendUpdates(updates)).await.unwrap();
-    // Lets the connection fill the sockets.
+    // The connection fills the socket buffers.
     while orders.capacity() < orders.max_capacity() {
         tokio::task::yield_now().await;
     }
@@ -198,7 +205,7 @@ async fn stuck_connection(
 }
 
 #[tokio::test]
-async fn a_peer_that_takes_nothing_off_its_socket_is_reported_after_the_send_hold_time() {
+async fn the_send_hold_timer_expires_if_the_peer_reads_nothing() {
     let begin = Instant::now();
     let send_hold_time = Duration::from_millis(200);
     let (_peer, _orders, mut events) = stuck_connection(send_hold_time).await;
@@ -210,12 +217,12 @@ async fn a_peer_that_takes_nothing_off_its_socket_is_reported_after_the_send_hol
 }
 
 #[tokio::test]
-async fn a_peer_that_read_during_a_sleep_of_this_process_is_not_reported() {
+async fn the_send_hold_timer_does_not_expire_if_the_peer_read_while_this_process_was_suspended() {
     let send_hold_time = Duration::from_millis(500);
     let (mut peer, _orders, mut events) = stuck_connection(send_hold_time).await;
-    // Ends with the connection.
+    // The thread ends when the connection closes.
     std::thread::spawn(move || io::copy(&mut peer, &mut io::sink()));
-    // The runtime stands still, as in a process that was stopped.
+    // Blocks the runtime, as in a suspended process.
     std::thread::sleep(2 * send_hold_time);
     let written = next(&mut events).await;
     assert!(
@@ -224,9 +231,9 @@ async fn a_peer_that_read_during_a_sleep_of_this_process_is_not_reported() {
     );
 }
 
-/// The first thing that this side sees of the reset is its own write.
+/// This side notices the TCP reset by a failed write, before it has read the NOTIFICATION.
 #[tokio::test]
-async fn a_notification_before_a_reset_is_read_although_a_write_fails() {
+async fn a_notification_is_read_although_a_tcp_reset_makes_a_write_fail() {
     let (mut connection, mut peer) = connection().await;
     connection.stream.writable().await.unwrap();
     let notification = Message::Notification(bgp_session::Cease::MaximumPaths.notification());
@@ -235,7 +242,7 @@ async fn a_notification_before_a_reset_is_read_although_a_write_fails() {
         .set_linger(Some(Duration::ZERO))
         .unwrap();
     drop(peer);
-    connection.follow(Order::Send(Message::Keepalive));
+    connection.execute(Order::Send(Message::Keepalive));
     assert!(connection.write_problem.is_some(), "the write succeeded");
     let (_orders, order_receiver) = mpsc::channel(16);
     let (events_sender, mut events) = mpsc::channel(16);
@@ -243,7 +250,7 @@ async fn a_notification_before_a_reset_is_read_although_a_write_fails() {
     let mut received = Vec::new();
     let problem = loop {
         let ConnectionEvent::Received { messages, end, .. } = next(&mut events).await else {
-            panic!("other events");
+            panic!("expected received messages");
         };
         received.extend(messages);
         match end {

@@ -1,8 +1,10 @@
-//! The owner without sockets and under a virtual clock, driven by a script of bytes.
+//! Simulation of the owner, driven by a byte script.
 //!
-//! Each step is one octet that chooses what happens, and the octets that this takes: peers connect,
-//! send well-formed messages or arbitrary octets in arbitrary pieces, take updates, disconnect; time
-//! passes; the configuration and the speaker's own paths change. After each step the invariants hold.
+//! The simulation has no sockets and a virtual clock. Each step of a script is one octet that
+//! chooses
+//! an event, followed by the parameters of the event. Peers connect, send well-formed messages or
+//! arbitrary octets in pieces, read updates and disconnect. Time passes, and the configuration and
+//! the speaker's own paths change. The simulation checks its invariants after each step.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -36,7 +38,8 @@ const LOCAL_ASN: Asn = Asn(64512);
 const OTHER_ASN: Asn = Asn(65001);
 const LOCAL: Ipv4Addr = Ipv4Addr::new(10, 9, 9, 9);
 
-/// Two clients of a group, a passive peer within the AS, an active one of another AS, a stranger.
+/// Addresses of two clients of a group, a passive peer of this AS, an active peer of another AS,
+/// and an unknown speaker.
 const REMOTES: [[u8; 4]; 5] = [
     [10, 0, 0, 1],
     [10, 0, 0, 2],
@@ -46,10 +49,10 @@ const REMOTES: [[u8; 4]; 5] = [
 ];
 const ACTIVE: usize = 3;
 
-const MOST_PEERS: usize = 4;
-const MOST_PATHS: u32 = 3;
-/// Most connections that the script holds open at a time.
-const MOST_WIRES: usize = 8;
+const MAX_PEERS: usize = 4;
+const MAX_PATHS: u32 = 3;
+/// Most simultaneous connections of a script.
+const MAX_CONNECTIONS: usize = 8;
 
 /// Runs a script.
 ///
@@ -63,10 +66,10 @@ pub fn run(script: &[u8]) {
     simulation.configure(0);
     while let Some(step) = script.octet() {
         simulation.step(step, &mut script);
-        simulation.settle();
+        simulation.finish_turn();
         simulation.check();
     }
-    simulation.end();
+    simulation.close_all_connections();
 }
 
 struct Script<'a>(&'a [u8]);
@@ -91,15 +94,15 @@ impl<'a> Script<'a> {
 }
 
 struct Simulation {
-    /// Holds the tasks of dials, and runs none of them.
+    /// Runtime for the tasks of dials, which are spawned but never run.
     runtime: Arc<Runtime>,
     owner: Owner,
     now: Instant,
-    wires: Vec<Wire>,
+    connections: Vec<SimulatedConnection>,
 }
 
-/// Both ends of a connection: what its task would do, and what the peer has sent.
-struct Wire {
+/// A simulated connection, in the place of a connection task and its peer.
+struct SimulatedConnection {
     id: ConnectionId,
     remote: usize,
     orders: mpsc::Receiver<Order>,
@@ -108,7 +111,7 @@ struct Wire {
     input: BytesMut,
     waits_for_options: bool,
     has_ended: bool,
-    /// UPDATE messages that the peer has not taken yet.
+    /// Number of UPDATE messages of the last batch, until the script reports the batch as written.
     unwritten: Option<u64>,
     is_polled: bool,
 }
@@ -122,15 +125,15 @@ impl Simulation {
             listen: Vec::new(),
         };
         let counters = Arc::new(SpeakerCounters::default());
-        // The script takes the place of all tasks.
+        // The script creates all events, so the receiver is not needed.
         let (events, _) = mpsc::channel(1);
         let connections = Connections::new(events, counters.clone());
         let runtime = Builder::new_current_thread().build();
         Self {
-            runtime: Arc::new(runtime.expect("a runtime without IO and timers")),
+            runtime: Arc::new(runtime.expect("a runtime without IO and timers can be built")),
             owner: Owner::new(config, connections, counters, 0),
             now: Instant::now(),
-            wires: Vec::new(),
+            connections: Vec::new(),
         }
     }
 
@@ -139,43 +142,43 @@ impl Simulation {
             0 => self.connect(script.number()),
             1 => self.dial_ends(script.number()),
             2 => {
-                let wire = script.number();
-                self.send(wire, script.octets());
+                let connection = script.number();
+                self.send(connection, script.octets());
             }
             3 => {
-                let (wire, kind) = (script.number(), script.octet().unwrap_or_default());
+                let (connection, kind) = (script.number(), script.octet().unwrap_or_default());
                 let body = script.octets();
                 let mut message = BytesMut::new();
                 message.put_bytes(0xff, 16);
                 message.put_u16(19 + u16::try_from(body.len()).expect("less than 256"));
                 message.put_u8(kind);
                 message.put_slice(body);
-                self.send(wire, &message);
+                self.send(connection, &message);
             }
             4 => {
-                let (wire, bits) = (script.number(), script.number());
-                self.send_message(wire, |remote| open(remote, bits));
+                let (connection, bits) = (script.number(), script.number());
+                self.send_message(connection, |remote| open(remote, bits));
             }
             5 => {
-                let wire = script.number();
-                self.send_message(wire, |_| Message::Keepalive);
+                let connection = script.number();
+                self.send_message(connection, |_| Message::Keepalive);
             }
             6 => {
-                let (wire, bits) = (script.number(), script.octet().unwrap_or_default());
-                self.send_message(wire, |remote| update(remote, bits));
+                let (connection, bits) = (script.number(), script.octet().unwrap_or_default());
+                self.send_message(connection, |remote| update(remote, bits));
             }
             7 => {
-                let wire = script.number();
-                if let Some(index) = self.wire(wire) {
+                let connection = script.number();
+                if let Some(index) = self.connection_index(connection) {
                     let lost = ConnectionEnd::Lost("closed by the peer".to_owned());
                     self.received(index, Vec::new(), Some(lost));
                 }
             }
             8 => self.written(script.number()),
             9 => {
-                let wire = script.number();
-                if let Some(index) = self.wire(wire) {
-                    let connection = self.wires[index].id;
+                let connection = script.number();
+                if let Some(index) = self.connection_index(connection) {
+                    let connection = self.connections[index].id;
                     self.event(ConnectionEvent::SendHoldTimerExpired { connection });
                 }
             }
@@ -186,9 +189,10 @@ impl Simulation {
         }
     }
 
-    /// The wire of this number, if one is open.
-    fn wire(&self, number: usize) -> Option<usize> {
-        (!self.wires.is_empty()).then(|| number % self.wires.len())
+    /// Returns the index of an open connection, chosen by a number of the script. `None`: no
+    /// connection is open.
+    fn connection_index(&self, number: usize) -> Option<usize> {
+        (!self.connections.is_empty()).then(|| number % self.connections.len())
     }
 
     fn event(&mut self, event: ConnectionEvent) {
@@ -197,7 +201,7 @@ impl Simulation {
 
     fn connect(&mut self, number: usize) {
         let remote = number % REMOTES.len();
-        if self.wires.len() == MOST_WIRES {
+        if self.connections.len() == MAX_CONNECTIONS {
             return;
         }
         let port = 1024 + u16::try_from(number).expect("an octet");
@@ -214,9 +218,11 @@ impl Simulation {
             return;
         };
         let dial = peers.get(peer).and_then(|peer| peer.dial.as_ref());
-        let attempt = dial.expect("it was found by it").attempt;
+        let attempt = dial
+            .expect("the peer was selected because it dials")
+            .attempt;
         assert!(self.owner.sessions.take_dial(peer, attempt));
-        let result = if result.is_multiple_of(2) && self.wires.len() < MOST_WIRES {
+        let result = if result.is_multiple_of(2) && self.connections.len() < MAX_CONNECTIONS {
             let address = SocketAddr::new(REMOTES[ACTIVE].into(), 179);
             Ok(self.link(peer, ACTIVE, address))
         } else {
@@ -231,7 +237,7 @@ impl Simulation {
             remote: address,
         };
         let (id, orders) = self.owner.sessions.connections.link(peer, addresses);
-        self.wires.push(Wire {
+        self.connections.push(SimulatedConnection {
             id,
             remote,
             orders,
@@ -246,30 +252,34 @@ impl Simulation {
         id
     }
 
-    fn send_message(&mut self, wire: usize, message: impl Fn(usize) -> Message) {
-        let Some(index) = self.wire(wire) else {
+    fn send_message(&mut self, connection: usize, message: impl Fn(usize) -> Message) {
+        let Some(index) = self.connection_index(connection) else {
             return;
         };
-        let wire = &self.wires[index];
+        let connection = &self.connections[index];
         let mut octets = BytesMut::new();
-        encode(&message(wire.remote), &wire.encoder, &mut octets);
+        encode(
+            &message(connection.remote),
+            &connection.encoder,
+            &mut octets,
+        );
         self.send(index, &octets);
     }
 
-    fn send(&mut self, wire: usize, octets: &[u8]) {
-        if let Some(index) = self.wire(wire) {
-            self.wires[index].input.extend_from_slice(octets);
+    fn send(&mut self, connection: usize, octets: &[u8]) {
+        if let Some(index) = self.connection_index(connection) {
+            self.connections[index].input.extend_from_slice(octets);
             self.decode(index);
         }
     }
 
     fn decode(&mut self, index: usize) {
-        let wire = &mut self.wires[index];
+        let connection = &mut self.connections[index];
         let (mut messages, mut end) = (Vec::new(), None);
-        while !wire.waits_for_options && end.is_none() && !wire.has_ended {
-            match wire.decoder.decode(&mut wire.input) {
+        while !connection.waits_for_options && end.is_none() && !connection.has_ended {
+            match connection.decoder.decode(&mut connection.input) {
                 Ok(Some(message)) => {
-                    wire.waits_for_options = matches!(message, Message::Open(_));
+                    connection.waits_for_options = matches!(message, Message::Open(_));
                     messages.push(message);
                 }
                 Ok(None) => break,
@@ -282,10 +292,10 @@ impl Simulation {
     }
 
     fn received(&mut self, index: usize, messages: Vec<Message>, end: Option<ConnectionEnd>) {
-        let wire = &mut self.wires[index];
-        wire.has_ended |= end.is_some();
+        let connection = &mut self.connections[index];
+        connection.has_ended |= end.is_some();
         let received = ConnectionEvent::Received {
-            connection: wire.id,
+            connection: connection.id,
             work: messages.len(),
             messages,
             end,
@@ -294,11 +304,11 @@ impl Simulation {
         self.event(received);
     }
 
-    fn written(&mut self, wire: usize) {
-        if let Some(index) = self.wire(wire)
-            && let Some(updates) = self.wires[index].unwritten.take()
+    fn written(&mut self, connection: usize) {
+        if let Some(index) = self.connection_index(connection)
+            && let Some(updates) = self.connections[index].unwritten.take()
         {
-            let connection = self.wires[index].id;
+            let connection = self.connections[index].id;
             self.event(ConnectionEvent::Written {
                 connection,
                 updates,
@@ -311,9 +321,9 @@ impl Simulation {
         while let Some(deadline) = self.owner.next_deadline()
             && deadline <= end
         {
-            // The timers of tokio are as fine as this.
+            // The timers of tokio have a resolution of 1 ms.
             self.now = deadline.max(self.now + Duration::from_millis(1));
-            self.settle();
+            self.finish_turn();
         }
         self.now = self.now.max(end);
     }
@@ -321,7 +331,7 @@ impl Simulation {
     fn configure(&mut self, bits: usize) {
         let is_set = |bit: usize| bits >> bit & 1 == 1;
         let mut import = ImportPolicy::accept_all();
-        import.maximum_paths = Some(if is_set(0) { 1 } else { MOST_PATHS });
+        import.maximum_paths = Some(if is_set(0) { 1 } else { MAX_PATHS });
         if is_set(1) {
             import.at_maximum = MaximumPathsAction::Restart;
         }
@@ -362,8 +372,8 @@ impl Simulation {
         }
         let group = GroupConfig {
             name: "clients".to_owned(),
-            prefixes: vec!["10.0.0.0/24".parse().expect("a prefix")],
-            maximum_peers: MOST_PEERS,
+            prefixes: vec!["10.0.0.0/24".parse().expect("the prefix is valid")],
+            maximum_peers: MAX_PEERS,
             maximum_peers_per_address: 2,
             session: clients,
         };
@@ -371,7 +381,7 @@ impl Simulation {
         let configured = self
             .owner
             .configure(Configuration { peers, groups }, self.now);
-        configured.expect("each configuration of the script is valid");
+        configured.expect("every configuration of a script is valid");
     }
 
     fn own_path(&mut self, bits: usize) {
@@ -398,30 +408,31 @@ impl Simulation {
         self.owner.command(command, self.now);
     }
 
-    /// Ends the owner's turn, and does what it ordered, until it orders nothing.
-    fn settle(&mut self) {
+    /// Ends the turn of the owner and executes its orders. Repeats this until the owner has no
+    /// further orders.
+    fn finish_turn(&mut self) {
         loop {
             self.owner.finish_turn(self.now);
             let mut has_orders = false;
-            for index in (0..self.wires.len()).rev() {
+            for index in (0..self.connections.len()).rev() {
                 loop {
-                    match self.wires[index].orders.try_recv() {
+                    match self.connections[index].orders.try_recv() {
                         Ok(order) => {
                             has_orders = true;
-                            self.follow(index, order);
+                            self.execute(index, order);
                         }
                         Err(mpsc::error::TryRecvError::Empty) => break,
                         Err(mpsc::error::TryRecvError::Disconnected) => {
-                            self.wires.remove(index);
+                            self.connections.remove(index);
                             break;
                         }
                     }
                 }
             }
-            for index in 0..self.wires.len() {
-                if std::mem::take(&mut self.wires[index].is_polled) {
+            for index in 0..self.connections.len() {
+                if std::mem::take(&mut self.connections[index].is_polled) {
                     has_orders = true;
-                    let connection = self.wires[index].id;
+                    let connection = self.connections[index].id;
                     self.event(ConnectionEvent::Polled { connection });
                 }
             }
@@ -431,29 +442,29 @@ impl Simulation {
         }
     }
 
-    fn follow(&mut self, index: usize, order: Order) {
-        let wire = &mut self.wires[index];
+    fn execute(&mut self, index: usize, order: Order) {
+        let connection = &mut self.connections[index];
         let mut output = BytesMut::new();
         match order {
             Order::Send(message) => {
-                encode(&message, &wire.encoder, &mut output);
+                encode(&message, &connection.encoder, &mut output);
             }
             Order::SetCodecOptions { decoder, encoder } => {
-                wire.decoder.set_options(decoder);
-                wire.encoder = encoder;
-                wire.waits_for_options = false;
+                connection.decoder.set_options(decoder);
+                connection.encoder = encoder;
+                connection.waits_for_options = false;
                 self.decode(index);
             }
             Order::SetSendHoldTime(_) => {}
-            Order::Poll => wire.is_polled = true,
+            Order::Poll => connection.is_polled = true,
             Order::SendUpdates(updates) => {
                 assert_eq!(
-                    wire.unwritten, None,
-                    "a batch follows the end of the last one"
+                    connection.unwritten, None,
+                    "a batch was sent before the previous batch was written"
                 );
-                wire.unwritten = Some(updates.len() as u64);
+                connection.unwritten = Some(updates.len() as u64);
                 for update in updates {
-                    encode(&Message::Update(update), &wire.encoder, &mut output);
+                    encode(&Message::Update(update), &connection.encoder, &mut output);
                 }
             }
         }
@@ -470,7 +481,7 @@ impl Simulation {
         }
         for (id, peer) in peers.iter() {
             let counts = rib.counts(id);
-            assert!(counts.paths_received <= MOST_PATHS as usize, "{counts:?}");
+            assert!(counts.paths_received <= MAX_PATHS as usize, "{counts:?}");
             let Some(connection) = peer.established else {
                 assert_eq!((counts.paths_received, counts.paths_sent), (0, 0));
                 continue;
@@ -479,21 +490,21 @@ impl Simulation {
             let is_current = sessions.connections.takes_updates(connection);
             assert!(
                 !is_current || !rib.has_pending(id),
-                "nothing waits for no reason"
+                "updates are pending although the connection can take them"
             );
             for sent in rib.adj_rib_out(id).filter(|_| is_current) {
                 let source = sent
                     .source
-                    .expect("a withdrawn path leaves the Adj-RIB-Out");
+                    .expect("a withdrawn path is removed from the Adj-RIB-Out");
                 self.check_sent(id, source);
             }
         }
         let count = peers.ids().len();
-        assert!(count <= MOST_PEERS + 2, "{count} peers");
+        assert!(count <= MAX_PEERS + 2, "{count} peers");
         let of_peers = peers.iter().map(|(_, peer)| peer.connections.len());
-        assert_eq!(of_peers.sum::<usize>(), self.wires.len());
-        for wire in &self.wires {
-            assert!(sessions.connections.peer_of(wire.id).is_some());
+        assert_eq!(of_peers.sum::<usize>(), self.connections.len());
+        for connection in &self.connections {
+            assert!(sessions.connections.peer_of(connection.id).is_some());
         }
         let view = sessions.view();
         assert_eq!(
@@ -502,8 +513,8 @@ impl Simulation {
         );
     }
 
-    /// A path that a peer has been sent is known, and comes from the speaker, from another AS or from a
-    /// client, unless the peer itself is a client or of another AS.
+    /// Checks a path in the Adj-RIB-Out of the peer `to`: the session of its source is established,
+    /// and no path of a non-client was sent to another non-client.
     fn check_sent(&self, to: bgp_rib::PeerId, source: Source) {
         let Source::Peer(from) = source else {
             return;
@@ -511,7 +522,7 @@ impl Simulation {
         assert_ne!(from, to, "a path is sent back to its source");
         let peers = &self.owner.sessions.peers;
         let is_non_client = |id| {
-            let peer = peers.get(id).expect("its session is established");
+            let peer = peers.get(id).expect("the peer exists");
             assert!(
                 peer.established.is_some(),
                 "a path of a lost session was sent"
@@ -522,24 +533,28 @@ impl Simulation {
         assert!(!(is_non_client(from) && is_non_client(to)));
     }
 
-    /// When every connection is lost, no path of a peer is left.
-    fn end(&mut self) {
-        while !self.wires.is_empty() {
-            let lost = ConnectionEnd::Lost("the network is gone".to_owned());
-            let id = self.wires[0].id;
+    /// Closes every connection, and checks that no path and no dynamic peer remains.
+    fn close_all_connections(&mut self) {
+        while !self.connections.is_empty() {
+            let lost = ConnectionEnd::Lost("network lost".to_owned());
+            let id = self.connections[0].id;
             self.received(0, Vec::new(), Some(lost));
-            self.settle();
-            assert!(self.wires.iter().all(|wire| wire.id != id));
+            self.finish_turn();
+            assert!(
+                self.connections
+                    .iter()
+                    .all(|connection| connection.id != id)
+            );
         }
         self.check();
         let rib = &self.owner.sessions.rib;
         assert!(rib.paths().all(|path| path.key.source == Source::Own));
         let peers = &self.owner.sessions.peers;
-        let is_kept_out = |id| peers.get(id).is_some_and(|peer| peer.exceeded.is_some());
+        let is_paused = |id| peers.get(id).is_some_and(|peer| peer.exceeded.is_some());
         for (id, peer) in peers.iter() {
             assert!(
-                !peer.is_dynamic || is_kept_out(id),
-                "a dynamic peer without a connection"
+                !peer.is_dynamic || is_paused(id),
+                "a dynamic peer without a connection still exists"
             );
         }
     }
@@ -581,7 +596,7 @@ fn open(remote: usize, bits: usize) -> Message {
     })
 }
 
-/// Announces or withdraws one prefix.
+/// Returns an UPDATE message that announces or withdraws one prefix.
 fn update(remote: usize, bits: u8) -> Message {
     let nlri = Nlri {
         prefix: prefix(usize::from(bits >> 1)),
@@ -611,7 +626,7 @@ fn update(remote: usize, bits: u8) -> Message {
 mod tests {
     use super::*;
 
-    /// The next number of a small random sequence (xorshift).
+    /// Returns the next number of a pseudorandom sequence (xorshift).
     fn next(state: &mut u64) -> u8 {
         *state ^= *state << 13;
         *state ^= *state >> 7;
@@ -632,45 +647,49 @@ mod tests {
     fn the_corpus_of_the_fuzz_target_keeps_the_invariants() {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus/speaker");
         let mut count = 0;
-        for file in std::fs::read_dir(folder).expect("the corpus") {
-            run(&std::fs::read(file.expect("a file").path()).expect("a script"));
+        for file in std::fs::read_dir(folder).expect("the corpus folder exists") {
+            run(&std::fs::read(file.expect("the file is listed").path())
+                .expect("the script is readable"));
             count += 1;
         }
         assert!(count > 0);
     }
 
-    /// The messages of the script bring sessions up and paths across.
+    /// Checks that the messages of a script can establish sessions and transfer paths.
     #[test]
-    fn a_script_takes_a_path_from_a_client_to_a_peer_and_withdraws_it() {
+    fn a_script_announces_a_path_of_a_client_to_a_peer_and_withdraws_it() {
         let mut simulation = Simulation::new();
         let runtime = simulation.runtime.clone();
         let _context = runtime.enter();
         simulation.configure(0);
-        for (wire, remote) in [(0, 0), (1, 2)] {
-            for step in [[0, remote, 0], [4, wire, 0], [5, wire, 0]] {
+        for (connection, remote) in [(0, 0), (1, 2)] {
+            for step in [[0, remote, 0], [4, connection, 0], [5, connection, 0]] {
                 simulation.step(step[0], &mut Script(&step[1..]));
-                simulation.settle();
+                simulation.finish_turn();
                 simulation.check();
             }
         }
         let sent = |simulation: &Simulation| {
             let sessions = &simulation.owner.sessions;
-            let id = sessions.peers.named("10.0.1.1").expect("it is configured");
+            let id = sessions
+                .peers
+                .named("10.0.1.1")
+                .expect("the peer is configured");
             sessions.rib.adj_rib_out(id).count()
         };
-        // The peer takes the end of the RIB, then the path, then the withdrawal.
-        for (step, wire) in [(8, 1), (6, 0)] {
-            simulation.step(step, &mut Script(&[wire, 1]));
-            simulation.settle();
+        // The peer receives the End-of-RIB marker, then the path, then the withdrawal.
+        for (step, connection) in [(8, 1), (6, 0)] {
+            simulation.step(step, &mut Script(&[connection, 1]));
+            simulation.finish_turn();
             simulation.check();
         }
         assert_eq!(sent(&simulation), 1);
-        for (step, wire) in [(8, 1), (7, 0)] {
-            simulation.step(step, &mut Script(&[wire]));
-            simulation.settle();
+        for (step, connection) in [(8, 1), (7, 0)] {
+            simulation.step(step, &mut Script(&[connection]));
+            simulation.finish_turn();
             simulation.check();
         }
         assert_eq!(sent(&simulation), 0);
-        simulation.end();
+        simulation.close_all_connections();
     }
 }

@@ -8,7 +8,8 @@ use tokio::{net::TcpStream, sync::Semaphore};
 
 use crate::{GroupConfig, Md5Key, PeerConfig, SessionConfig, Speaker, admission::Admission};
 
-/// A connection from 127.0.0.1 that was admitted by this.
+/// Returns the event of a connection from 127.0.0.1 that a listener accepted with these admission
+/// rules.
 async fn accepted(admission: Arc<Admission>) -> ConnectionEvent {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let connect = TcpStream::connect(listener.local_addr().unwrap());
@@ -33,7 +34,7 @@ fn speaker() -> Speaker {
     Speaker::new(config, Vec::new())
 }
 
-/// A full share of a connection.
+/// Returns an event with a full share of messages from a connection.
 fn share(connection: u64, turn: OwnedSemaphorePermit) -> ConnectionEvent {
     ConnectionEvent::Received {
         connection: ConnectionId(connection),
@@ -45,7 +46,7 @@ fn share(connection: u64, turn: OwnedSemaphorePermit) -> ConnectionEvent {
 }
 
 #[tokio::test]
-async fn a_turn_is_bounded_and_each_connection_gets_its_next_one_at_its_end() {
+async fn a_turn_is_bounded_and_its_connections_get_their_next_turn_after_its_end() {
     let mut owner = speaker().owner;
     let (events_sender, mut events) = mpsc::channel(20);
     let turns: Vec<_> = (0..20).map(|_| Arc::new(Semaphore::new(1))).collect();
@@ -69,7 +70,7 @@ async fn a_turn_is_bounded_and_each_connection_gets_its_next_one_at_its_end() {
 }
 
 #[tokio::test]
-async fn who_was_admitted_without_the_key_of_after_a_change_is_not_served() {
+async fn a_connection_that_was_accepted_without_the_new_key_is_dropped() {
     let mut owner = speaker().owner;
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("key");
@@ -99,9 +100,9 @@ async fn who_was_admitted_without_the_key_of_after_a_change_is_not_served() {
     assert_eq!(owner.sessions.peers.ids().len(), 1);
 }
 
-/// Two connections from 127.0.0.1, where a static peer has that address and a session.
+/// Opens two connections from the address of a static peer whose session is established.
 #[tokio::test]
-async fn a_second_speaker_behind_the_address_of_a_static_peer_is_counted_and_logged_once() {
+async fn a_second_connection_of_an_established_static_peer_is_counted_and_logged_once() {
     let mut owner = speaker().owner;
     let address = (Ipv4Addr::LOCALHOST, 179).into();
     let peer = PeerConfig {
@@ -123,7 +124,7 @@ async fn a_second_speaker_behind_the_address_of_a_static_peer_is_counted_and_log
         let peer = owner.sessions.peers.get(id).unwrap();
         (counted, peer.logged.duplicate)
     };
-    // As early as this it may be the other connection of a collision.
+    // Directly after the session was established, the connection can be the loser of a collision.
     assert_eq!(counted_and_logged(Duration::ZERO).await, (1, false));
     assert_eq!(counted_and_logged(Duration::from_secs(60)).await, (2, true));
 }

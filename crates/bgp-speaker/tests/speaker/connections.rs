@@ -1,9 +1,9 @@
-//! Connections that come, go and are refused.
+//! Tests of the start, the end and the refusal of connections.
 
 use super::*;
 
 #[tokio::test]
-async fn speakers_that_dial_each_other_end_with_one_session() {
+async fn two_speakers_that_dial_each_other_establish_one_session() {
     for _ in 0..5 {
         let (one, other) = (TestSpeaker::start(), TestSpeaker::start());
         one.configure(vec![other.peer_of(&one)], vec![]).await;
@@ -18,21 +18,25 @@ async fn speakers_that_dial_each_other_end_with_one_session() {
 }
 
 #[tokio::test]
-async fn shutdown_tells_each_peer_why_and_waits_for_it() {
+async fn a_shutdown_sends_its_reason_to_each_peer_and_waits_for_the_peer() {
     let (reflector, client) = pair().await;
-    let mut changes = client.handle.changes(false).await.expect("runs");
+    let mut changes = client
+        .handle
+        .changes(false)
+        .await
+        .expect("the speaker runs");
     let cease = Cease::AdministrativeShutdown {
         text: "maintenance at noon".into(),
     };
     let shutdown = reflector.handle.shutdown(cease, DEADLINE);
     timeout(DEADLINE / 2, shutdown)
         .await
-        .expect("ends before its deadline")
-        .expect("it ran");
-    reflector.task.await.expect("ends");
+        .expect("the shutdown ends before its deadline")
+        .expect("the speaker was running");
+    reflector.task.await.expect("the task ends");
     let waiting = async {
         loop {
-            for change in changes.next().await.expect("runs") {
+            for change in changes.next().await.expect("the speaker runs") {
                 if let Change::Peer(peer) = change
                     && let Some((_, error)) = &peer.session.last_error
                     && error.to_string().contains("maintenance at noon")
@@ -44,11 +48,11 @@ async fn shutdown_tells_each_peer_why_and_waits_for_it() {
     };
     timeout(DEADLINE, waiting)
         .await
-        .expect("the client was told");
+        .expect("the client received the reason in time");
 }
 
 #[tokio::test]
-async fn a_lost_listener_is_dialled_until_it_is_back() {
+async fn a_lost_peer_is_dialled_until_it_listens_again() {
     let (reflector, client) = pair().await;
     client.originate("10.1.1.10/32").await;
     let address = reflector.address;
@@ -71,28 +75,30 @@ async fn a_lost_listener_is_dialled_until_it_is_back() {
         .configure(vec![], vec![group_of(&[&client])])
         .await;
     reflector
-        .wait_for_paths("is announced again", |paths| paths.len() == 1)
+        .wait_for_paths("the path is announced again", |paths| paths.len() == 1)
         .await;
 }
 
 #[tokio::test]
-async fn a_stranger_is_refused_and_leaves_no_trace() {
+async fn a_connection_from_an_unknown_address_is_refused_and_adds_no_peer() {
     let (speaker, _) = speaker_and_raw_peer().await;
-    let mut stranger = RawPeer::connect(fresh_address(), speaker.address).await;
-    assert_eq!(stranger.receive().await, None);
+    let mut unknown = RawPeer::connect(fresh_address(), speaker.address).await;
+    assert_eq!(unknown.receive().await, None);
     let counters = speaker.handle.counters();
-    assert_eq!(counters.strangers_refused.get(), 1);
+    assert_eq!(counters.connections_without_peer.get(), 1);
     let peers = speaker.peers().await;
     let addresses: Vec<_> = peers.iter().map(|peer| peer.address.ip()).collect();
-    assert!(!addresses.contains(&stranger.stream.local_addr().unwrap().ip()));
+    assert!(!addresses.contains(&unknown.stream.local_addr().unwrap().ip()));
 }
 
 #[tokio::test]
-async fn a_full_group_takes_no_more_peers() {
+async fn a_full_group_refuses_further_peers() {
     let speaker = TestSpeaker::start();
     let addresses = [fresh_address(), fresh_address()];
     let group = GroupConfig {
-        prefixes: addresses.map(|it| IpNet::from(IpAddr::V4(it))).to_vec(),
+        prefixes: addresses
+            .map(|address| IpNet::from(IpAddr::V4(address)))
+            .to_vec(),
         maximum_peers: 1,
         ..group_of(&[])
     };
@@ -102,22 +108,37 @@ async fn a_full_group_takes_no_more_peers() {
     let mut second = RawPeer::connect(addresses[1], speaker.address).await;
     assert_eq!(second.receive().await, None);
     drop(first);
-    speaker.wait_for_peers("has room", <[_]>::is_empty).await;
+    speaker
+        .wait_for_peers("the first peer is removed", <[_]>::is_empty)
+        .await;
     let mut second = RawPeer::connect(addresses[1], speaker.address).await;
     second.establish(9).await;
 }
 
 #[tokio::test]
-async fn connections_that_are_reset_at_once_leave_no_peer() {
+async fn immediately_reset_connections_leave_no_peer() {
     let (speaker, peer) = speaker_and_raw_peer().await;
-    let address = peer.stream.local_addr().expect("is open").ip();
+    let address = peer
+        .stream
+        .local_addr()
+        .expect("the connection is open")
+        .ip();
     drop(peer);
     for _ in 0..50 {
-        let socket = TcpSocket::new_v4().expect("a socket");
-        socket.bind((address, 0).into()).expect("loopback is there");
-        let stream = socket.connect(speaker.address).await.expect("it listens");
+        let socket = TcpSocket::new_v4().expect("a socket can be created");
+        socket
+            .bind((address, 0).into())
+            .expect("the loopback address is available");
+        let stream = socket
+            .connect(speaker.address)
+            .await
+            .expect("the speaker listens");
         let socket = socket2::SockRef::from(&stream);
-        socket.set_linger(Some(Duration::ZERO)).expect("is open");
+        socket
+            .set_linger(Some(Duration::ZERO))
+            .expect("the connection is open");
     }
-    speaker.wait_for_peers("are gone", <[_]>::is_empty).await;
+    speaker
+        .wait_for_peers("all peers are removed", <[_]>::is_empty)
+        .await;
 }

@@ -1,11 +1,11 @@
-//! Peers that send too much, or read too little.
+//! Tests of limits: peers that send too much or read too slowly.
 
 use std::collections::BTreeMap;
 
 use super::*;
 
 #[tokio::test]
-async fn a_peer_with_too_many_paths_is_kept_out_until_its_maximum_is_raised() {
+async fn a_peer_with_too_many_paths_is_refused_until_its_maximum_is_raised() {
     let speaker = TestSpeaker::start();
     let address = fresh_address();
     let mut group = GroupConfig {
@@ -21,7 +21,7 @@ async fn a_peer_with_too_many_paths_is_kept_out_until_its_maximum_is_raised() {
         peer.announce(prefix).await;
     }
     let notification = loop {
-        match peer.receive().await.expect("it is told why") {
+        match peer.receive().await.expect("the peer receives the reason") {
             Message::Notification(notification) => break notification,
             Message::Open(_)
             | Message::Update(_)
@@ -33,8 +33,10 @@ async fn a_peer_with_too_many_paths_is_kept_out_until_its_maximum_is_raised() {
         notification.error,
         NotificationError::MAXIMUM_PREFIXES_REACHED
     );
-    speaker.wait_for_paths("are gone", <[_]>::is_empty).await;
-    let is_let_in = async || {
+    speaker
+        .wait_for_paths("all paths are withdrawn", <[_]>::is_empty)
+        .await;
+    let is_accepted = async || {
         let mut again = RawPeer::connect(address, speaker.address).await;
         match again.receive().await {
             Some(Message::Open(_)) => true,
@@ -45,18 +47,18 @@ async fn a_peer_with_too_many_paths_is_kept_out_until_its_maximum_is_raised() {
             other => panic!("{other:?}"),
         }
     };
-    assert!(!is_let_in().await);
-    // A change that leaves the maximum as it is does not end the pause.
+    assert!(!is_accepted().await);
+    // A configuration change without a higher maximum does not end the pause.
     group.session.export = ExportPolicy::default();
     speaker.configure(vec![], vec![group.clone()]).await;
-    assert!(!is_let_in().await);
+    assert!(!is_accepted().await);
     group.session.import.maximum_paths = Some(3);
     speaker.configure(vec![], vec![group]).await;
-    assert!(is_let_in().await);
+    assert!(is_accepted().await);
 }
 
 #[tokio::test]
-async fn paths_beyond_the_maximum_are_refused_and_asked_for_again_when_there_is_room() {
+async fn a_path_beyond_the_maximum_is_refused_and_requested_again_after_a_withdrawal() {
     let (reflector, client) = (TestSpeaker::start(), TestSpeaker::start());
     let mut group = group_of(&[&client]);
     group.session.import.maximum_paths = Some(2);
@@ -76,7 +78,8 @@ async fn paths_beyond_the_maximum_are_refused_and_asked_for_again_when_there_is_
         .await;
     let revision = client.originate("10.1.0.3/32").await;
     client.flushed(revision).await;
-    // What is held can change at the limit. The change comes after the refused path.
+    // A client at its maximum can change an accepted path. This change arrives after the refused
+    // path.
     let attributes = PathAttributes {
         multi_exit_disc: Some(7),
         ..PathAttributes::originate(Ipv4Addr::new(192, 0, 2, 1).into())
@@ -100,16 +103,18 @@ async fn paths_beyond_the_maximum_are_refused_and_asked_for_again_when_there_is_
     assert_eq!(peers[0].session.counters.established, 1);
 }
 
-/// One client sends changes of a few prefixes for as long as the test lasts. The path of another
-/// client is handled after a few turns of the owner, each with a bounded share of the flood.
+/// One client continuously sends changes of a few prefixes. The owner must handle the path of
+/// another client after a few turns, each with a bounded share of these changes.
 #[tokio::test]
-async fn a_client_that_floods_does_not_delay_the_path_of_another_client() {
-    // The shares of a few turns, which are 128 UPDATEs each.
-    const MOST_BEFORE_THE_OTHER: u64 = 512;
+async fn a_client_that_sends_continuously_does_not_delay_the_path_of_another_client() {
+    // The number of UPDATE messages in four turns of 128 messages.
+    const MAX_UPDATES_BEFORE_THE_PATH: u64 = 512;
     let speaker = TestSpeaker::start();
     let addresses = [fresh_address(), fresh_address()];
     let group = GroupConfig {
-        prefixes: addresses.map(|it| IpNet::from(IpAddr::V4(it))).to_vec(),
+        prefixes: addresses
+            .map(|address| IpNet::from(IpAddr::V4(address)))
+            .to_vec(),
         ..group_of(&[])
     };
     speaker.configure(vec![], vec![group]).await;
@@ -118,19 +123,25 @@ async fn a_client_that_floods_does_not_delay_the_path_of_another_client() {
     flooding.establish(0).await;
     other.establish(0).await;
     let socket = socket2::SockRef::from(&flooding.stream);
-    let mut socket = std::net::TcpStream::from(socket.try_clone().expect("is open"));
-    socket.set_nonblocking(false).expect("is open");
+    let mut socket = std::net::TcpStream::from(socket.try_clone().expect("the connection is open"));
+    socket
+        .set_nonblocking(false)
+        .expect("the connection is open");
     std::thread::spawn(move || {
         let mut changes = BytesMut::new();
         for number in 0..1000 {
             let update = announcement(&format!("10.1.0.{}/32", number % 100), Some(number));
             encode(&Message::Update(update), &options(), &mut changes);
         }
-        // Ends with the connection.
+        // The thread ends when the connection closes.
         while std::io::Write::write_all(&mut socket, &changes).is_ok() {}
     });
     let counters = speaker.handle.counters();
-    let mut changes = speaker.handle.changes(true).await.expect("runs");
+    let mut changes = speaker
+        .handle
+        .changes(true)
+        .await
+        .expect("the speaker runs");
     while counters.updates_received.get() < 5_000 {
         tokio::task::yield_now().await;
     }
@@ -138,7 +149,7 @@ async fn a_client_that_floods_does_not_delay_the_path_of_another_client() {
     other.announce("10.1.1.10/32").await;
     let waiting = async {
         loop {
-            let arrived = changes.next().await.expect("runs").into_iter().any(
+            let arrived = changes.next().await.expect("the speaker runs").into_iter().any(
                 |change| matches!(change, Change::Path(path) if path.prefix == net("10.1.1.10/32")),
             );
             if arrived {
@@ -146,23 +157,31 @@ async fn a_client_that_floods_does_not_delay_the_path_of_another_client() {
             }
         }
     };
-    timeout(DEADLINE, waiting).await.expect("arrives in time");
+    timeout(DEADLINE, waiting)
+        .await
+        .expect("the path arrives in time");
     let flood = counters.updates_received.get() - before;
-    assert!(flood <= MOST_BEFORE_THE_OTHER, "{flood} UPDATEs came first");
+    assert!(
+        flood <= MAX_UPDATES_BEFORE_THE_PATH,
+        "{flood} UPDATE messages were handled before the path"
+    );
 }
 
-/// While a peer does not read, its changes coalesce: the number of UPDATEs that it gets in the end is
-/// bounded by the number of prefixes and by the buffers of the connection, not by the number of changes.
+/// While a peer does not read, the changes for this peer coalesce. The number of UPDATE messages
+/// that it finally receives depends on the number of prefixes and the buffers of the connection,
+/// not on the number of changes.
 #[tokio::test]
-async fn a_peer_that_does_not_read_costs_no_queue() {
+async fn the_changes_for_a_peer_that_does_not_read_coalesce() {
     const PREFIXES: u32 = 200;
     const ROUNDS: u32 = 40;
     let speaker = TestSpeaker::start();
     let address = fresh_address();
     speaker.configure(vec![], vec![group_at(address)]).await;
-    let socket = TcpSocket::new_v4().expect("a socket");
-    // Room for a few UPDATEs.
-    socket.set_recv_buffer_size(4096).expect("is allowed");
+    let socket = TcpSocket::new_v4().expect("a socket can be created");
+    // The buffer holds only a few UPDATE messages.
+    socket
+        .set_recv_buffer_size(4096)
+        .expect("the buffer size is set");
     let mut peer = RawPeer::connect_by(socket, address, speaker.address).await;
     peer.establish(0).await;
     speaker.wait_established(1).await;
@@ -170,7 +189,7 @@ async fn a_peer_that_does_not_read_costs_no_queue() {
     let mut revision = 0;
     for round in 0..ROUNDS {
         for index in 0..PREFIXES {
-            // Attributes of their own let every prefix fill a message.
+            // Every prefix has different attributes, so every prefix needs its own message.
             let attributes = PathAttributes {
                 multi_exit_disc: Some(round * PREFIXES + index),
                 local_pref: Some(100),
@@ -178,7 +197,9 @@ async fn a_peer_that_does_not_read_costs_no_queue() {
                 ..PathAttributes::originate(Ipv4Addr::new(192, 0, 2, 1).into())
             };
             let result = speaker.handle.originate(prefix(index), attributes).await;
-            revision = result.expect("runs").expect("families match");
+            revision = result
+                .expect("the speaker runs")
+                .expect("the next hop is of the family of the prefix");
         }
     }
     let last_round = |index: u32| (prefix(index), Some((ROUNDS - 1) * PREFIXES + index));
@@ -186,7 +207,7 @@ async fn a_peer_that_does_not_read_costs_no_queue() {
     let mut received = BTreeMap::new();
     let mut updates = 0;
     while received != expected {
-        if let Message::Update(update) = peer.receive().await.expect("the session lives") {
+        if let Message::Update(update) = peer.receive().await.expect("the session is established") {
             updates += 1;
             for announced in update.announced {
                 for nlri in announced.nlri {

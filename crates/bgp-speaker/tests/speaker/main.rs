@@ -1,4 +1,4 @@
-//! Speakers against each other, and against peers of a few lines, over loopback.
+//! Tests of speakers over loopback, with other speakers or with raw TCP peers.
 
 mod connections;
 mod limits;
@@ -39,7 +39,7 @@ use tokio::{
 const ASN: Asn = Asn(64512);
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// A loopback address that no other test uses.
+/// Returns a loopback address that no other test uses.
 fn fresh_address() -> Ipv4Addr {
     static NEXT: AtomicU16 = AtomicU16::new(1);
     let [high, low] = NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes();
@@ -53,7 +53,8 @@ struct TestSpeaker {
 }
 
 impl TestSpeaker {
-    /// Its router id is its address, thus later ones have higher ids.
+    /// Starts a speaker whose router id is its address. A speaker that starts later has a higher
+    /// router id.
     fn start() -> Self {
         Self::start_in(ASN)
     }
@@ -70,7 +71,7 @@ impl TestSpeaker {
             cluster_id: ClusterId(router_id),
             listen: vec![SocketAddr::new(listen, 0)],
         })
-        .expect("loopback is there");
+        .expect("the loopback address is available");
         let handle = speaker.handle();
         let address = speaker.local_addresses()[0];
         let task = tokio::spawn(async move { speaker.run().await.expect("no task panics") });
@@ -88,10 +89,12 @@ impl TestSpeaker {
     async fn configure(&self, peers: Vec<PeerConfig>, groups: Vec<GroupConfig>) {
         let configuration = Configuration { peers, groups };
         let result = self.handle.configure(configuration).await;
-        result.expect("the speaker runs").expect("it is valid");
+        result
+            .expect("the speaker runs")
+            .expect("the configuration is valid");
     }
 
-    /// How this speaker is reached by `other`.
+    /// Returns the configuration with which `other` connects to this speaker.
     fn peer_of(&self, other: &TestSpeaker) -> PeerConfig {
         PeerConfig {
             local_address: Some(other.ip()),
@@ -103,15 +106,18 @@ impl TestSpeaker {
         self.handle.peers().await.expect("the speaker runs")
     }
 
-    async fn wait_for_peers(&self, what: &str, is_fine: impl Fn(&[PeerStatus]) -> bool) {
+    async fn wait_for_peers(&self, description: &str, predicate: impl Fn(&[PeerStatus]) -> bool) {
         let mut changes = self.handle.changes(false).await.expect("the speaker runs");
         let waiting = async {
-            while !is_fine(&self.peers().await) {
+            while !predicate(&self.peers().await) {
                 changes.next().await.expect("the speaker runs");
             }
         };
         if timeout(DEADLINE, waiting).await.is_err() {
-            panic!("{what}: {:#?}", self.peers().await);
+            panic!(
+                "not reached in time: {description}: {:#?}",
+                self.peers().await
+            );
         }
     }
 
@@ -128,15 +134,18 @@ impl TestSpeaker {
         paths.expect("the speaker runs")
     }
 
-    async fn wait_for_paths(&self, what: &str, is_fine: impl Fn(&[PathStatus]) -> bool) {
+    async fn wait_for_paths(&self, description: &str, predicate: impl Fn(&[PathStatus]) -> bool) {
         let mut changes = self.handle.changes(true).await.expect("the speaker runs");
         let waiting = async {
-            while !is_fine(&self.paths().await) {
+            while !predicate(&self.paths().await) {
                 changes.next().await.expect("the speaker runs");
             }
         };
         if timeout(DEADLINE, waiting).await.is_err() {
-            panic!("{what}: {:#?}", self.paths().await);
+            panic!(
+                "not reached in time: {description}: {:#?}",
+                self.paths().await
+            );
         }
     }
 
@@ -150,26 +159,28 @@ impl TestSpeaker {
 
     async fn originate_with(&self, prefix: &str, attributes: PathAttributes) -> u64 {
         let result = self.handle.originate(net(prefix), attributes).await;
-        result.expect("the speaker runs").expect("families match")
+        result
+            .expect("the speaker runs")
+            .expect("the next hop is of the family of the prefix")
     }
 
     async fn flushed(&self, revision: u64) {
         let flushed = timeout(DEADLINE, self.handle.flushed(revision)).await;
         flushed
-            .expect("is written in time")
+            .expect("the changes are written in time")
             .expect("the speaker runs");
     }
 }
 
 fn net(text: &str) -> IpNet {
-    text.parse().expect("a prefix")
+    text.parse().expect("the prefix is valid")
 }
 
 fn is_established(peer: &PeerStatus) -> bool {
     peer.session.state == SessionState::Established
 }
 
-/// Everything in, everything out.
+/// Returns session settings that accept and send all paths, with short timers.
 fn session() -> SessionConfig {
     SessionConfig {
         import: ImportPolicy::accept_all(),
@@ -204,7 +215,8 @@ fn active(peer: PeerConfig) -> PeerConfig {
     }
 }
 
-/// A listener with a group, and a speaker that dials it.
+/// Starts a reflector with a group, and a client in this group. Returns the reflector and the
+/// client after they have established their session.
 async fn pair() -> (TestSpeaker, TestSpeaker) {
     let (reflector, client) = (TestSpeaker::start(), TestSpeaker::start());
     reflector
@@ -218,7 +230,7 @@ async fn pair() -> (TestSpeaker, TestSpeaker) {
     (reflector, client)
 }
 
-/// A peer of a few lines.
+/// A minimal BGP peer on a plain TCP socket, without session state.
 struct RawPeer {
     stream: TcpStream,
     decoder: Decoder,
@@ -227,13 +239,15 @@ struct RawPeer {
 
 impl RawPeer {
     async fn connect(from: Ipv4Addr, to: SocketAddr) -> Self {
-        let socket = TcpSocket::new_v4().expect("a socket");
+        let socket = TcpSocket::new_v4().expect("a socket can be created");
         Self::connect_by(socket, from, to).await
     }
 
     async fn connect_by(socket: TcpSocket, from: Ipv4Addr, to: SocketAddr) -> Self {
-        socket.bind((from, 0).into()).expect("loopback is there");
-        let stream = socket.connect(to).await.expect("it listens");
+        socket
+            .bind((from, 0).into())
+            .expect("the loopback address is available");
+        let stream = socket.connect(to).await.expect("the speaker listens");
         Self {
             stream,
             decoder: Decoder::new(),
@@ -244,15 +258,18 @@ impl RawPeer {
     async fn send(&mut self, message: Message) {
         let mut bytes = BytesMut::new();
         encode(&message, &options(), &mut bytes);
-        self.stream.write_all(&bytes).await.expect("is open");
+        self.stream
+            .write_all(&bytes)
+            .await
+            .expect("the connection is open");
     }
 
-    /// `None` at the end of the connection.
+    /// Returns the next message. `None`: the speaker has closed the connection.
     async fn receive(&mut self) -> Option<Message> {
         let receiving = async {
             loop {
                 let message = self.decoder.decode(&mut self.buffer);
-                if let Some(message) = message.expect("is well formed") {
+                if let Some(message) = message.expect("the speaker sends valid messages") {
                     if matches!(message, Message::Open(_)) {
                         self.decoder.set_options(options());
                     }
@@ -266,7 +283,7 @@ impl RawPeer {
         };
         timeout(DEADLINE, receiving)
             .await
-            .expect("a message in time")
+            .expect("a message arrives in time")
     }
 
     async fn establish(&mut self, hold_time_seconds: u16) {
@@ -274,8 +291,13 @@ impl RawPeer {
     }
 
     async fn establish_with(&mut self, hold_time_seconds: u16, more: &[Capability]) {
-        let IpAddr::V4(router_id) = self.stream.local_addr().expect("is open").ip() else {
-            panic!("IPv4");
+        let IpAddr::V4(router_id) = self
+            .stream
+            .local_addr()
+            .expect("the connection is open")
+            .ip()
+        else {
+            panic!("expected an IPv4 address");
         };
         self.send_open(router_id, hold_time_seconds, more).await;
         self.complete_open().await;
@@ -353,7 +375,7 @@ fn group_at(address: Ipv4Addr) -> GroupConfig {
     }
 }
 
-/// A listener with a group that contains one peer of a few lines.
+/// Starts a speaker with a group, and connects a raw peer in this group.
 async fn speaker_and_raw_peer() -> (TestSpeaker, RawPeer) {
     let speaker = TestSpeaker::start();
     let address = fresh_address();

@@ -1,15 +1,15 @@
-//! TCP MD5 keys.
+//! Tests of TCP MD5 keys.
 
 use super::*;
 
 fn key(text: &str) -> Md5Key {
-    let folder = tempfile::tempdir().expect("a folder");
+    let folder = tempfile::tempdir().expect("a temporary folder can be created");
     let file = folder.path().join("key");
-    std::fs::write(&file, text).expect("is written");
-    Md5Key::read(&file).expect("is a key")
+    std::fs::write(&file, text).expect("the file is written");
+    Md5Key::read(&file).expect("the file has a valid key")
 }
 
-/// Has the client dial with this key, and soon again.
+/// Configures the client to dial with this key, with short pauses between attempts.
 async fn dial_with(client: &TestSpeaker, reflector: &TestSpeaker, key: Option<&Md5Key>) {
     let mut peer = active(reflector.peer_of(client));
     peer.session.md5_key = key.cloned();
@@ -23,8 +23,9 @@ async fn accept_with(reflector: &TestSpeaker, clients: &[&TestSpeaker], key: Opt
     reflector.configure(vec![], vec![group]).await;
 }
 
-/// Nobody answers a SYN that is not signed as it shall be.
-async fn wait_until_nobody_answers(client: &TestSpeaker) {
+/// Waits until a dial of the client times out: the kernel of the reflector drops a SYN without a
+/// valid signature.
+async fn wait_for_dial_timeout(client: &TestSpeaker) {
     client
         .wait_for_peers("no answer", |peers| {
             let error = peers[0].session.last_error.as_ref();
@@ -34,7 +35,7 @@ async fn wait_until_nobody_answers(client: &TestSpeaker) {
 }
 
 #[tokio::test]
-async fn a_session_comes_up_with_equal_keys_only() {
+async fn a_session_is_established_only_if_both_keys_are_equal() {
     let (one, other) = (key("one"), key("other"));
     let reflector = TestSpeaker::start();
     let clients = [(); 3].map(|()| TestSpeaker::start());
@@ -42,8 +43,8 @@ async fn a_session_comes_up_with_equal_keys_only() {
     let [equal, different, without] = &clients;
     dial_with(different, &reflector, Some(&other)).await;
     dial_with(without, &reflector, None).await;
-    wait_until_nobody_answers(different).await;
-    wait_until_nobody_answers(without).await;
+    wait_for_dial_timeout(different).await;
+    wait_for_dial_timeout(without).await;
     dial_with(equal, &reflector, Some(&one)).await;
     equal.wait_established(1).await;
     reflector.wait_established(1).await;
@@ -53,25 +54,25 @@ async fn a_session_comes_up_with_equal_keys_only() {
     let reflector = TestSpeaker::start();
     accept_with(&reflector, &[different, without], None).await;
     dial_with(different, &reflector, Some(&other)).await;
-    wait_until_nobody_answers(different).await;
+    wait_for_dial_timeout(different).await;
     dial_with(without, &reflector, None).await;
     without.wait_established(1).await;
 }
 
 #[tokio::test]
-async fn a_session_over_ipv6_comes_up_with_equal_keys_only() {
+async fn a_session_over_ipv6_is_established_only_if_both_keys_are_equal() {
     let (one, other) = (key("one"), key("other"));
-    let at_home = |()| TestSpeaker::start_at(Ipv6Addr::LOCALHOST.into(), fresh_address(), ASN);
-    let [reflector, client] = [(); 2].map(at_home);
+    let on_loopback = |()| TestSpeaker::start_at(Ipv6Addr::LOCALHOST.into(), fresh_address(), ASN);
+    let [reflector, client] = [(); 2].map(on_loopback);
     accept_with(&reflector, &[&client], Some(&one)).await;
     dial_with(&client, &reflector, Some(&other)).await;
-    wait_until_nobody_answers(&client).await;
+    wait_for_dial_timeout(&client).await;
     dial_with(&client, &reflector, Some(&one)).await;
     client.wait_established(1).await;
 }
 
 #[tokio::test]
-async fn a_peer_with_an_address_of_its_own_has_a_key_of_its_own() {
+async fn the_key_of_a_configured_peer_overrides_the_key_of_its_group_prefix() {
     let (one, other) = (key("one"), key("other"));
     let reflector = TestSpeaker::start();
     let (client, router) = (TestSpeaker::start(), TestSpeaker::start());
@@ -85,13 +86,13 @@ async fn a_peer_with_an_address_of_its_own_has_a_key_of_its_own() {
     reflector.configure(vec![to_router], vec![group]).await;
     dial_with(&client, &reflector, Some(&one)).await;
     dial_with(&router, &reflector, Some(&one)).await;
-    wait_until_nobody_answers(&router).await;
+    wait_for_dial_timeout(&router).await;
     dial_with(&router, &reflector, Some(&other)).await;
     reflector.wait_established(2).await;
 }
 
 #[tokio::test]
-async fn a_key_can_change_and_go_while_the_speaker_runs() {
+async fn a_key_can_be_changed_and_removed_while_the_speaker_runs() {
     let (one, other) = (key("one"), key("other"));
     let (reflector, client) = (TestSpeaker::start(), TestSpeaker::start());
     accept_with(&reflector, &[&client], Some(&one)).await;
@@ -102,7 +103,7 @@ async fn a_key_can_change_and_go_while_the_speaker_runs() {
     client
         .wait_for_peers("the session ends", |peers| !is_established(&peers[0]))
         .await;
-    wait_until_nobody_answers(&client).await;
+    wait_for_dial_timeout(&client).await;
     dial_with(&client, &reflector, Some(&other)).await;
     client.wait_established(1).await;
 

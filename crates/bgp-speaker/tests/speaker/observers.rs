@@ -1,22 +1,32 @@
-//! Streams of changes.
+//! Tests of change streams.
 
 use super::*;
 
 #[tokio::test]
-async fn an_observer_of_nothing_is_synced_at_once() {
+async fn an_observer_of_an_empty_speaker_is_synced_immediately() {
     let speaker = TestSpeaker::start();
-    let mut changes = speaker.handle.changes(true).await.expect("runs");
-    let first = timeout(DEADLINE, changes.next()).await.expect("in time");
+    let mut changes = speaker
+        .handle
+        .changes(true)
+        .await
+        .expect("the speaker runs");
+    let first = timeout(DEADLINE, changes.next())
+        .await
+        .expect("the changes arrive in time");
     assert_eq!(first, Ok(vec![Change::Synced]));
 }
 
 #[tokio::test]
-async fn an_observer_that_gives_up_a_call_loses_nothing() {
+async fn a_cancelled_call_of_next_loses_no_change() {
     let speaker = TestSpeaker::start();
-    let mut changes = speaker.handle.changes(true).await.expect("runs");
+    let mut changes = speaker
+        .handle
+        .changes(true)
+        .await
+        .expect("the speaker runs");
     assert_eq!(changes.next().await, Ok(vec![Change::Synced]));
     for index in 0..20 {
-        // Given up once the call waits, and at times after its answer has come.
+        // The call is cancelled while it waits, and sometimes after its reply has arrived.
         let _ = timeout(Duration::from_micros(index * 50), changes.next()).await;
         speaker.originate(&format!("10.1.1.{index}/32")).await;
     }
@@ -24,7 +34,7 @@ async fn an_observer_that_gives_up_a_call_loses_nothing() {
     let last = net("10.1.2.1/32");
     let waiting = async {
         loop {
-            let changes = changes.next().await.expect("runs");
+            let changes = changes.next().await.expect("the speaker runs");
             if changes
                 .iter()
                 .any(|change| matches!(change, Change::Path(path) if path.prefix == last))
@@ -35,18 +45,22 @@ async fn an_observer_that_gives_up_a_call_loses_nothing() {
     };
     timeout(DEADLINE, waiting)
         .await
-        .expect("the last change in time");
+        .expect("the last change arrives in time");
 }
 
 #[tokio::test]
-async fn an_observer_learns_of_everything_then_synced_then_changes() {
+async fn an_observer_gets_everything_that_exists_then_synced_then_changes() {
     let (reflector, client) = pair().await;
     client.originate("10.1.1.10/32").await;
     reflector
         .wait_for_paths("one path", |paths| paths.len() == 1)
         .await;
-    let mut changes = reflector.handle.changes(true).await.expect("runs");
-    let first = changes.next().await.expect("runs");
+    let mut changes = reflector
+        .handle
+        .changes(true)
+        .await
+        .expect("the speaker runs");
+    let first = changes.next().await.expect("the speaker runs");
     assert!(
         matches!(
             &first[..],
@@ -58,10 +72,12 @@ async fn an_observer_learns_of_everything_then_synced_then_changes() {
     let mut seen = Vec::new();
     let waiting = async {
         while seen.len() < 2 {
-            seen.extend(changes.next().await.expect("runs"));
+            seen.extend(changes.next().await.expect("the speaker runs"));
         }
     };
-    timeout(DEADLINE, waiting).await.expect("changes in time");
+    timeout(DEADLINE, waiting)
+        .await
+        .expect("the changes arrive in time");
     let name = client.ip().to_string();
     assert!(
         seen.contains(&Change::PeerRemoved(name.clone())),

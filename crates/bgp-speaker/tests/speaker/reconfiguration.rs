@@ -1,11 +1,11 @@
-//! Changes of the configuration while sessions are established.
+//! Tests of configuration changes while sessions are established.
 
 use super::*;
 
 #[tokio::test]
-async fn reconfiguration_leaves_unchanged_sessions_alone() {
+async fn a_reconfiguration_keeps_the_sessions_of_unchanged_peers() {
     let reflector = TestSpeaker::start();
-    let (stays, changes, goes) = (
+    let (unchanged, changed_peer, removed) = (
         TestSpeaker::start(),
         TestSpeaker::start(),
         TestSpeaker::start(),
@@ -14,18 +14,22 @@ async fn reconfiguration_leaves_unchanged_sessions_alone() {
         active: false,
         ..PeerConfig::new(peer.address, session())
     };
-    let peers = vec![passive(&stays), passive(&changes), passive(&goes)];
+    let peers = vec![
+        passive(&unchanged),
+        passive(&changed_peer),
+        passive(&removed),
+    ];
     reflector.configure(peers, vec![]).await;
-    for client in [&stays, &changes, &goes] {
+    for client in [&unchanged, &changed_peer, &removed] {
         let peer = active(reflector.peer_of(client));
         client.configure(vec![peer], vec![]).await;
     }
     reflector.wait_established(3).await;
 
-    let mut changed = passive(&changes);
+    let mut changed = passive(&changed_peer);
     changed.session.hold_time_seconds = 6;
     reflector
-        .configure(vec![passive(&stays), changed], vec![])
+        .configure(vec![passive(&unchanged), changed], vec![])
         .await;
     let last_error = |peers: &[PeerStatus]| {
         let error = peers
@@ -35,27 +39,29 @@ async fn reconfiguration_leaves_unchanged_sessions_alone() {
             .map(|(_, error)| error.to_string())
             .unwrap_or_default()
     };
-    goes.wait_for_peers("is told", |peers| {
-        last_error(peers).contains("De-configured")
-    })
-    .await;
-    changes
-        .wait_for_peers("is told", |peers| {
+    removed
+        .wait_for_peers("the removed peer receives the reason", |peers| {
+            last_error(peers).contains("De-configured")
+        })
+        .await;
+    changed_peer
+        .wait_for_peers("the changed peer receives the reason", |peers| {
             last_error(peers).contains("Other Configuration Change")
         })
         .await;
-    changes
-        .wait_for_peers("comes back", |peers| {
+    changed_peer
+        .wait_for_peers("the session is established again", |peers| {
             let negotiated = peers[0].session.negotiated.as_ref();
-            negotiated.is_some_and(|it| it.hold_time == Some(Duration::from_secs(6)))
+            negotiated
+                .is_some_and(|negotiated| negotiated.hold_time == Some(Duration::from_secs(6)))
         })
         .await;
-    let stays = stays.peers().await;
-    assert_eq!(stays[0].session.counters.established, 1);
-    assert!(is_established(&stays[0]));
+    let peers = unchanged.peers().await;
+    assert_eq!(peers[0].session.counters.established, 1);
+    assert!(is_established(&peers[0]));
 }
 
-/// A group that accepts these prefixes from one peer of a few lines.
+/// Returns a group that accepts these prefixes from a peer at this address.
 fn group_that_accepts(address: Ipv4Addr, prefixes: &[&str]) -> GroupConfig {
     let mut group = group_at(address);
     let rules = prefixes.iter().map(|prefix| PrefixRule::exact(net(prefix)));
@@ -64,7 +70,7 @@ fn group_that_accepts(address: Ipv4Addr, prefixes: &[&str]) -> GroupConfig {
 }
 
 #[tokio::test]
-async fn a_changed_import_policy_asks_a_peer_that_can_answer_for_its_routes() {
+async fn a_changed_import_policy_requests_the_routes_of_a_peer_with_route_refresh() {
     for capabilities in [&[Capability::RouteRefresh][..], &[]] {
         let speaker = TestSpeaker::start();
         let address = fresh_address();
@@ -75,14 +81,18 @@ async fn a_changed_import_policy_asks_a_peer_that_can_answer_for_its_routes() {
         peer.announce("10.1.2.0/24").await;
         peer.announce("10.1.1.0/24").await;
         speaker
-            .wait_for_paths("what is allowed", |paths| paths.len() == 1)
+            .wait_for_paths("the allowed path", |paths| paths.len() == 1)
             .await;
 
         let group = group_that_accepts(address, &["10.1.1.0/24", "10.1.2.0/24"]);
         speaker.configure(vec![], vec![group]).await;
         if !capabilities.is_empty() {
             let refresh = loop {
-                match peer.receive().await.expect("the session stays") {
+                match peer
+                    .receive()
+                    .await
+                    .expect("the session is still established")
+                {
                     Message::RouteRefresh(refresh) => break refresh,
                     Message::Update(_) | Message::Keepalive => {}
                     other @ (Message::Open(_) | Message::Notification(_)) => panic!("{other:?}"),
@@ -90,16 +100,16 @@ async fn a_changed_import_policy_asks_a_peer_that_can_answer_for_its_routes() {
             };
             assert_eq!(refresh.family, Some(Family::Ipv4Unicast));
         }
-        // Either peer may announce again what was rejected.
+        // A peer with or without the capability can announce the rejected path again.
         peer.announce("10.1.2.0/24").await;
         speaker
-            .wait_for_paths("both", |paths| paths.len() == 2)
+            .wait_for_paths("both paths", |paths| paths.len() == 2)
             .await;
         let group = group_that_accepts(address, &["10.1.2.0/24"]);
         speaker.configure(vec![], vec![group]).await;
         speaker
             .wait_for_paths(
-                "what is still allowed",
+                "the path that is still allowed",
                 |paths| matches!(paths, [path] if path.prefix == net("10.1.2.0/24")),
             )
             .await;
@@ -112,12 +122,16 @@ async fn a_changed_import_policy_asks_a_peer_that_can_answer_for_its_routes() {
 #[tokio::test]
 async fn an_invalid_configuration_changes_nothing() {
     let (reflector, client) = pair().await;
-    let twice = reflector.peer_of(&client);
+    let peer = reflector.peer_of(&client);
     let configuration = Configuration {
-        peers: vec![twice.clone(), twice.clone()],
+        peers: vec![peer.clone(), peer.clone()],
         groups: vec![],
     };
-    let result = client.handle.configure(configuration).await.expect("runs");
-    assert_eq!(result, Err(InvalidConfiguration::PeerNameTwice(twice.name)));
+    let result = client
+        .handle
+        .configure(configuration)
+        .await
+        .expect("the speaker runs");
+    assert_eq!(result, Err(InvalidConfiguration::PeerNameTwice(peer.name)));
     assert!(is_established(&client.peers().await[0]));
 }

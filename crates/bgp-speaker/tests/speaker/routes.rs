@@ -1,9 +1,9 @@
-//! Paths from one speaker to another.
+//! Tests of the exchange of paths between speakers.
 
 use super::*;
 
 #[tokio::test]
-async fn paths_come_and_go_with_their_origin() {
+async fn a_path_is_announced_and_withdrawn() {
     let (reflector, client) = pair().await;
     client.originate("10.1.1.10/32").await;
     reflector
@@ -18,12 +18,12 @@ async fn paths_come_and_go_with_their_origin() {
         .handle
         .withdraw(net("10.1.1.10/32"))
         .await
-        .expect("runs");
+        .expect("the speaker runs");
     reflector.wait_for_paths("no path", <[_]>::is_empty).await;
 }
 
 #[tokio::test]
-async fn a_dead_peers_paths_are_withdrawn_at_once() {
+async fn the_paths_of_a_lost_peer_are_withdrawn_immediately() {
     let (reflector, client) = pair().await;
     client.originate("10.1.1.10/32").await;
     reflector
@@ -31,12 +31,12 @@ async fn a_dead_peers_paths_are_withdrawn_at_once() {
         .await;
     client.task.abort();
     reflector.wait_for_paths("no path", <[_]>::is_empty).await;
-    // A dynamic peer is gone without a trace.
+    // A dynamic peer is removed with its session.
     assert_eq!(reflector.peers().await, []);
 }
 
 #[tokio::test]
-async fn a_router_gets_the_paths_of_all_clients_by_add_path() {
+async fn a_router_with_add_path_gets_the_paths_of_all_clients() {
     let reflector = TestSpeaker::start();
     let clients = [(); 3].map(|()| TestSpeaker::start());
     let router = TestSpeaker::start();
@@ -70,7 +70,7 @@ async fn a_router_gets_the_paths_of_all_clients_by_add_path() {
 }
 
 #[tokio::test]
-async fn changed_attributes_replace_the_announcement() {
+async fn an_announcement_with_changed_attributes_replaces_the_path() {
     let (reflector, client) = pair().await;
     client.originate("10.1.1.10/32").await;
     let drained = PathAttributes {
@@ -89,12 +89,13 @@ async fn changed_attributes_replace_the_announcement() {
 }
 
 #[tokio::test]
-async fn an_unspecified_next_hop_is_this_sides_address() {
+async fn an_unspecified_next_hop_is_replaced_by_the_local_address_of_the_session() {
     let (reflector, client) = pair().await;
     let attributes = PathAttributes::originate(Ipv4Addr::UNSPECIFIED.into());
     let revision = client.originate_with("10.1.1.10/32", attributes).await;
     client.flushed(revision).await;
-    // Not read from the reflector, which refuses the loopback addresses of these tests.
+    // The test reads the Adj-RIB-Out of the client, because the reflector rejects next hops in
+    // 127.0.0.0/8.
     let name = client.peers().await[0].name.clone();
     let sent = client
         .handle
@@ -107,13 +108,13 @@ async fn an_unspecified_next_hop_is_this_sides_address() {
     );
     client.originate("10.1.1.11/32").await;
     reflector
-        .wait_for_paths("the path after it", |paths| paths.len() == 1)
+        .wait_for_paths("the second path", |paths| paths.len() == 1)
         .await;
     assert_eq!(reflector.handle.counters().paths_rejected.get(), 1);
 }
 
 #[tokio::test]
-async fn an_external_peer_gets_our_as_and_no_local_pref() {
+async fn an_external_peer_gets_the_local_as_and_no_local_pref() {
     let (router, client) = (TestSpeaker::start_in(Asn(64600)), TestSpeaker::start());
     let to_client = PeerConfig {
         active: false,
@@ -133,13 +134,13 @@ async fn an_external_peer_gets_our_as_and_no_local_pref() {
         .await;
     let attributes = router.paths().await[0].attributes.clone();
     assert_eq!(attributes.as_path.to_string(), ASN.to_string());
-    // The router's own default.
+    // The announcement has no LOCAL_PREF, so the router uses its default.
     assert_eq!(attributes.local_pref, Some(DEFAULT_LOCAL_PREF));
     assert_eq!(attributes.next_hop.to_string(), "192.0.2.1");
 }
 
 #[tokio::test]
-async fn without_a_session_there_is_nothing_to_flush() {
+async fn every_revision_is_flushed_without_an_established_session() {
     let speaker = TestSpeaker::start();
     let revision = speaker.originate("10.1.1.10/32").await;
     speaker.flushed(revision).await;

@@ -1,13 +1,18 @@
-//! Several speakers behind one address.
+//! Tests of several speakers behind one address.
 
 use super::*;
 
-/// As two load balancers of one node, where the cluster's network masquerades them.
+/// Models two load balancers on one node whose connections the cluster network masquerades.
 #[tokio::test]
-async fn speakers_behind_one_address_have_a_session_each() {
+async fn each_speaker_behind_a_shared_address_has_its_own_session() {
     let (speaker, mut first) = speaker_and_raw_peer().await;
-    let IpAddr::V4(address) = first.stream.local_addr().expect("is open").ip() else {
-        panic!("IPv4");
+    let IpAddr::V4(address) = first
+        .stream
+        .local_addr()
+        .expect("the connection is open")
+        .ip()
+    else {
+        panic!("expected an IPv4 address");
     };
     first.establish_as(Ipv4Addr::new(10, 244, 1, 7), 0).await;
     let mut second = RawPeer::connect(address, speaker.address).await;
@@ -25,7 +30,7 @@ async fn speakers_behind_one_address_have_a_session_each() {
     let peers = speaker.peers().await;
     assert_eq!(names(&peers), [address.to_string(), numbered.clone()]);
 
-    // The same configuration again leaves both alone.
+    // Applying an equal configuration keeps both sessions.
     let group = GroupConfig {
         prefixes: vec![IpNet::from(IpAddr::V4(address))],
         ..group_of(&[])
@@ -36,19 +41,19 @@ async fn speakers_behind_one_address_have_a_session_each() {
     drop(first);
     speaker
         .wait_for_paths(
-            "the other's path",
+            "the path of the second peer",
             |paths| matches!(paths, [path] if path.peer.as_deref() == Some(&numbered)),
         )
         .await;
 }
 
 #[tokio::test]
-async fn a_new_identifier_is_refused_and_counted_while_its_address_has_its_maximum_of_peers() {
+async fn a_further_peer_is_refused_and_counted_while_its_address_has_its_maximum_of_peers() {
     let speaker = TestSpeaker::start();
     let (address, other) = (fresh_address(), fresh_address());
     let group = GroupConfig {
         prefixes: [address, other]
-            .map(|it| IpNet::from(IpAddr::V4(it)))
+            .map(|address| IpNet::from(IpAddr::V4(address)))
             .to_vec(),
         maximum_peers_per_address: 2,
         ..group_of(&[])
@@ -73,7 +78,7 @@ async fn a_new_identifier_is_refused_and_counted_while_its_address_has_its_maxim
     speaker.wait_established(3).await;
     let counters = speaker.handle.counters();
     assert_eq!(counters.sessions_lost.get(), 0);
-    assert_eq!(counters.strangers_refused.get(), 0);
+    assert_eq!(counters.connections_without_peer.get(), 0);
 
     drop(peers.pop());
     speaker.wait_established(2).await;
@@ -83,17 +88,22 @@ async fn a_new_identifier_is_refused_and_counted_while_its_address_has_its_maxim
 }
 
 #[tokio::test]
-async fn a_second_connection_with_an_established_identifier_is_refused_and_counted() {
+async fn a_second_connection_with_the_identifier_of_an_established_peer_is_refused_and_counted() {
     let (speaker, mut first) = speaker_and_raw_peer().await;
     first.establish(0).await;
-    let IpAddr::V4(address) = first.stream.local_addr().expect("is open").ip() else {
-        panic!("IPv4");
+    let IpAddr::V4(address) = first
+        .stream
+        .local_addr()
+        .expect("the connection is open")
+        .ip()
+    else {
+        panic!("expected an IPv4 address");
     };
     let mut second = RawPeer::connect(address, speaker.address).await;
     assert!(matches!(second.receive().await, Some(Message::Open(_))));
     second.send_open(address, 0, &[]).await;
     let Some(Message::Notification(notification)) = second.receive().await else {
-        panic!("it is let in");
+        panic!("the second connection was accepted");
     };
     let collision = NotificationError::CONNECTION_COLLISION_RESOLUTION;
     assert_eq!(notification.error, collision);
@@ -106,17 +116,22 @@ async fn a_second_connection_with_an_established_identifier_is_refused_and_count
 }
 
 #[tokio::test]
-async fn connections_of_one_address_wait_for_their_open_next_to_each_other() {
+async fn several_connections_of_one_address_can_wait_for_their_open() {
     let (speaker, first) = speaker_and_raw_peer().await;
-    let IpAddr::V4(address) = first.stream.local_addr().expect("is open").ip() else {
-        panic!("IPv4");
+    let IpAddr::V4(address) = first
+        .stream
+        .local_addr()
+        .expect("the connection is open")
+        .ip()
+    else {
+        panic!("expected an IPv4 address");
     };
     let mut waiting = vec![first];
     for _ in 0..2 {
         waiting.push(RawPeer::connect(address, speaker.address).await);
     }
     speaker
-        .wait_for_peers("a peer each", |peers| peers.len() == 3)
+        .wait_for_peers("one peer for each connection", |peers| peers.len() == 3)
         .await;
     for (peer, id) in waiting.iter_mut().zip(1..) {
         peer.establish_as(Ipv4Addr::new(10, 244, 1, id), 9).await;
@@ -126,7 +141,7 @@ async fn connections_of_one_address_wait_for_their_open_next_to_each_other() {
 }
 
 #[tokio::test]
-async fn connections_that_send_no_open_are_bounded_and_keep_no_speaker_out() {
+async fn connections_without_open_are_bounded_and_block_no_other_speaker() {
     let speaker = TestSpeaker::start();
     let address = fresh_address();
     let group = GroupConfig {
@@ -144,9 +159,9 @@ async fn connections_that_send_no_open_are_bounded_and_keep_no_speaker_out() {
         assert!(speaker.peers().await.len() <= 3);
         waiting.push(peer);
     }
-    // The oldest one has given way.
+    // A new connection has replaced the oldest connection without an OPEN message.
     let Some(Message::Notification(notification)) = waiting[0].receive().await else {
-        panic!("it waits on");
+        panic!("the oldest connection was not closed");
     };
     assert_eq!(notification.error, NotificationError::CONNECTION_REJECTED);
     let mut other = RawPeer::connect(address, speaker.address).await;

@@ -6,7 +6,7 @@ use bgp_session::{Counters, FailureReason, Negotiated, SessionError, Status};
 
 use super::*;
 
-/// A configured peer whose session is being dialled.
+/// Returns a configured peer whose session is in Connect.
 fn peer() -> PeerStatus {
     PeerStatus {
         name: "router-1".to_owned(),
@@ -48,7 +48,7 @@ fn seconds(seconds: i64) -> daemon_api::Duration {
 }
 
 #[test]
-fn before_the_open_what_is_negotiated_is_absent_and_address_and_port_are_apart() {
+fn a_session_before_its_open_has_no_negotiated_values() {
     let expected = wire::Session {
         peer: "router-1".to_owned(),
         peer_address: "2001:db8::1".to_owned(),
@@ -66,7 +66,7 @@ fn before_the_open_what_is_negotiated_is_absent_and_address_and_port_are_apart()
 }
 
 #[test]
-fn an_established_session_has_what_both_opens_agreed_on() {
+fn an_established_session_has_the_negotiated_values() {
     let mut peer = peer();
     peer.session.state = SessionState::Established;
     peer.session.negotiated = Some(negotiated());
@@ -100,7 +100,7 @@ fn a_session_without_hold_time_has_the_hold_time_zero() {
 }
 
 #[test]
-fn each_direction_of_add_path_has_its_value() {
+fn each_combination_of_add_path_directions_has_its_enum_value() {
     for (receive, send, expected) in [
         (false, false, wire::AddPath::None),
         (true, false, wire::AddPath::Receive),
@@ -119,7 +119,7 @@ fn each_direction_of_add_path_has_its_value() {
 }
 
 #[test]
-fn a_refused_session_has_its_reason_as_the_metric_has_it() {
+fn the_reason_of_a_refused_session_is_equal_to_the_metric_label() {
     let refused = RefusedSession {
         address: [192, 0, 2, 1].into(),
         peer: "192.0.2.1".to_owned(),

@@ -497,8 +497,8 @@ fn a_peer_uses_its_own_key_or_the_key_of_its_group() {
 
     check_rejected(
         &format!("{groups}- {{name: r, address: 192.0.2.1, group: others}}\n"),
-        "10:22: peer or group `r` has no key of TCP MD5, but 192.0.2.0/24 of group `routers` has \
-         one, and 192.0.2.1/32 lies within it; give it an md5KeyFile too, or let only the \
+        "10:22: peer or group `r` has no TCP MD5 key, but 192.0.2.1/32 lies within 192.0.2.0/24 of \
+         group `routers`, which requires a key; give it an md5KeyFile too, or let only the \
          reflector connect (connection: active)",
     );
     check_rejected(
@@ -508,8 +508,8 @@ fn a_peer_uses_its_own_key_or_the_key_of_its_group() {
     );
     check_rejected(
         "peerGroups:\n- {name: lb, role: client, md5KeyFile: /nowhere/key}\n",
-        "6:40: md5KeyFile: cannot read /nowhere/key, which must be a file with the key of the \
-         peers that this user may read: No such file or directory (os error 2)",
+        "6:40: md5KeyFile: cannot read the TCP MD5 key file /nowhere/key; it must be a regular file \
+         that this user has permission to read: No such file or directory (os error 2)",
     );
 }
 

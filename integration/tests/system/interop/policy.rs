@@ -27,7 +27,7 @@ fn a_client_with_too_many_paths_keeps_its_session_and_the_maximum_of_paths() {
     let clients = format!("{CLIENTS}\n  maximumPaths: 5");
     let reflector = ReflectorProcess::start(&network, &[&clients], &[]).unwrap();
     let bird = network.start(A, Program::Bird, &greedy()).unwrap();
-    let words = "path refused: the peer holds its maximum of paths";
+    let words = "path refused: the peer has reached its maximum of paths";
     reflector.process.wait_for_line(words, SOON).unwrap();
     assert_eq!(reflector.paths().unwrap().len(), 5);
     // BIRD withdraws all IPv4 paths. The reflector then asks for the refused paths with a route

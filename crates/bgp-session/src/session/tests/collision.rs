@@ -1,21 +1,22 @@
-//! Two connections of one session (RFC 4271 section 6.8).
+//! Tests of collisions: two connections of one session (RFC 4271 section 6.8).
 
 use super::*;
 
-/// Both sides have dialled: `A` is ours, `B` the peer's.
+/// Returns a session with two connections: `A`, opened by this side, and `B`, opened by the peer.
+/// The OPEN message of the peer has arrived on `first`.
 fn collision(router_id: Ipv4Addr, first: ConnectionId) -> Transcript {
     let mut transcript = Transcript::new(settings());
     transcript.feed_all([
-        Input::Start,
-        Input::Connected(A),
-        Input::Accepted(B),
+        SessionInput::Start,
+        SessionInput::Connected(A),
+        SessionInput::Accepted(B),
         open_from(first, router_id),
     ]);
     transcript
 }
 
 #[test]
-fn collision_is_won_by_the_higher_router_id() {
+fn a_collision_keeps_the_connection_of_the_side_with_the_higher_router_id() {
     let mut ours_is_higher = collision(LOWER, B);
     ours_is_higher.feed_all([open_from(A, LOWER), keepalive_from(A)]);
     assert_eq!(ours_is_higher.session.established(), Some(A));
@@ -57,7 +58,7 @@ fn collision_is_won_by_the_higher_router_id() {
 }
 
 #[test]
-fn collision_ends_the_same_whichever_open_comes_first() {
+fn the_result_of_a_collision_is_independent_of_the_order_of_the_opens() {
     for (router_id, kept, closed) in [(LOWER, A, B), (HIGHER, B, A)] {
         for first in [A, B] {
             let mut transcript = collision(router_id, first);
@@ -76,9 +77,9 @@ fn collision_ends_the_same_whichever_open_comes_first() {
 }
 
 #[test]
-fn equal_router_ids_of_two_ases_are_told_apart_by_the_as() {
+fn the_as_decides_a_collision_of_equal_router_ids() {
     for (peer_asn, kept) in [(Asn(64513), B), (Asn(64511), A)] {
-        let mut transcript = Transcript::new(Settings {
+        let mut transcript = Transcript::new(SessionSettings {
             peer_asn: None,
             ..settings()
         });
@@ -86,7 +87,11 @@ fn equal_router_ids_of_two_ases_are_told_apart_by_the_as() {
             asn: peer_asn,
             ..open(OURS)
         });
-        transcript.feed_all([Input::Start, Input::Connected(A), Input::Accepted(B)]);
+        transcript.feed_all([
+            SessionInput::Start,
+            SessionInput::Connected(A),
+            SessionInput::Accepted(B),
+        ]);
         transcript.feed(receive(kept, open));
         transcript.feed(keepalive_from(kept));
         assert_eq!(transcript.session.established(), Some(kept), "{peer_asn}");
@@ -94,9 +99,9 @@ fn equal_router_ids_of_two_ases_are_told_apart_by_the_as() {
 }
 
 #[test]
-fn an_established_connection_outlives_a_collision() {
+fn an_established_connection_is_kept_in_a_collision() {
     let mut transcript = established();
-    transcript.feed(Input::Accepted(B));
+    transcript.feed(SessionInput::Accepted(B));
     assert_eq!(transcript.session.established(), Some(A));
     transcript.check(&expect![[r#"
         0.000: Accepted(2) -> Established
@@ -107,12 +112,12 @@ fn an_established_connection_outlives_a_collision() {
 }
 
 #[test]
-fn a_peer_that_connects_anew_replaces_its_unfinished_connection() {
+fn a_new_connection_of_the_peer_replaces_its_connection_without_open() {
     let mut transcript = Transcript::new(passive());
     transcript.feed_all([
-        Input::Start,
-        Input::Accepted(A),
-        Input::Accepted(B),
+        SessionInput::Start,
+        SessionInput::Accepted(A),
+        SessionInput::Accepted(B),
         open_from(B, HIGHER),
         keepalive_from(B),
     ]);
@@ -120,21 +125,28 @@ fn a_peer_that_connects_anew_replaces_its_unfinished_connection() {
 }
 
 #[test]
-fn a_dial_that_would_lose_a_collision_is_abandoned() {
+fn a_dial_that_would_lose_a_collision_is_cancelled() {
     let mut transcript = Transcript::new(settings());
-    transcript.feed_all([Input::Start, Input::Accepted(B)]);
+    transcript.feed_all([SessionInput::Start, SessionInput::Accepted(B)]);
     assert_eq!(transcript.session.state(), SessionState::OpenSent);
     let outputs = transcript.feed(open_from(B, HIGHER));
-    assert!(outputs.contains(&Output::AbandonDial), "{outputs:?}");
+    assert!(outputs.contains(&SessionOutput::CancelDial), "{outputs:?}");
 }
 
 #[test]
-fn a_dial_that_would_win_a_collision_goes_on_until_the_other_connection_is_established() {
+fn a_dial_that_would_win_a_collision_continues_until_the_other_connection_is_established() {
     let mut transcript = Transcript::new(settings());
-    transcript.feed_all([Input::Start, Input::Accepted(B), open_from(B, LOWER)]);
+    transcript.feed_all([
+        SessionInput::Start,
+        SessionInput::Accepted(B),
+        open_from(B, LOWER),
+    ]);
     let mut peer_prefers_ours = transcript.session.clone();
-    peer_prefers_ours.handle(Input::Connected(A), transcript.now);
-    peer_prefers_ours.handle(Input::ConnectionLost(B, "closed".into()), transcript.now);
+    peer_prefers_ours.handle(SessionInput::Connected(A), transcript.now);
+    peer_prefers_ours.handle(
+        SessionInput::ConnectionLost(B, "closed".into()),
+        transcript.now,
+    );
     peer_prefers_ours.handle(open_from(A, LOWER), transcript.now);
     assert_eq!(peer_prefers_ours.state(), SessionState::OpenConfirm);
 
@@ -149,7 +161,7 @@ fn a_dial_that_would_win_a_collision_goes_on_until_the_other_connection_is_estab
             set codec of 2
             send KEEPALIVE on 2
         0.000: KEEPALIVE from 2 -> Established
-            abandon dial
+            cancel dial
             established 2 with 10.0.0.1
     "#]]);
 }

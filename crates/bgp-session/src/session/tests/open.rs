@@ -1,18 +1,18 @@
-//! What both OPEN messages agree on, and OPENs that are refused.
+//! Tests of the negotiation by OPEN messages, and of rejected OPEN messages.
 
 use super::*;
 
-/// A session that has received this OPEN on connection `A`.
-fn opened(settings: Settings, open: Open) -> Transcript {
+/// Returns a session that has received `open` on connection `A`.
+fn session_after_open(settings: SessionSettings, open: Open) -> Transcript {
     let mut transcript = Transcript::new(settings);
     let open = receive(A, Message::Open(open));
-    transcript.feed_all([Input::Start, Input::Accepted(A), open]);
+    transcript.feed_all([SessionInput::Start, SessionInput::Accepted(A), open]);
     transcript
 }
 
 #[track_caller]
-fn check_refused(settings: Settings, open: Open, notification: &str, error: &str) {
-    let transcript = opened(settings, open);
+fn check_rejected(settings: SessionSettings, open: Open, notification: &str, error: &str) {
+    let transcript = session_after_open(settings, open);
     assert_eq!(transcript.last_error(), error);
     let expected = format!(
         "0.000: Start -> Active\n\
@@ -24,12 +24,12 @@ fn check_refused(settings: Settings, open: Open, notification: &str, error: &str
 }
 
 #[test]
-fn a_wrong_as_is_refused() {
+fn an_open_with_an_unexpected_as_is_rejected() {
     let open = Open {
         asn: Asn(65000),
         ..open(HIGHER)
     };
-    check_refused(
+    check_rejected(
         passive(),
         open,
         "2/2",
@@ -38,14 +38,14 @@ fn a_wrong_as_is_refused() {
 }
 
 #[test]
-fn our_own_router_id_is_refused_inside_the_as_only() {
-    check_refused(
+fn the_own_router_id_is_rejected_from_a_peer_of_the_same_as_only() {
+    check_rejected(
         passive(),
         open(OURS),
         "2/3",
-        "peer has our own router id 10.0.0.5",
+        "peer has the router id of this speaker, 10.0.0.5; give each speaker its own router id",
     );
-    let settings = Settings {
+    let settings = SessionSettings {
         peer_asn: None,
         ..passive()
     };
@@ -53,13 +53,13 @@ fn our_own_router_id_is_refused_inside_the_as_only() {
         asn: Asn(65000),
         ..open(OURS)
     };
-    let external = opened(settings, open);
+    let external = session_after_open(settings, open);
     assert_eq!(external.session.state(), SessionState::OpenConfirm);
 }
 
 #[test]
-fn a_peer_without_a_common_family_is_told_which_are_lacking() {
-    let settings = Settings {
+fn a_peer_without_a_common_family_is_rejected() {
+    let settings = SessionSettings {
         families: vec![FamilySettings {
             family: Family::Ipv6Unicast,
             add_path: None,
@@ -70,12 +70,17 @@ fn a_peer_without_a_common_family_is_told_which_are_lacking() {
         capabilities: Vec::new(),
         ..open(HIGHER)
     };
-    check_refused(settings, open, "2/7", "peer speaks none of [Ipv6Unicast]");
+    check_rejected(
+        settings,
+        open,
+        "2/7",
+        "peer supports none of the address families [Ipv6Unicast]",
+    );
 }
 
 #[test]
-fn a_peer_that_offers_less_than_the_minimum_hold_time_is_refused() {
-    let settings = || Settings {
+fn a_peer_that_offers_less_than_the_minimum_hold_time_is_rejected() {
+    let settings = || SessionSettings {
         minimum_hold_time_seconds: 9,
         ..passive()
     };
@@ -90,10 +95,10 @@ fn a_peer_that_offers_less_than_the_minimum_hold_time_is_refused() {
             "peer offers a hold time of 8 s, at least 9 s are required",
         ),
     ] {
-        check_refused(settings(), offer(offered), "2/6", error);
+        check_rejected(settings(), offer(offered), "2/6", error);
     }
     for offered in [9, 90] {
-        let accepted = opened(settings(), offer(offered));
+        let accepted = session_after_open(settings(), offer(offered));
         assert_eq!(accepted.session.state(), SessionState::OpenConfirm);
     }
 }
@@ -107,9 +112,10 @@ fn add_path_is_negotiated_per_family_and_direction() {
         let mut open = open(HIGHER);
         open.capabilities
             .extend(theirs.map(|mode| Capability::AddPath(vec![(Family::Ipv4Unicast, mode)])));
-        let negotiated = Negotiated::new(&settings, &open).expect("families are common");
+        let negotiated =
+            Negotiated::new(&settings, &open).expect("both sides have a common family");
         let [v4, v6] = negotiated.families[..] else {
-            panic!("two families: {negotiated:?}");
+            panic!("expected two families: {negotiated:?}");
         };
         let expected = NegotiatedFamily {
             family: Family::Ipv4Unicast,
@@ -131,12 +137,12 @@ fn add_path_is_negotiated_per_family_and_direction() {
 }
 
 #[test]
-fn a_peer_without_capabilities_speaks_ipv4_with_two_octet_numbers() {
+fn a_peer_without_capabilities_gets_ipv4_unicast_and_two_octet_as_numbers() {
     let open = Open {
         capabilities: Vec::new(),
         ..open(HIGHER)
     };
-    let negotiated = Negotiated::new(&passive(), &open).expect("IPv4 is common");
+    let negotiated = Negotiated::new(&passive(), &open).expect("both sides support IPv4");
     let families: Vec<_> = negotiated.families.iter().map(|it| it.family).collect();
     assert_eq!(families, [Family::Ipv4Unicast]);
     assert!(!negotiated.four_octet_asn && !negotiated.extended_message);
@@ -144,9 +150,9 @@ fn a_peer_without_capabilities_speaks_ipv4_with_two_octet_numbers() {
 }
 
 #[test]
-fn the_shorter_hold_time_holds() {
+fn the_shorter_of_both_hold_times_is_used() {
     for (ours, theirs, expected) in [(9, 90, 9), (90, 9, 9), (3, 65535, 3)] {
-        let settings = Settings {
+        let settings = SessionSettings {
             hold_time_seconds: ours,
             ..passive()
         };
@@ -154,17 +160,18 @@ fn the_shorter_hold_time_holds() {
             hold_time_seconds: theirs,
             ..open(HIGHER)
         };
-        let negotiated = Negotiated::new(&settings, &open).expect("families are common");
+        let negotiated =
+            Negotiated::new(&settings, &open).expect("both sides have a common family");
         assert_eq!(negotiated.hold_time, Some(Duration::from_secs(expected)));
     }
 }
 
 #[test]
-fn settings_that_no_session_can_have_are_named() {
-    let check = |change: fn(&mut Settings), expected: Expect| {
+fn unusable_settings_are_rejected_with_the_reason() {
+    let check = |change: fn(&mut SessionSettings), expected: Expect| {
         let mut settings = settings();
         change(&mut settings);
-        let error = settings.validate().expect_err("must be refused");
+        let error = settings.validate().expect_err("the settings are unusable");
         expected.assert_eq(&error.to_string());
     };
     assert_eq!(settings().validate(), Ok(()));

@@ -1,4 +1,4 @@
-//! No sequence of inputs makes a session panic or break an invariant.
+//! Property tests: a session keeps its invariants for any sequence of inputs.
 
 use super::*;
 
@@ -18,36 +18,36 @@ fn any_message() -> impl Strategy<Value = Message> {
     ]
 }
 
-/// An input, and whether time passes to the next deadline before it.
-fn any_input() -> impl Strategy<Value = (Input, bool)> {
+/// Generates an input, and whether the time advances to the next deadline before the input.
+fn any_input() -> impl Strategy<Value = (SessionInput, bool)> {
     let input = prop_oneof![
-        3 => Just(Input::Start),
-        1 => Just(Input::Stop(Cease::PeerDeconfigured)),
-        1 => Just(Input::Reset(Cease::OtherConfigurationChange)),
-        4 => any_connection().prop_map(Input::Connected),
-        4 => any_connection().prop_map(Input::Accepted),
-        1 => Just(Input::DialFailed("refused".into())),
+        3 => Just(SessionInput::Start),
+        1 => Just(SessionInput::Stop(Cease::PeerDeconfigured)),
+        1 => Just(SessionInput::Reset(Cease::OtherConfigurationChange)),
+        4 => any_connection().prop_map(SessionInput::Connected),
+        4 => any_connection().prop_map(SessionInput::Accepted),
+        1 => Just(SessionInput::DialFailed("refused".into())),
         12 => (any_connection(), any_message())
-            .prop_map(|(id, message)| Input::MessageReceived(id, message)),
-        1 => any_connection().prop_map(|connection| Input::Refuse {
+            .prop_map(|(id, message)| SessionInput::MessageReceived(id, message)),
+        1 => any_connection().prop_map(|connection| SessionInput::Refuse {
             connection,
             problem: "too much".into(),
             notification: Cease::MaximumPaths.notification(),
             pause: Duration::from_secs(3),
         }),
-        2 => any_connection().prop_map(Input::Polled),
-        1 => Just(Input::DialTimedOut),
-        1 => Just(Input::EndPause),
-        1 => Just(Input::RequestRefresh(Family::Ipv6Unicast)),
-        1 => any_connection().prop_map(|id| Input::UpdatesWritten(id, 1)),
-        1 => any_connection().prop_map(Input::SendHoldTimerExpired),
-        1 => any_connection().prop_map(|id| Input::ConnectionLost(id, "lost".into())),
-        3 => Just(Input::DeadlineReached),
+        2 => any_connection().prop_map(SessionInput::Polled),
+        1 => Just(SessionInput::DialTimedOut),
+        1 => Just(SessionInput::EndPause),
+        1 => Just(SessionInput::RequestRefresh(Family::Ipv6Unicast)),
+        1 => any_connection().prop_map(|id| SessionInput::UpdatesWritten(id, 1)),
+        1 => any_connection().prop_map(SessionInput::SendHoldTimerExpired),
+        1 => any_connection().prop_map(|id| SessionInput::ConnectionLost(id, "lost".into())),
+        3 => Just(SessionInput::DeadlineReached),
     ];
     (input, prop::bool::weighted(0.2))
 }
 
-/// The contract that a driver relies on, whatever happens.
+/// Checks that the outputs keep the contract that a driver relies on.
 #[derive(Default)]
 struct Driver {
     open: std::collections::BTreeSet<ConnectionId>,
@@ -56,29 +56,36 @@ struct Driver {
 }
 
 impl Driver {
-    fn note(&mut self, outputs: &[Output]) {
+    fn check(&mut self, outputs: &[SessionOutput]) {
         for output in outputs {
             match output {
-                Output::Dial => {
-                    assert!(!self.is_dialling, "dials twice");
+                SessionOutput::Dial => {
+                    assert!(!self.is_dialling, "a second dial while one is pending");
                     self.is_dialling = true;
                 }
-                Output::AbandonDial => assert!(std::mem::take(&mut self.is_dialling)),
-                Output::Send(id, _)
-                | Output::Poll(id)
-                | Output::SetCodecOptions { connection: id, .. }
-                | Output::Updated(id, _)
-                | Output::RefreshRequested(id, _) => assert!(self.open.contains(id)),
-                Output::Established(id, _) => {
+                SessionOutput::CancelDial => assert!(std::mem::take(&mut self.is_dialling)),
+                SessionOutput::Send(id, _)
+                | SessionOutput::Poll(id)
+                | SessionOutput::SetCodecOptions { connection: id, .. }
+                | SessionOutput::Updated(id, _)
+                | SessionOutput::RefreshRequested(id, _) => assert!(self.open.contains(id)),
+                SessionOutput::Established(id, _) => {
                     assert!(self.open.contains(id));
-                    assert_eq!(self.established.replace(*id), None, "established twice");
+                    assert_eq!(
+                        self.established.replace(*id),
+                        None,
+                        "a second established connection"
+                    );
                 }
-                Output::Failed(error) => {
+                SessionOutput::Failed(error) => {
                     assert!(!matches!(error, SessionError::CollisionLost(_)));
                 }
-                Output::Down(id, _) => assert_eq!(self.established.take(), Some(*id)),
-                Output::Close(id) => {
-                    assert!(self.open.remove(id), "closes what is closed");
+                SessionOutput::Down(id, _) => assert_eq!(self.established.take(), Some(*id)),
+                SessionOutput::Close(id) => {
+                    assert!(
+                        self.open.remove(id),
+                        "closed a connection that was not open"
+                    );
                     assert_ne!(self.established, Some(*id), "closed without Down");
                 }
             }
@@ -89,51 +96,39 @@ impl Driver {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
     #[test]
-    fn no_input_breaks_the_contract_with_the_driver(
+    fn any_sequence_of_inputs_keeps_the_contract_with_the_driver(
         inputs in prop::collection::vec(any_input(), 0..60),
         is_active: bool,
         seed: u64,
     ) {
-        let settings = Settings { active: is_active, ..settings() };
+        let settings = SessionSettings { active: is_active, ..settings() };
         let mut now = Instant::now();
         let mut session = Session::new(settings, seed, now);
         let mut driver = Driver::default();
         for (input, passes_time) in inputs {
             if passes_time && let Some(deadline) = session.next_deadline() {
                 now = now.max(deadline);
-                driver.note(&session.handle(Input::DeadlineReached, now));
+                driver.check(&session.handle(SessionInput::DeadlineReached, now));
                 let next = session.next_deadline();
                 prop_assert!(next.is_none_or(|next| next > now), "the deadline has not moved");
             }
-            // A driver answers a dial once, and never uses the name of a connection twice.
-            let is_possible = match &input {
-                Input::Connected(id) => driver.is_dialling && driver.open.insert(*id),
-                Input::DialFailed(_) | Input::DialTimedOut => driver.is_dialling,
-                Input::Accepted(id) => driver.open.insert(*id),
-                Input::Start
-                | Input::Stop(_)
-                | Input::Reset(_)
-                | Input::MessageReceived(..)
-                | Input::Malformed(..)
-                | Input::Refuse { .. }
-                | Input::EndPause
-                | Input::RequestRefresh(_)
-                | Input::Polled(_)
-                | Input::UpdatesWritten(..)
-                | Input::SendHoldTimerExpired(_)
-                | Input::ConnectionLost(..)
-                | Input::DeadlineReached => true,
-            };
-            if !is_possible {
+            // A driver reports the result of a dial once, and uses each connection number once.
+            let is_dial_result = matches!(
+                input,
+                SessionInput::Connected(_) | SessionInput::DialFailed(_) | SessionInput::DialTimedOut
+            );
+            if is_dial_result && !driver.is_dialling {
                 continue;
             }
-            if matches!(
-                input,
-                Input::Connected(_) | Input::DialFailed(_) | Input::DialTimedOut
-            ) {
+            if let SessionInput::Connected(id) | SessionInput::Accepted(id) = &input
+                && !driver.open.insert(*id)
+            {
+                continue;
+            }
+            if is_dial_result {
                 driver.is_dialling = false;
             }
-            driver.note(&session.handle(input, now));
+            driver.check(&session.handle(input, now));
             prop_assert_eq!(session.established(), driver.established);
             prop_assert_eq!(
                 session.state() == SessionState::Established,

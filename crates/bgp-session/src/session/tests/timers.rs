@@ -1,14 +1,14 @@
-//! Dials, hold timer, keepalives and sleeps of the process.
+//! Tests of dials, the hold timer, keepalives and a suspended process.
 
 use super::*;
 
 #[test]
 fn failed_dials_are_repeated_with_growing_pauses() {
     let mut transcript = Transcript::new(settings());
-    transcript.feed(Input::Start);
+    transcript.feed(SessionInput::Start);
     let mut pauses = Vec::new();
     for _ in 0..7 {
-        transcript.feed(Input::DialFailed("connection refused".into()));
+        transcript.feed(SessionInput::DialFailed("connection refused".into()));
         assert_eq!(transcript.session.state(), SessionState::Active);
         pauses.push(transcript.wait());
         assert_eq!(transcript.session.state(), SessionState::Connect);
@@ -27,9 +27,9 @@ fn failed_dials_are_repeated_with_growing_pauses() {
 }
 
 #[test]
-fn a_dial_without_an_answer_is_abandoned() {
+fn a_dial_without_an_answer_fails_with_a_timeout() {
     let mut transcript = Transcript::new(settings());
-    transcript.feed_all([Input::Start, Input::DialTimedOut]);
+    transcript.feed_all([SessionInput::Start, SessionInput::DialTimedOut]);
     transcript.check(&expect![[r#"
         0.000: Start -> Connect
             dial
@@ -43,15 +43,15 @@ fn a_dial_without_an_answer_is_abandoned() {
 }
 
 #[test]
-fn a_silent_peer_is_given_up_when_the_hold_timer_expires() {
+fn the_session_with_a_silent_peer_ends_when_the_hold_timer_expires() {
     let mut transcript = established();
     let begin = transcript.now;
     while !transcript.wait_for_poll() {}
     assert_eq!(transcript.now - begin, Duration::from_secs(9));
-    transcript.feed(Input::Polled(A));
+    transcript.feed(SessionInput::Polled(A));
     assert_eq!(
         transcript.last_error(),
-        "hold timer expired: nothing from the peer for 9 s"
+        "hold timer expired: no message from the peer for 9 s"
     );
     let (_, text) = transcript
         .text
@@ -61,7 +61,7 @@ fn a_silent_peer_is_given_up_when_the_hold_timer_expires() {
             poll 1
         9.000: Polled(1) -> Active
             send NOTIFICATION 4/0 on 1
-            down 1: hold timer expired: nothing from the peer for 9 s
+            down 1: hold timer expired: no message from the peer for 9 s
             close 1
     "#]]
     .assert_eq(text);
@@ -74,24 +74,29 @@ fn updates_and_keepalives_restart_the_hold_timer() {
         transcript.now += Duration::from_secs(8);
         transcript.feed(receive(A, message));
         transcript.now += Duration::from_secs(8);
-        let outputs = transcript.feed(Input::DeadlineReached);
-        assert!(!outputs.contains(&Output::Poll(A)), "{name}");
+        let outputs = transcript.feed(SessionInput::DeadlineReached);
+        assert!(!outputs.contains(&SessionOutput::Poll(A)), "{name}");
         transcript.now += Duration::from_secs(1);
-        let outputs = transcript.feed(Input::DeadlineReached);
-        assert!(outputs.contains(&Output::Poll(A)), "{name}");
-        transcript.feed(Input::Polled(A));
+        let outputs = transcript.feed(SessionInput::DeadlineReached);
+        assert!(outputs.contains(&SessionOutput::Poll(A)), "{name}");
+        transcript.feed(SessionInput::Polled(A));
         assert_eq!(transcript.session.state(), SessionState::Active, "{name}");
     };
     check("KEEPALIVE", Message::Keepalive);
     check("UPDATE", Message::Update(Update::default()));
 }
 
-/// This process slept for longer than the hold time; the peer's messages wait in the socket.
+/// The process was suspended for longer than the hold time, and a message of the peer is still in
+/// the socket.
 #[test]
-fn a_peer_whose_message_waits_in_the_socket_is_kept_after_a_sleep_of_this_process() {
+fn a_session_survives_a_suspended_process_if_the_socket_holds_a_message() {
     let mut transcript = established();
     transcript.now += Duration::from_secs(60);
-    transcript.feed_all([Input::DeadlineReached, keepalive_from(A), Input::Polled(A)]);
+    transcript.feed_all([
+        SessionInput::DeadlineReached,
+        keepalive_from(A),
+        SessionInput::Polled(A),
+    ]);
     transcript.check(&expect![[r#"
         60.000: DeadlineReached -> Established
             poll 1
@@ -99,62 +104,62 @@ fn a_peer_whose_message_waits_in_the_socket_is_kept_after_a_sleep_of_this_proces
         60.000: KEEPALIVE from 1 -> Established
         60.000: Polled(1) -> Established
     "#]]);
-    // The next silence is measured from that message on.
+    // The hold timer has restarted with the message from the socket.
     let begin = transcript.now;
     while !transcript.wait_for_poll() {}
     assert_eq!(transcript.now - begin, Duration::from_secs(9));
-    transcript.feed(Input::Polled(A));
+    transcript.feed(SessionInput::Polled(A));
     assert_eq!(transcript.session.state(), SessionState::Active);
 }
 
 #[test]
-fn the_answer_to_an_earlier_poll_ends_no_session_after_a_second_sleep() {
+fn the_answer_to_an_outdated_poll_ends_no_session() {
     let mut transcript = established();
     transcript.now += Duration::from_secs(9);
-    transcript.feed_all([Input::DeadlineReached, keepalive_from(A)]);
+    transcript.feed_all([SessionInput::DeadlineReached, keepalive_from(A)]);
     transcript.now += Duration::from_secs(60);
-    transcript.feed_all([Input::DeadlineReached, Input::Polled(A)]);
+    transcript.feed_all([SessionInput::DeadlineReached, SessionInput::Polled(A)]);
     assert_eq!(transcript.session.state(), SessionState::Established);
     assert!(transcript.wait_for_poll());
-    transcript.feed(Input::Polled(A));
+    transcript.feed(SessionInput::Polled(A));
     assert_eq!(transcript.session.state(), SessionState::Active);
 }
 
 #[test]
-fn an_unasked_poll_ends_no_session() {
+fn a_poll_that_the_session_did_not_request_ends_no_session() {
     let mut transcript = established();
     transcript.now += Duration::from_secs(60);
-    assert_eq!(transcript.feed(Input::Polled(A)), []);
+    assert_eq!(transcript.feed(SessionInput::Polled(A)), []);
     assert_eq!(transcript.session.state(), SessionState::Established);
 }
 
 #[test]
-fn written_updates_spare_keepalives() {
+fn written_updates_postpone_the_next_keepalive() {
     let mut transcript = established();
     let before = transcript
         .session
         .next_deadline()
-        .expect("keepalives are sent");
+        .expect("the keepalive timer runs");
     transcript.now += Duration::from_secs(2);
-    transcript.feed(Input::UpdatesWritten(A, 3));
+    transcript.feed(SessionInput::UpdatesWritten(A, 3));
     let after = transcript
         .session
         .next_deadline()
-        .expect("keepalives are sent");
+        .expect("the keepalive timer runs");
     assert!(after > before);
     assert_eq!(transcript.session.status().counters.updates_sent, 3);
 }
 
 #[test]
-fn a_hold_time_of_zero_runs_no_timer() {
+fn a_hold_time_of_zero_disables_all_timers() {
     let mut transcript = Transcript::new(passive());
     let open = Open {
         hold_time_seconds: 0,
         ..open(HIGHER)
     };
     transcript.feed_all([
-        Input::Start,
-        Input::Accepted(A),
+        SessionInput::Start,
+        SessionInput::Accepted(A),
         receive(A, Message::Open(open)),
         keepalive_from(A),
     ]);
@@ -163,11 +168,11 @@ fn a_hold_time_of_zero_runs_no_timer() {
 }
 
 #[test]
-fn a_peer_that_never_sends_its_open_is_given_up() {
+fn a_connection_without_an_open_is_closed_after_the_open_timeout() {
     let mut transcript = Transcript::new(passive());
-    transcript.feed_all([Input::Start, Input::Accepted(A)]);
+    transcript.feed_all([SessionInput::Start, SessionInput::Accepted(A)]);
     assert_eq!(transcript.wait(), Duration::from_secs(30));
-    transcript.feed(Input::Polled(A));
+    transcript.feed(SessionInput::Polled(A));
     transcript.check(&expect![[r#"
         0.000: Start -> Active
         0.000: Accepted(1) -> OpenSent
@@ -176,20 +181,20 @@ fn a_peer_that_never_sends_its_open_is_given_up() {
             poll 1
         30.000: Polled(1) -> Active
             send NOTIFICATION 4/0 on 1
-            failed: no OPEN from the peer within 30000 ms
+            failed: no OPEN message from the peer within 30000 ms
             close 1
     "#]]);
 }
 
 #[test]
-fn a_peer_whose_open_waits_in_the_socket_is_kept_after_a_sleep_of_this_process() {
+fn a_connection_survives_a_suspended_process_if_the_socket_holds_the_open() {
     let mut transcript = Transcript::new(passive());
-    transcript.feed_all([Input::Start, Input::Accepted(A)]);
+    transcript.feed_all([SessionInput::Start, SessionInput::Accepted(A)]);
     transcript.now += Duration::from_secs(60);
     transcript.feed_all([
-        Input::DeadlineReached,
+        SessionInput::DeadlineReached,
         open_from(A, HIGHER),
-        Input::Polled(A),
+        SessionInput::Polled(A),
         keepalive_from(A),
     ]);
     assert_eq!(transcript.session.state(), SessionState::Established);

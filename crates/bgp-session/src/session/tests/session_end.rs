@@ -1,17 +1,18 @@
-//! How sessions end, and when they come up again.
+//! Tests of the end of sessions, and of their restart.
 
 use super::*;
 
 #[test]
-fn messages_out_of_place_are_answered_with_the_subcode_of_rfc_6608() {
-    let check = |state, inputs: &[Input], subcode| {
+fn a_message_in_the_wrong_state_is_answered_with_the_subcode_of_rfc_6608() {
+    let check = |state, inputs: &[SessionInput], subcode| {
         let mut transcript = Transcript::new(passive());
-        transcript.feed_all([Input::Start, Input::Accepted(A)]);
-        let (last, before) = inputs.split_last().expect("there is one");
+        transcript.feed_all([SessionInput::Start, SessionInput::Accepted(A)]);
+        let (last, before) = inputs.split_last().expect("the case has an input");
         transcript.feed_all(before.iter().cloned());
         assert_eq!(transcript.session.state(), state);
         let outputs = transcript.feed(last.clone());
-        let Some(Output::Send(A, Message::Notification(notification))) = outputs.first() else {
+        let Some(SessionOutput::Send(A, Message::Notification(notification))) = outputs.first()
+        else {
             panic!("no NOTIFICATION: {outputs:?}");
         };
         assert_eq!(notification.error, NotificationError { code: 5, subcode });
@@ -42,16 +43,16 @@ fn messages_out_of_place_are_answered_with_the_subcode_of_rfc_6608() {
 }
 
 #[test]
-fn shutdown_tells_the_peer_and_stays_down() {
+fn a_stopped_session_notifies_the_peer_and_rejects_connections_until_start() {
     let mut transcript = established();
-    transcript.feed(Input::Stop(Cease::AdministrativeShutdown {
+    transcript.feed(SessionInput::Stop(Cease::AdministrativeShutdown {
         text: "drained".into(),
     }));
     assert_eq!(transcript.session.next_deadline(), None);
-    transcript.feed(Input::Accepted(B));
+    transcript.feed(SessionInput::Accepted(B));
     expect!["ended by this side: Cease/Administrative Shutdown: drained"]
         .assert_eq(&transcript.last_error());
-    transcript.feed(Input::Start);
+    transcript.feed(SessionInput::Start);
     transcript.check(&expect![[r#"
         0.000: Stop(AdministrativeShutdown { text: "drained" }) -> Idle
             send NOTIFICATION 6/2 on 1
@@ -66,13 +67,13 @@ fn shutdown_tells_the_peer_and_stays_down() {
 }
 
 #[test]
-fn a_reset_session_comes_up_again() {
+fn a_reset_session_is_established_again() {
     let mut transcript = established();
     transcript.feed_all([
-        Input::Reset(Cease::AdministrativeReset {
+        SessionInput::Reset(Cease::AdministrativeReset {
             text: String::new(),
         }),
-        Input::Accepted(B),
+        SessionInput::Accepted(B),
         open_from(B, HIGHER),
         keepalive_from(B),
     ]);
@@ -81,19 +82,19 @@ fn a_reset_session_comes_up_again() {
 }
 
 #[test]
-fn a_peer_that_broke_a_policy_is_kept_out_for_the_pause() {
+fn connections_of_a_refused_peer_are_rejected_during_the_pause() {
     let mut transcript = established();
     transcript.feed_all([
-        Input::Refuse {
+        SessionInput::Refuse {
             connection: A,
             problem: "more than 10 paths".into(),
             notification: Cease::MaximumPaths.notification(),
             pause: Duration::from_secs(60),
         },
-        Input::Accepted(B),
+        SessionInput::Accepted(B),
     ]);
     assert_eq!(transcript.wait(), Duration::from_secs(60));
-    transcript.feed(Input::Accepted(B));
+    transcript.feed(SessionInput::Accepted(B));
     transcript.check(&expect![[r#"
         0.000: Refuse { connection: 1, problem: "more than 10 paths", notification: Notification { error: NotificationError { code: 6, subcode: 1 }, data: b"" }, pause: 60s } -> Idle
             send NOTIFICATION 6/1 on 1
@@ -110,43 +111,49 @@ fn a_peer_that_broke_a_policy_is_kept_out_for_the_pause() {
 }
 
 #[test]
-fn the_pause_of_a_peer_that_broke_a_policy_can_end_early() {
+fn the_pause_of_a_refused_peer_can_end_early() {
     let mut transcript = established();
-    transcript.feed(Input::EndPause);
+    transcript.feed(SessionInput::EndPause);
     assert_eq!(transcript.session.established(), Some(A));
     transcript.feed_all([
-        Input::Refuse {
+        SessionInput::Refuse {
             connection: A,
             problem: "more than 10 paths".into(),
             notification: Cease::MaximumPaths.notification(),
             pause: Duration::from_secs(60),
         },
-        Input::EndPause,
-        Input::Accepted(B),
+        SessionInput::EndPause,
+        SessionInput::Accepted(B),
     ]);
     assert_eq!(transcript.session.state(), SessionState::OpenSent);
-    // A stop is no pause.
-    transcript.feed_all([Input::Stop(Cease::PeerDeconfigured), Input::EndPause]);
+    // `EndPause` does not start a stopped session.
+    transcript.feed_all([
+        SessionInput::Stop(Cease::PeerDeconfigured),
+        SessionInput::EndPause,
+    ]);
     assert_eq!(transcript.session.state(), SessionState::Idle);
 }
 
 #[test]
-fn the_reason_of_a_notification_stands_until_the_session_comes_up() {
-    let lost = |id| Input::ConnectionLost(id, "reset by the peer".into());
+fn the_error_of_a_notification_is_kept_until_the_session_is_established() {
+    let lost = |id| SessionInput::ConnectionLost(id, "reset by the peer".into());
     let notification = |cease: Cease| receive(A, Message::Notification(cease.notification()));
     let mut transcript = established();
     transcript.feed(notification(Cease::MaximumPaths));
     let expected = "peer sent NOTIFICATION Cease/Maximum Number of Prefixes Reached";
     assert_eq!(transcript.last_error(), expected);
     for consequence in [lost(A), notification(Cease::ConnectionRejected)] {
-        transcript.feed_all([Input::Accepted(A), consequence]);
+        transcript.feed_all([SessionInput::Accepted(A), consequence]);
         assert_eq!(transcript.last_error(), expected);
     }
-    transcript.feed_all([Input::Accepted(A), notification(Cease::PeerDeconfigured)]);
+    transcript.feed_all([
+        SessionInput::Accepted(A),
+        notification(Cease::PeerDeconfigured),
+    ]);
     let expected = "peer sent NOTIFICATION Cease/Peer De-configured";
     assert_eq!(transcript.last_error(), expected);
     transcript.feed_all([
-        Input::Accepted(A),
+        SessionInput::Accepted(A),
         open_from(A, HIGHER),
         keepalive_from(A),
         lost(A),
@@ -158,7 +165,7 @@ fn the_reason_of_a_notification_stands_until_the_session_comes_up() {
 }
 
 #[test]
-fn a_notification_of_the_peer_ends_the_connection_without_an_answer() {
+fn a_notification_of_the_peer_is_not_answered_with_a_notification() {
     let mut transcript = established();
     let notification = Cease::AdministrativeReset { text: "bye".into() }.notification();
     transcript.feed(receive(A, Message::Notification(notification)));
@@ -172,9 +179,9 @@ fn a_notification_of_the_peer_ends_the_connection_without_an_answer() {
 }
 
 #[test]
-fn what_cannot_be_decoded_is_answered_as_the_codec_says() {
+fn a_malformed_message_is_answered_with_the_notification_of_the_decoder() {
     let mut transcript = established();
-    transcript.feed(Input::Malformed(
+    transcript.feed(SessionInput::Malformed(
         A,
         DecodeError {
             notification: Notification {
@@ -196,15 +203,15 @@ fn what_cannot_be_decoded_is_answered_as_the_codec_says() {
 }
 
 #[test]
-fn a_connection_that_was_closed_is_not_heard() {
+fn inputs_of_a_closed_connection_are_ignored() {
     let mut transcript = established();
-    transcript.feed(Input::ConnectionLost(A, "reset by peer".into()));
+    transcript.feed(SessionInput::ConnectionLost(A, "reset by peer".into()));
     for input in [
         keepalive_from(A),
         open_from(A, HIGHER),
-        Input::Polled(A),
-        Input::SendHoldTimerExpired(A),
-        Input::ConnectionLost(A, "again".into()),
+        SessionInput::Polled(A),
+        SessionInput::SendHoldTimerExpired(A),
+        SessionInput::ConnectionLost(A, "again".into()),
     ] {
         assert_eq!(transcript.feed(input), []);
     }
