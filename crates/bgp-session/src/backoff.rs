@@ -6,13 +6,13 @@ use std::time::Duration;
 /// to a quarter (RFC 4271 section 10), so that the peers of one speaker do not all reconnect
 /// simultaneously.
 #[derive(Clone, Debug)]
-pub(crate) struct Backoff {
+pub(crate) struct DialBackoff {
     minimum: Duration,
     maximum: Duration,
     next: Duration,
 }
 
-impl Backoff {
+impl DialBackoff {
     pub(crate) fn new(minimum: Duration, maximum: Duration) -> Self {
         Self {
             minimum,
@@ -64,7 +64,7 @@ mod tests {
     fn pauses_double_up_to_the_maximum_within_the_jitter_of_rfc_4271() {
         let seconds = Duration::from_secs;
         let mut jitter = Jitter::new(7);
-        let mut backoff = Backoff::new(seconds(1), seconds(10));
+        let mut backoff = DialBackoff::new(seconds(1), seconds(10));
         for whole in [1, 2, 4, 8, 10, 10] {
             let pause = backoff.pause(&mut jitter);
             assert!(

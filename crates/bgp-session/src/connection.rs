@@ -27,9 +27,9 @@ impl Direction {
 }
 
 #[derive(Clone, Debug)]
-pub(crate) struct Connection {
+pub(crate) struct SessionConnection {
     pub(crate) id: ConnectionId,
-    pub(crate) phase: Phase,
+    pub(crate) phase: OpenPhase,
     /// The silence deadline for which the session has asked the driver to poll the socket. `None`:
     /// no poll is pending.
     pub(crate) polled_for: Option<Instant>,
@@ -37,7 +37,7 @@ pub(crate) struct Connection {
 
 /// The progress of the OPEN exchange on a connection.
 #[derive(Clone, Debug)]
-pub(crate) enum Phase {
+pub(crate) enum OpenPhase {
     /// This side has sent its OPEN message. The OPEN message of the peer is due at `deadline`.
     OpenSent { deadline: Instant },
     /// This side has accepted the OPEN message of the peer and waits for a KEEPALIVE.
@@ -55,25 +55,29 @@ pub(crate) struct Agreement {
     pub(crate) keepalive_deadline: Option<Instant>,
 }
 
-impl Connection {
+impl SessionConnection {
     pub(crate) fn agreement(&self) -> Option<&Agreement> {
         match &self.phase {
-            Phase::OpenSent { .. } => None,
-            Phase::OpenConfirm(agreement) | Phase::Established(agreement) => Some(agreement),
+            OpenPhase::OpenSent { .. } => None,
+            OpenPhase::OpenConfirm(agreement) | OpenPhase::Established(agreement) => {
+                Some(agreement)
+            }
         }
     }
 
     pub(crate) fn agreement_mut(&mut self) -> Option<&mut Agreement> {
         match &mut self.phase {
-            Phase::OpenSent { .. } => None,
-            Phase::OpenConfirm(agreement) | Phase::Established(agreement) => Some(agreement),
+            OpenPhase::OpenSent { .. } => None,
+            OpenPhase::OpenConfirm(agreement) | OpenPhase::Established(agreement) => {
+                Some(agreement)
+            }
         }
     }
 
     pub(crate) fn is_established(&self) -> bool {
         match self.phase {
-            Phase::OpenSent { .. } | Phase::OpenConfirm(_) => false,
-            Phase::Established(_) => true,
+            OpenPhase::OpenSent { .. } | OpenPhase::OpenConfirm(_) => false,
+            OpenPhase::Established(_) => true,
         }
     }
 
@@ -81,8 +85,8 @@ impl Connection {
     /// `None`: never.
     pub(crate) fn silence_deadline(&self) -> Option<Instant> {
         match &self.phase {
-            Phase::OpenSent { deadline } => Some(*deadline),
-            Phase::OpenConfirm(agreement) | Phase::Established(agreement) => {
+            OpenPhase::OpenSent { deadline } => Some(*deadline),
+            OpenPhase::OpenConfirm(agreement) | OpenPhase::Established(agreement) => {
                 agreement.hold_deadline
             }
         }

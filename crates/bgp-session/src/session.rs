@@ -5,9 +5,9 @@ use std::time::Instant;
 use bgp_packet::{Family, Message, RouteRefresh};
 
 use crate::{
-    backoff::{Backoff, Jitter},
+    backoff::{DialBackoff, Jitter},
     cease::Cease,
-    connection::{Connection, ConnectionId, Direction, Phase},
+    connection::{ConnectionId, Direction, OpenPhase, SessionConnection},
     error::SessionError,
     input::SessionInput,
     output::SessionOutput,
@@ -23,9 +23,9 @@ mod timers;
 pub struct Session {
     settings: SessionSettings,
     dialler: Dialler,
-    incoming: Option<Connection>,
-    outgoing: Option<Connection>,
-    backoff: Backoff,
+    incoming: Option<SessionConnection>,
+    outgoing: Option<SessionConnection>,
+    backoff: DialBackoff,
     jitter: Jitter,
     state: SessionState,
     since: Instant,
@@ -53,7 +53,7 @@ impl Session {
     /// Returns an idle session. Sessions with different seeds have different random pauses.
     pub fn new(settings: SessionSettings, seed: u64, now: Instant) -> Self {
         Self {
-            backoff: Backoff::new(
+            backoff: DialBackoff::new(
                 settings.connect_retry_minimum,
                 settings.connect_retry_maximum,
             ),
@@ -284,9 +284,9 @@ impl Session {
         let open = Message::Open(self.settings.open());
         self.send(id, open, outputs);
         let deadline = now + self.settings.open_timeout;
-        *self.slot(direction) = Some(Connection {
+        *self.slot(direction) = Some(SessionConnection {
             id,
-            phase: Phase::OpenSent { deadline },
+            phase: OpenPhase::OpenSent { deadline },
             polled_for: None,
         });
     }
@@ -396,20 +396,21 @@ impl Session {
         self.last_error = Some((now, error));
     }
 
-    fn slot(&mut self, direction: Direction) -> &mut Option<Connection> {
+    fn slot(&mut self, direction: Direction) -> &mut Option<SessionConnection> {
         match direction {
             Direction::Incoming => &mut self.incoming,
             Direction::Outgoing => &mut self.outgoing,
         }
     }
 
-    fn connections(&self) -> impl Iterator<Item = &Connection> {
+    fn connections(&self) -> impl Iterator<Item = &SessionConnection> {
         self.outgoing.iter().chain(&self.incoming)
     }
 
     fn direction(&self, id: ConnectionId) -> Option<Direction> {
-        let has_id =
-            |slot: &Option<Connection>| slot.as_ref().is_some_and(|connection| connection.id == id);
+        let has_id = |slot: &Option<SessionConnection>| {
+            slot.as_ref().is_some_and(|connection| connection.id == id)
+        };
         if has_id(&self.outgoing) {
             Some(Direction::Outgoing)
         } else if has_id(&self.incoming) {
@@ -433,11 +434,11 @@ impl Session {
     }
 }
 
-fn phase_state(phase: &Phase) -> SessionState {
+fn phase_state(phase: &OpenPhase) -> SessionState {
     match phase {
-        Phase::OpenSent { .. } => SessionState::OpenSent,
-        Phase::OpenConfirm(_) => SessionState::OpenConfirm,
-        Phase::Established(_) => SessionState::Established,
+        OpenPhase::OpenSent { .. } => SessionState::OpenSent,
+        OpenPhase::OpenConfirm(_) => SessionState::OpenConfirm,
+        OpenPhase::Established(_) => SessionState::Established,
     }
 }
 

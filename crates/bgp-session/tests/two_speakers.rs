@@ -14,7 +14,7 @@ use bgp_session::{
 use proptest::prelude::*;
 
 /// Index of a session: 0 or 1.
-type Side = usize;
+type SideIndex = usize;
 
 /// An event that the network has not yet delivered to a side.
 enum Transit {
@@ -26,22 +26,22 @@ enum Transit {
     Lost,
 }
 
-struct Simulation {
+struct NetworkSimulation {
     sessions: [Session; 2],
     now: Instant,
     /// Undelivered events of each connection and receiver, oldest first.
-    transit: BTreeMap<(ConnectionId, Side), VecDeque<Transit>>,
+    transit: BTreeMap<(ConnectionId, SideIndex), VecDeque<Transit>>,
     /// The sides that have not closed the connection.
-    open: BTreeMap<ConnectionId, Vec<Side>>,
+    open: BTreeMap<ConnectionId, Vec<SideIndex>>,
     /// The pending dial of each side.
     dialling: [Option<ConnectionId>; 2],
     next_connection: u64,
 }
 
-impl Simulation {
+impl NetworkSimulation {
     fn new(active: [bool; 2], ids: [u8; 2], seeds: [u64; 2]) -> Self {
         let now = Instant::now();
-        let session = |side: Side| {
+        let session = |side: SideIndex| {
             let router_id = RouterId(Ipv4Addr::new(10, 0, 0, ids[side]));
             let settings = SessionSettings {
                 active: active[side],
@@ -59,7 +59,7 @@ impl Simulation {
         }
     }
 
-    fn feed(&mut self, side: Side, input: SessionInput) {
+    fn feed(&mut self, side: SideIndex, input: SessionInput) {
         for output in self.sessions[side].handle(input, self.now) {
             match output {
                 SessionOutput::Dial => {
@@ -89,11 +89,11 @@ impl Simulation {
         }
     }
 
-    fn put(&mut self, id: ConnectionId, to: Side, transit: Transit) {
+    fn put(&mut self, id: ConnectionId, to: SideIndex, transit: Transit) {
         self.transit.entry((id, to)).or_default().push_back(transit);
     }
 
-    fn close(&mut self, id: ConnectionId, side: Side) {
+    fn close(&mut self, id: ConnectionId, side: SideIndex) {
         let open = self.open.entry(id).or_default();
         open.retain(|open_side| *open_side != side);
         self.transit.remove(&(id, side));
@@ -174,7 +174,7 @@ proptest! {
         choices in prop::collection::vec(any::<usize>(), 1..60),
         late_start in 0_usize..10,
     ) {
-        let mut simulation = Simulation::new(active, ids, seeds);
+        let mut simulation = NetworkSimulation::new(active, ids, seeds);
         let begin = simulation.now;
         simulation.feed(0, SessionInput::Start);
         let mut has_started = false;

@@ -12,7 +12,7 @@ use crate::{config::Configuration, md5_key::Md5Key};
 /// The addresses from which a listener accepts connections. A listener closes any other connection
 /// itself, without work for the owner.
 #[derive(Debug, Default)]
-pub(crate) struct Admission {
+pub(crate) struct AdmissionRules {
     addresses: HashSet<IpAddr>,
     prefixes: Vec<IpNet>,
     /// TCP MD5 keys of connections from these prefixes. For an address in several prefixes, the
@@ -20,7 +20,7 @@ pub(crate) struct Admission {
     pub(crate) keys: BTreeMap<IpNet, Md5Key>,
 }
 
-impl Admission {
+impl AdmissionRules {
     pub(crate) fn new(configuration: &Configuration) -> Self {
         Self {
             addresses: configuration

@@ -6,7 +6,7 @@ use bgp_rib::PeerId;
 use tokio::sync::watch;
 
 use crate::{
-    admission::Admission,
+    admission::AdmissionRules,
     config::{Configuration, GroupConfig, PeerConfig},
     journal::Journal,
     peer::{Peer, Peers},
@@ -15,7 +15,7 @@ use crate::{
 /// The groups of dynamic peers, and the admission rules for the listeners.
 pub(crate) struct Groups {
     groups: Vec<GroupConfig>,
-    admission: watch::Sender<Arc<Admission>>,
+    admission: watch::Sender<Arc<AdmissionRules>>,
 }
 
 /// The decision about an accepted connection.
@@ -37,18 +37,18 @@ impl Groups {
         }
     }
 
-    pub(crate) fn admission(&self) -> watch::Receiver<Arc<Admission>> {
+    pub(crate) fn admission(&self) -> watch::Receiver<Arc<AdmissionRules>> {
         self.admission.subscribe()
     }
 
     /// Reports whether a connection was accepted with the keys of the current configuration.
-    pub(crate) fn has_keys_of(&self, admission: &Admission) -> bool {
+    pub(crate) fn has_keys_of(&self, admission: &AdmissionRules) -> bool {
         admission.keys == self.admission.borrow().keys
     }
 
     /// Replaces the groups, and sends the new admission rules to the listeners.
     pub(crate) fn replace(&mut self, configuration: &Configuration) {
-        let admission = Admission::new(configuration);
+        let admission = AdmissionRules::new(configuration);
         self.admission.send_replace(Arc::new(admission));
         self.groups.clone_from(&configuration.groups);
     }
@@ -71,7 +71,10 @@ impl Groups {
         }
         let Some(group) = self.groups.iter().find(|group| group.contains(address)) else {
             journal.counters.connections_without_peer.add(1);
-            tracing::debug!(%remote, "connection refused: no peer and no peer group has this address");
+            tracing::debug!(
+                %remote,
+                "connection refused: no peer and no peer group has this address"
+            );
             return Admitted::Refused;
         };
         let is_dynamic = |peer: &Peer| peer.is_dynamic;

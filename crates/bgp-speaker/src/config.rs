@@ -143,7 +143,7 @@ impl SessionConfig {
     /// Returns the default settings for a peer of this AS: hold time 90 s, both families, and
     /// policies that accept no path and send no path.
     pub fn new(peer_asn: Option<Asn>) -> Self {
-        // Only other settings are used from this template, so its AS and router id do not matter.
+        // The AS and the router id of these defaults are placeholders, which are not copied below.
         let settings = SessionSettings::new(Asn(1), RouterId([0, 0, 0, 1].into()), peer_asn);
         Self {
             peer_asn,

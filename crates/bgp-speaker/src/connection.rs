@@ -20,7 +20,7 @@ use tokio::{
 
 use crate::{
     counters::SpeakerCounters,
-    messages::{ConnectionEnd, ConnectionEvent, Order},
+    messages::{ConnectionEnd, ConnectionEvent, ConnectionOrder},
 };
 
 /// Most bytes in one read from the socket.
@@ -35,7 +35,7 @@ pub(crate) const SHARE: usize = 32;
 /// closed its side.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(1);
 
-pub(crate) struct Connection {
+pub(crate) struct ConnectionTask {
     id: ConnectionId,
     stream: TcpStream,
     counters: Arc<SpeakerCounters>,
@@ -70,7 +70,7 @@ pub(crate) struct Connection {
     has_warned_of_unsendable: bool,
 }
 
-impl Connection {
+impl ConnectionTask {
     pub(crate) fn new(id: ConnectionId, stream: TcpStream, counters: Arc<SpeakerCounters>) -> Self {
         let turns = Arc::new(Semaphore::new(1));
         Self {
@@ -100,7 +100,7 @@ impl Connection {
 
     pub(crate) async fn run(
         mut self,
-        mut orders: mpsc::Receiver<Order>,
+        mut orders: mpsc::Receiver<ConnectionOrder>,
         events: mpsc::Sender<ConnectionEvent>,
     ) {
         loop {
@@ -133,24 +133,24 @@ impl Connection {
         self.close().await;
     }
 
-    fn execute(&mut self, order: Order) {
+    fn execute(&mut self, order: ConnectionOrder) {
         match order {
-            Order::Send(message) => {
+            ConnectionOrder::Send(message) => {
                 encode(&message, &self.encoder, &mut self.output);
                 self.write();
             }
-            Order::SetCodecOptions { decoder, encoder } => {
+            ConnectionOrder::SetCodecOptions { decoder, encoder } => {
                 self.decoder.set_options(decoder);
                 self.encoder = encoder;
                 self.waits_for_options = false;
                 self.decode();
             }
-            Order::SetSendHoldTime(time) => self.send_hold_time = time,
-            Order::Poll => {
+            ConnectionOrder::SetSendHoldTime(time) => self.send_hold_time = time,
+            ConnectionOrder::Poll => {
                 self.poll();
                 self.is_polled = true;
             }
-            Order::SendUpdates(updates) => {
+            ConnectionOrder::SendUpdates(updates) => {
                 let start = self.output.len();
                 for update in updates {
                     let unsendable =
@@ -291,7 +291,7 @@ impl Connection {
         is_share_due || is_written || self.send_hold_timer_expired
     }
 
-    /// Reports whether the connection has messages or its end to send as a share.
+    /// Reports whether the connection has messages, or its end, for the next share.
     fn has_share(&self) -> bool {
         !self.received.is_empty() || self.end.is_some()
     }

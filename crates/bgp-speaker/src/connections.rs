@@ -15,11 +15,11 @@ use tokio::{
 };
 
 use crate::{
-    admission::Admission,
+    admission::AdmissionRules,
     config::PeerConfig,
-    connection::Connection,
+    connection::ConnectionTask,
     counters::SpeakerCounters,
-    messages::{ConnectionEvent, Order},
+    messages::{ConnectionEvent, ConnectionOrder},
     socket,
 };
 
@@ -27,8 +27,8 @@ use crate::{
 /// updates, so most of the others are keepalives.
 const ORDERS: usize = 16;
 
-pub(crate) struct Connections {
-    links: HashMap<ConnectionId, Link>,
+pub(crate) struct ConnectionTasks {
+    links: HashMap<ConnectionId, ConnectionLink>,
     events: mpsc::Sender<ConnectionEvent>,
     counters: Arc<SpeakerCounters>,
     /// Tasks of listeners and dials.
@@ -39,17 +39,17 @@ pub(crate) struct Connections {
 }
 
 /// The owner's record of an open connection.
-struct Link {
+struct ConnectionLink {
     peer: PeerId,
-    orders: mpsc::Sender<Order>,
+    orders: mpsc::Sender<ConnectionOrder>,
     /// Whether the connection has not yet written its last batch of updates.
     is_writing: bool,
-    addresses: Addresses,
+    addresses: ConnectionAddresses,
 }
 
 /// The local and the remote address of a connection.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Addresses {
+pub(crate) struct ConnectionAddresses {
     pub(crate) local: SocketAddr,
     pub(crate) remote: SocketAddr,
 }
@@ -67,7 +67,7 @@ impl Dial {
     }
 }
 
-impl Connections {
+impl ConnectionTasks {
     pub(crate) fn new(
         events: mpsc::Sender<ConnectionEvent>,
         counters: Arc<SpeakerCounters>,
@@ -86,7 +86,7 @@ impl Connections {
     pub(crate) fn accept_from(
         &mut self,
         listener: TcpListener,
-        admission: watch::Receiver<Arc<Admission>>,
+        admission: watch::Receiver<Arc<AdmissionRules>>,
     ) {
         let (counters, events) = (self.counters.clone(), self.events.clone());
         self.tasks
@@ -116,13 +116,13 @@ impl Connections {
 
     /// Starts the task of a new connection of the peer.
     pub(crate) fn open(&mut self, peer: PeerId, stream: TcpStream) -> io::Result<ConnectionId> {
-        let addresses = Addresses {
+        let addresses = ConnectionAddresses {
             local: stream.local_addr()?,
             remote: stream.peer_addr()?,
         };
         stream.set_nodelay(true)?;
         let (connection, orders) = self.link(peer, addresses);
-        let task = Connection::new(connection, stream, self.counters.clone());
+        let task = ConnectionTask::new(connection, stream, self.counters.clone());
         self.connections
             .spawn(task.run(orders, self.events.clone()));
         Ok(connection)
@@ -132,12 +132,12 @@ impl Connections {
     pub(crate) fn link(
         &mut self,
         peer: PeerId,
-        addresses: Addresses,
-    ) -> (ConnectionId, mpsc::Receiver<Order>) {
+        addresses: ConnectionAddresses,
+    ) -> (ConnectionId, mpsc::Receiver<ConnectionOrder>) {
         self.last_connection += 1;
         let connection = ConnectionId(self.last_connection);
         let (orders, receiver) = mpsc::channel(ORDERS);
-        let link = Link {
+        let link = ConnectionLink {
             peer,
             orders,
             is_writing: false,
@@ -156,15 +156,19 @@ impl Connections {
         self.links.get(&connection).map(|link| link.peer)
     }
 
-    pub(crate) fn addresses(&self, connection: ConnectionId) -> Option<Addresses> {
+    pub(crate) fn addresses(&self, connection: ConnectionId) -> Option<ConnectionAddresses> {
         self.links.get(&connection).map(|link| link.addresses)
     }
 
     /// Sends an order to the task of the connection. If the queue is full, returns the input that
     /// ends the connection in its session.
-    pub(crate) fn order(&self, connection: ConnectionId, order: Order) -> Option<SessionInput> {
+    pub(crate) fn order(
+        &self,
+        connection: ConnectionId,
+        order: ConnectionOrder,
+    ) -> Option<SessionInput> {
         match self.links.get(&connection)?.orders.try_send(order) {
-            Ok(()) | Err(TrySendError::Full(Order::Send(Message::Keepalive))) => None,
+            Ok(()) | Err(TrySendError::Full(ConnectionOrder::Send(Message::Keepalive))) => None,
             // The task has ended. The owner receives its last event separately.
             Err(TrySendError::Closed(_)) => None,
             Err(TrySendError::Full(_)) => {
@@ -186,7 +190,7 @@ impl Connections {
         updates: Vec<Update>,
     ) -> Option<SessionInput> {
         self.links.get_mut(&connection)?.is_writing = true;
-        self.order(connection, Order::SendUpdates(updates))
+        self.order(connection, ConnectionOrder::SendUpdates(updates))
     }
 
     /// Records that the batch has been written. Returns the peer of the connection.

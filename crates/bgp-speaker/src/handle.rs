@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::{
     config::{Configuration, InvalidConfiguration},
     counters::SpeakerCounters,
-    messages::{Command, Reply},
+    messages::{Reply, SpeakerCommand},
     observe::{self, Change},
     path_list::{PathQuery, PathStatus},
     refused_sessions::RefusedSession,
@@ -45,7 +45,7 @@ pub enum ChangesEnded {
 /// A handle to a running speaker, for commands and queries. Clones refer to one speaker.
 #[derive(Clone, Debug)]
 pub struct SpeakerHandle {
-    commands: mpsc::Sender<Command>,
+    commands: mpsc::Sender<SpeakerCommand>,
     flushed: watch::Receiver<u64>,
     counters: Arc<SpeakerCounters>,
 }
@@ -53,7 +53,7 @@ pub struct SpeakerHandle {
 /// A stream of changes of sessions and paths, see [`SpeakerHandle::changes`].
 #[derive(Debug)]
 pub struct Changes {
-    commands: mpsc::Sender<Command>,
+    commands: mpsc::Sender<SpeakerCommand>,
     observer: u64,
     /// The reply to a call of `next` that was cancelled before the reply arrived.
     pending: Option<oneshot::Receiver<observe::Changes>>,
@@ -62,7 +62,7 @@ pub struct Changes {
 
 impl SpeakerHandle {
     pub(crate) fn new(
-        commands: mpsc::Sender<Command>,
+        commands: mpsc::Sender<SpeakerCommand>,
         flushed: watch::Receiver<u64>,
         counters: Arc<SpeakerCounters>,
     ) -> Self {
@@ -75,14 +75,14 @@ impl SpeakerHandle {
 
     async fn request<T>(
         &self,
-        command: impl FnOnce(Reply<T>) -> Command,
+        command: impl FnOnce(Reply<T>) -> SpeakerCommand,
     ) -> Result<T, SpeakerGone> {
         let (reply, answer) = oneshot::channel();
         self.send(command(reply)).await?;
         answer.await.map_err(|_| SpeakerGone)
     }
 
-    async fn send(&self, command: Command) -> Result<(), SpeakerGone> {
+    async fn send(&self, command: SpeakerCommand) -> Result<(), SpeakerGone> {
         self.commands.send(command).await.map_err(|_| SpeakerGone)
     }
 
@@ -96,7 +96,7 @@ impl SpeakerHandle {
         &self,
         configuration: Configuration,
     ) -> Result<Result<(), InvalidConfiguration>, SpeakerGone> {
-        self.request(|reply| Command::Configure(configuration, reply))
+        self.request(|reply| SpeakerCommand::Configure(configuration, reply))
             .await
     }
 
@@ -113,7 +113,7 @@ impl SpeakerHandle {
         attributes: PathAttributes,
     ) -> Result<Result<u64, NextHopFamilyMismatch>, SpeakerGone> {
         let attributes = Arc::new(attributes);
-        self.request(|reply| Command::Originate(prefix, attributes, reply))
+        self.request(|reply| SpeakerCommand::Originate(prefix, attributes, reply))
             .await
     }
 
@@ -123,7 +123,8 @@ impl SpeakerHandle {
     /// # Errors
     /// The speaker has ended.
     pub async fn withdraw(&self, prefix: IpNet) -> Result<u64, SpeakerGone> {
-        self.request(|reply| Command::Withdraw(prefix, reply)).await
+        self.request(|reply| SpeakerCommand::Withdraw(prefix, reply))
+            .await
     }
 
     /// Returns a revision for [`flushed`](Self::flushed) that covers all updates that are pending
@@ -132,7 +133,7 @@ impl SpeakerHandle {
     /// # Errors
     /// The speaker has ended.
     pub async fn barrier(&self) -> Result<u64, SpeakerGone> {
-        self.request(Command::Barrier).await
+        self.request(SpeakerCommand::Barrier).await
     }
 
     /// Waits until all changes up to the revision have been written to the socket of every
@@ -151,7 +152,8 @@ impl SpeakerHandle {
     /// # Errors
     /// The speaker has ended.
     pub async fn reset(&self, peer: &str, cease: Cease) -> Result<(), SpeakerGone> {
-        self.send(Command::Reset(peer.to_owned(), cease)).await
+        self.send(SpeakerCommand::Reset(peer.to_owned(), cease))
+            .await
     }
 
     /// Asks a peer to send its routes again (RFC 2918).
@@ -159,7 +161,7 @@ impl SpeakerHandle {
     /// # Errors
     /// The speaker has ended.
     pub async fn request_refresh(&self, peer: &str, family: Family) -> Result<(), SpeakerGone> {
-        self.send(Command::RequestRefresh(peer.to_owned(), family))
+        self.send(SpeakerCommand::RequestRefresh(peer.to_owned(), family))
             .await
     }
 
@@ -168,7 +170,7 @@ impl SpeakerHandle {
     /// # Errors
     /// The speaker has ended.
     pub async fn peers(&self) -> Result<Vec<PeerStatus>, SpeakerGone> {
-        self.request(Command::ListPeers).await
+        self.request(SpeakerCommand::ListPeers).await
     }
 
     /// Returns the addresses whose sessions could not be established, sorted by address. At most
@@ -177,7 +179,7 @@ impl SpeakerHandle {
     /// # Errors
     /// The speaker has ended.
     pub async fn refused_sessions(&self) -> Result<Vec<RefusedSession>, SpeakerGone> {
-        self.request(Command::ListRefusedSessions).await
+        self.request(SpeakerCommand::ListRefusedSessions).await
     }
 
     /// Returns paths of a table, ordered by prefix, peer and path id.
@@ -185,7 +187,8 @@ impl SpeakerHandle {
     /// # Errors
     /// The speaker has ended.
     pub async fn paths(&self, query: PathQuery) -> Result<Vec<PathStatus>, SpeakerGone> {
-        self.request(|reply| Command::ListPaths(query, reply)).await
+        self.request(|reply| SpeakerCommand::ListPaths(query, reply))
+            .await
     }
 
     /// Starts a stream of changes of all sessions, and, if `paths` is true, of the paths in all
@@ -197,7 +200,7 @@ impl SpeakerHandle {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let observer = NEXT.fetch_add(1, Ordering::Relaxed);
         let alive = Arc::new(());
-        self.send(Command::Observe {
+        self.send(SpeakerCommand::Observe {
             observer,
             alive: Arc::downgrade(&alive),
             paths,
@@ -221,7 +224,7 @@ impl SpeakerHandle {
     /// # Errors
     /// The speaker had already ended.
     pub async fn shutdown(&self, cease: Cease, deadline: Duration) -> Result<(), SpeakerGone> {
-        self.request(|done| Command::Shutdown {
+        self.request(|done| SpeakerCommand::Shutdown {
             cease,
             deadline,
             done,
@@ -241,7 +244,7 @@ impl Changes {
         if self.pending.is_none() {
             let (reply, answer) = oneshot::channel();
             let observer = self.observer;
-            let command = Command::NextChanges { observer, reply };
+            let command = SpeakerCommand::NextChanges { observer, reply };
             self.commands.send(command).await.map_err(|_| SpeakerGone)?;
             self.pending = Some(answer);
         }

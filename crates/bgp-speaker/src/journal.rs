@@ -15,7 +15,7 @@ use crate::{
     config::{GroupConfig, PeerConfig},
     counters::SpeakerCounters,
     peer::Peer,
-    refused_sessions::{Refusal, RefusedSessions},
+    refused_sessions::{RefusedSessions, SessionRefusal},
     session_log::SessionLog,
 };
 
@@ -105,7 +105,7 @@ impl Journal {
         if matches!(error, SessionError::Ceased(_)) && error.is_deliberate() {
             return;
         }
-        let refusal = Refusal {
+        let refusal = SessionRefusal {
             peer: peer.name.clone(),
             group: peer.group.clone(),
             reason: error.reason(),
@@ -116,10 +116,10 @@ impl Journal {
 
     /// Counts and records that a session was not established. Logs it at WARN unless a similar line
     /// about the address was logged recently, otherwise at DEBUG.
-    pub(crate) fn refused(&mut self, address: IpAddr, refusal: Refusal, now: Instant) {
+    pub(crate) fn refused(&mut self, address: IpAddr, refusal: SessionRefusal, now: Instant) {
         self.counters.sessions_refused.add(refusal.reason);
         let due = self.refused_sessions.record(address, refusal.clone(), now);
-        let Refusal {
+        let SessionRefusal {
             peer,
             group,
             reason,
@@ -187,7 +187,8 @@ impl Journal {
             is_due,
             %remote,
             group = group.name,
-            "connection refused: the peer group has reached its maximum number of peers; raise maximumPeers of the group if more peers are expected"
+            "connection refused: the peer group has reached its maximum number of peers; raise \
+             maximumPeers of the group if more peers are expected"
         );
         let error = format!(
             "the group has reached its maximum of {} peers",
@@ -204,7 +205,7 @@ impl Journal {
         error: String,
         now: Instant,
     ) {
-        let refusal = Refusal {
+        let refusal = SessionRefusal {
             peer: address.to_string(),
             group: Some(group.name.clone()),
             reason,
@@ -331,7 +332,8 @@ impl Journal {
                 prefix = %nlri.prefix,
                 maximum_paths,
                 count,
-                "path refused: the peer has reached its maximum of paths; raise maximumPaths of its group"
+                "path refused: the peer has reached its maximum of paths; raise maximumPaths of \
+                 its group"
             );
         }
     }

@@ -44,7 +44,12 @@ impl ListenerKeys {
             if !is_desired {
                 has_changed = true;
                 if let Err(error) = md5_key::set(listener, *prefix, None) {
-                    tracing::error!(%prefix, %error, "cannot remove the TCP MD5 key of former peers from the listening socket; dropping unsigned connections from this prefix");
+                    tracing::error!(
+                        %prefix,
+                        %error,
+                        "cannot remove the TCP MD5 key of former peers from the listening socket; \
+                         the kernel drops unsigned connections from this prefix"
+                    );
                 }
             }
             is_desired
@@ -75,7 +80,12 @@ impl ListenerKeys {
         }
         for (prefix, error) in &refused {
             if self.refused.get(prefix) != Some(error) {
-                tracing::error!(%prefix, error, "cannot set the TCP MD5 key on the listening socket; refusing connections from this prefix until a retry succeeds");
+                tracing::error!(
+                    %prefix,
+                    error,
+                    "cannot set the TCP MD5 key on the listening socket; refusing connections \
+                     from this prefix until a retry succeeds"
+                );
             }
         }
         self.retry_at = (!refused.is_empty()).then(|| Instant::now() + RETRY_INTERVAL);

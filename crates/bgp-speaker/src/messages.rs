@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use crate::{
-    admission::Admission,
+    admission::AdmissionRules,
     config::{Configuration, InvalidConfiguration},
     observe::Changes,
     path_list::{PathQuery, PathStatus},
@@ -33,7 +33,7 @@ pub(crate) enum ConnectionEvent {
         stream: TcpStream,
         remote: SocketAddr,
         /// The admission rules that were current when the listener accepted the connection.
-        admission: Arc<Admission>,
+        admission: Arc<AdmissionRules>,
     },
     Dialled {
         peer: PeerId,
@@ -55,7 +55,7 @@ pub(crate) enum ConnectionEvent {
         connection: ConnectionId,
         updates: u64,
     },
-    /// The answer to [`Order::Poll`].
+    /// The answer to [`ConnectionOrder::Poll`].
     Polled {
         connection: ConnectionId,
     },
@@ -74,7 +74,7 @@ pub(crate) enum ConnectionEnd {
 /// An order from the owner to a connection task. The task closes the connection when the owner
 /// drops the channel of orders.
 #[derive(Debug)]
-pub(crate) enum Order {
+pub(crate) enum ConnectionOrder {
     Send(Message),
     /// Must follow every OPEN message of the peer: the connection decodes no further message before
     /// this order.
@@ -95,7 +95,7 @@ pub(crate) type Reply<T> = oneshot::Sender<T>;
 
 /// A command from a [`SpeakerHandle`](crate::SpeakerHandle) to the owner.
 #[derive(Debug)]
-pub(crate) enum Command {
+pub(crate) enum SpeakerCommand {
     Configure(Configuration, Reply<Result<(), InvalidConfiguration>>),
     Originate(
         IpNet,

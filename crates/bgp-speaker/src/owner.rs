@@ -14,11 +14,11 @@ use crate::{
     admit::{Admitted, Groups},
     config::{Configuration, InvalidConfiguration, SpeakerConfig},
     connection::SHARE,
-    connections::Connections,
+    connections::ConnectionTasks,
     counters::SpeakerCounters,
-    messages::{Command, ConnectionEvent},
+    messages::{ConnectionEvent, SpeakerCommand},
     reconfigure::{PeerChange, Reconfiguration},
-    sessions::Sessions,
+    sessions::PeerSessions,
 };
 
 /// Most messages and prefixes that the owner handles in one turn, before it sends the resulting
@@ -28,29 +28,29 @@ const TURN: usize = 8 * SHARE;
 
 /// The owner of the speaker's state. Calls the matching part of the state for each event and
 /// command.
-pub(crate) struct Owner {
-    sessions: Sessions,
+pub(crate) struct SpeakerOwner {
+    sessions: PeerSessions,
     groups: Groups,
     /// Permits of the connections whose share was handled in this turn.
     turns: Vec<OwnedSemaphorePermit>,
-    shutdown: Option<Shutdown>,
+    shutdown: Option<PendingShutdown>,
 }
 
 /// A shutdown that waits until all connections have closed.
-struct Shutdown {
+struct PendingShutdown {
     deadline: Instant,
     done: Vec<oneshot::Sender<()>>,
 }
 
-impl Owner {
+impl SpeakerOwner {
     pub(crate) fn new(
         config: SpeakerConfig,
-        connections: Connections,
+        connections: ConnectionTasks,
         counters: Arc<SpeakerCounters>,
         seed: u64,
     ) -> Self {
         Self {
-            sessions: Sessions::new(config, connections, counters, seed),
+            sessions: PeerSessions::new(config, connections, counters, seed),
             groups: Groups::new(),
             turns: Vec::new(),
             shutdown: None,
@@ -145,45 +145,45 @@ impl Owner {
         cost
     }
 
-    pub(crate) fn command(&mut self, command: Command, now: Instant) {
+    pub(crate) fn command(&mut self, command: SpeakerCommand, now: Instant) {
         // The caller of a command can have been cancelled, so errors of `reply.send` are ignored.
         match command {
-            Command::Configure(configuration, reply) => {
+            SpeakerCommand::Configure(configuration, reply) => {
                 let result = self.configure(configuration, now);
                 let _ = reply.send(result);
             }
-            Command::Originate(prefix, attributes, reply) => {
+            SpeakerCommand::Originate(prefix, attributes, reply) => {
                 let result = self.sessions.rib.originate(prefix, attributes);
                 let _ = reply.send(result.map(|()| self.sessions.own_path_changed()));
             }
-            Command::Withdraw(prefix, reply) => {
+            SpeakerCommand::Withdraw(prefix, reply) => {
                 self.sessions.rib.withdraw_originated(prefix);
                 let _ = reply.send(self.sessions.own_path_changed());
             }
-            Command::Barrier(reply) => {
+            SpeakerCommand::Barrier(reply) => {
                 let _ = reply.send(self.sessions.own_path_changed());
             }
-            Command::Reset(name, cease) => {
+            SpeakerCommand::Reset(name, cease) => {
                 if let Some(id) = self.sessions.peers.named(&name) {
                     self.sessions.drive(id, SessionInput::Reset(cease), now);
                 }
             }
-            Command::RequestRefresh(name, family) => {
+            SpeakerCommand::RequestRefresh(name, family) => {
                 if let Some(id) = self.sessions.peers.named(&name) {
                     self.sessions
                         .drive(id, SessionInput::RequestRefresh(family), now);
                 }
             }
-            Command::ListPeers(reply) => {
+            SpeakerCommand::ListPeers(reply) => {
                 let _ = reply.send(self.sessions.view().peers(now));
             }
-            Command::ListRefusedSessions(reply) => {
+            SpeakerCommand::ListRefusedSessions(reply) => {
                 let _ = reply.send(self.sessions.journal.refused_sessions.list(now));
             }
-            Command::ListPaths(query, reply) => {
+            SpeakerCommand::ListPaths(query, reply) => {
                 let _ = reply.send(self.sessions.view().paths(&query));
             }
-            Command::Observe {
+            SpeakerCommand::Observe {
                 observer,
                 alive,
                 paths,
@@ -193,10 +193,10 @@ impl Owner {
                     .observers
                     .add(observer, alive, paths, peers, rib);
             }
-            Command::NextChanges { observer, reply } => {
+            SpeakerCommand::NextChanges { observer, reply } => {
                 self.sessions.observers.next_changes(observer, reply)
             }
-            Command::Shutdown {
+            SpeakerCommand::Shutdown {
                 cease,
                 deadline,
                 done,
@@ -251,7 +251,7 @@ impl Owner {
         if let Some(earlier) = self.shutdown.take() {
             waiting.extend(earlier.done);
         }
-        self.shutdown = Some(Shutdown {
+        self.shutdown = Some(PendingShutdown {
             deadline,
             done: waiting,
         });

@@ -13,7 +13,7 @@ use bgp_session::{ConnectionId, Negotiated, Session, SessionState};
 
 use crate::{
     config::{PeerConfig, SessionConfig},
-    connections::{Addresses, Dial},
+    connections::{ConnectionAddresses, Dial},
     journal::LoggedOnce,
 };
 
@@ -100,7 +100,7 @@ impl Peer {
     pub(crate) fn established(
         &mut self,
         connection: ConnectionId,
-        addresses: Addresses,
+        addresses: ConnectionAddresses,
         negotiated: &Negotiated,
     ) -> PeerSettings {
         self.exceeded = None;

@@ -38,7 +38,7 @@ pub struct RefusedSession {
 
 /// One failed attempt to establish a session.
 #[derive(Clone, Debug)]
-pub(crate) struct Refusal {
+pub(crate) struct SessionRefusal {
     pub(crate) peer: String,
     pub(crate) group: Option<String>,
     pub(crate) reason: FailureReason,
@@ -46,11 +46,11 @@ pub(crate) struct Refusal {
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct RefusedSessions(HashMap<IpAddr, Record>);
+pub(crate) struct RefusedSessions(HashMap<IpAddr, RefusalRecord>);
 
 #[derive(Debug)]
-struct Record {
-    last: Refusal,
+struct RefusalRecord {
+    last: SessionRefusal,
     last_at: Instant,
     count: u64,
     logged: Option<(FailureReason, Instant)>,
@@ -62,7 +62,7 @@ impl RefusedSessions {
     pub(crate) fn record(
         &mut self,
         address: IpAddr,
-        refusal: Refusal,
+        refusal: SessionRefusal,
         now: Instant,
     ) -> Option<u64> {
         if self.0.len() >= ADDRESSES && !self.0.contains_key(&address) {
@@ -85,7 +85,7 @@ impl RefusedSessions {
                 };
                 now.saturating_duration_since(at) >= pause
             });
-        let record = Record {
+        let record = RefusalRecord {
             last: refusal,
             last_at: now,
             count,
@@ -139,8 +139,8 @@ mod tests {
         IpAddr::from(u32::try_from(number).unwrap().to_be_bytes())
     }
 
-    fn refusal(reason: FailureReason) -> Refusal {
-        Refusal {
+    fn refusal(reason: FailureReason) -> SessionRefusal {
+        SessionRefusal {
             peer: "10.0.0.1".to_owned(),
             group: Some("pods".to_owned()),
             reason,

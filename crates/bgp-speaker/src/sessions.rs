@@ -11,11 +11,11 @@ use tokio::time::error::Elapsed;
 
 use crate::{
     config::{PeerConfig, SpeakerConfig},
-    connections::Connections,
+    connections::ConnectionTasks,
     counters::SpeakerCounters,
     deadlines::Deadlines,
     journal::{Journal, LoggedOnce},
-    messages::{ConnectionEnd, Order},
+    messages::{ConnectionEnd, ConnectionOrder},
     observe::Observers,
     peer::{self, Peer, Peers},
     revisions::Revisions,
@@ -28,11 +28,11 @@ const UPDATE_BATCH: usize = 2048;
 
 /// The peers with their sessions, and the parts of the speaker that the outputs of a session
 /// change.
-pub(crate) struct Sessions {
+pub(crate) struct PeerSessions {
     pub(crate) config: SpeakerConfig,
     pub(crate) rib: Rib,
     pub(crate) peers: Peers,
-    pub(crate) connections: Connections,
+    pub(crate) connections: ConnectionTasks,
     pub(crate) deadlines: Deadlines,
     pub(crate) journal: Journal,
     pub(crate) observers: Observers,
@@ -43,10 +43,10 @@ pub(crate) struct Sessions {
     next_seed: u64,
 }
 
-impl Sessions {
+impl PeerSessions {
     pub(crate) fn new(
         config: SpeakerConfig,
-        connections: Connections,
+        connections: ConnectionTasks,
         counters: Arc<SpeakerCounters>,
         seed: u64,
     ) -> Self {
@@ -357,16 +357,18 @@ impl Sessions {
                 peer.cancel_dial();
                 None
             }
-            SessionOutput::Send(connection, message) => {
-                self.connections.order(connection, Order::Send(message))
+            SessionOutput::Send(connection, message) => self
+                .connections
+                .order(connection, ConnectionOrder::Send(message)),
+            SessionOutput::Poll(connection) => {
+                self.connections.order(connection, ConnectionOrder::Poll)
             }
-            SessionOutput::Poll(connection) => self.connections.order(connection, Order::Poll),
             SessionOutput::SetCodecOptions {
                 connection,
                 decoder,
                 encoder,
             } => {
-                let order = Order::SetCodecOptions { decoder, encoder };
+                let order = ConnectionOrder::SetCodecOptions { decoder, encoder };
                 self.connections.order(connection, order)
             }
             SessionOutput::Established(connection, negotiated) => {
@@ -408,7 +410,7 @@ impl Sessions {
         let settings = peer.established(connection, addresses, negotiated);
         self.rib.add_peer(id, settings);
         self.has_pending_updates = true;
-        let order = Order::SetSendHoldTime(negotiated.send_hold_time());
+        let order = ConnectionOrder::SetSendHoldTime(negotiated.send_hold_time());
         self.connections.order(connection, order)
     }
 

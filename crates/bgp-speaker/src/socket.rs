@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use crate::{
-    admission::Admission,
+    admission::AdmissionRules,
     counters::SpeakerCounters,
     listener_keys::ListenerKeys,
     md5_key::{self, Md5Key},
@@ -59,7 +59,7 @@ pub(crate) fn listen(address: SocketAddr) -> Result<TcpListener, ListenError> {
 /// and a connection of a peer whose TCP MD5 key could not be set on the socket.
 pub(crate) async fn accept(
     listener: TcpListener,
-    mut admissions: watch::Receiver<Arc<Admission>>,
+    mut admissions: watch::Receiver<Arc<AdmissionRules>>,
     counters: Arc<SpeakerCounters>,
     events: mpsc::Sender<ConnectionEvent>,
 ) {
@@ -90,7 +90,12 @@ pub(crate) async fn accept(
                 let is_known = admission.is_admitted(address);
                 if !is_known || keys.is_refused(address) {
                     counters.connections_without_peer.add(1);
-                    tracing::debug!(%remote, is_known, "connection refused: the address belongs to no peer, or its TCP MD5 key could not be set");
+                    tracing::debug!(
+                        %remote,
+                        is_known,
+                        "connection refused: the address belongs to no peer, or its TCP MD5 key \
+                         could not be set"
+                    );
                     continue;
                 }
                 let accepted = ConnectionEvent::Accepted {

@@ -12,11 +12,11 @@ use tokio::{
 use crate::{
     config::SpeakerConfig,
     connection::SHARE,
-    connections::Connections,
+    connections::ConnectionTasks,
     counters::SpeakerCounters,
     handle::SpeakerHandle,
-    messages::{Command, ConnectionEvent},
-    owner::Owner,
+    messages::{ConnectionEvent, SpeakerCommand},
+    owner::SpeakerOwner,
     socket::{self, ListenError},
 };
 
@@ -36,8 +36,8 @@ pub enum SpeakerError {
 
 /// A speaker whose sockets listen already. [`run`](Self::run) serves them.
 pub struct Speaker {
-    pub(crate) owner: Owner,
-    commands: mpsc::Receiver<Command>,
+    pub(crate) owner: SpeakerOwner,
+    commands: mpsc::Receiver<SpeakerCommand>,
     events: mpsc::Receiver<ConnectionEvent>,
     handle: SpeakerHandle,
     local_addresses: Vec<SocketAddr>,
@@ -61,8 +61,8 @@ impl Speaker {
         let (event_sender, events) = mpsc::channel(EVENTS);
         let (command_sender, commands) = mpsc::channel(COMMANDS);
         let counters = Arc::new(SpeakerCounters::default());
-        let connections = Connections::new(event_sender, counters.clone());
-        let mut owner = Owner::new(config, connections, counters.clone(), rand::random());
+        let connections = ConnectionTasks::new(event_sender, counters.clone());
+        let mut owner = SpeakerOwner::new(config, connections, counters.clone(), rand::random());
         let local_addresses = listeners
             .iter()
             .filter_map(|listener| listener.local_addr().ok())

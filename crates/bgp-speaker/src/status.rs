@@ -9,7 +9,7 @@ use bgp_packet::Asn;
 use bgp_rib::{PeerCounts, PeerId, Rib};
 use bgp_session::{SessionState, Status};
 
-use crate::{connections::Connections, peer::Peers};
+use crate::{connections::ConnectionTasks, peer::Peers};
 
 /// A snapshot of a peer and its session.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,7 +46,7 @@ impl PeerStatus {
 #[derive(Clone, Copy)]
 pub(crate) struct View<'a> {
     pub(crate) peers: &'a Peers,
-    pub(crate) connections: &'a Connections,
+    pub(crate) connections: &'a ConnectionTasks,
     pub(crate) rib: &'a Rib,
 }
 

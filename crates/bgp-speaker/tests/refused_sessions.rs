@@ -149,7 +149,7 @@ async fn wait_for_list(
 }
 
 /// Sent bytes; code and subcode of the NOTIFICATION; expected reason; expected part of the error.
-type Case = (Vec<u8>, Option<(u8, u8)>, FailureReason, &'static str);
+type OpenCase = (Vec<u8>, Option<(u8, u8)>, FailureReason, &'static str);
 
 #[tokio::test]
 async fn each_kind_of_rejected_open_is_counted_and_listed_with_its_reason() {
@@ -157,7 +157,7 @@ async fn each_kind_of_rejected_open_is_counted_and_listed_with_its_reason() {
     let (handle, to) = speaker().await;
     let open = |offer: Offer| offer.message();
     let valid = Offer::default;
-    let cases: [Case; 13] = [
+    let cases: [OpenCase; 13] = [
         (
             open(Offer {
                 version: 3,

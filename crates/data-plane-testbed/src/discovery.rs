@@ -39,7 +39,7 @@ pub struct FakeDiscovery {
 }
 
 #[derive(Clone)]
-struct Service {
+struct FakeDiscoveryService {
     desired: watch::Receiver<Option<Vec<Vec<Event>>>>,
     breaks: Arc<AtomicBool>,
     opened: watch::Sender<usize>,
@@ -53,7 +53,7 @@ impl FakeDiscovery {
         let desired = watch::Sender::new(None);
         let breaks = Arc::new(AtomicBool::new(false));
         let opened = watch::Sender::new(0);
-        let service = DiscoveryServiceServer::new(Service {
+        let service = DiscoveryServiceServer::new(FakeDiscoveryService {
             desired: desired.subscribe(),
             breaks: Arc::clone(&breaks),
             opened: opened.clone(),
@@ -133,7 +133,7 @@ fn messages(changes: Vec<Vec<Event>>) -> Vec<WatchResponse> {
 }
 
 #[tonic::async_trait]
-impl DiscoveryService for Service {
+impl DiscoveryService for FakeDiscoveryService {
     type WatchStream = Pin<Box<dyn Stream<Item = Result<WatchResponse, Status>> + Send>>;
 
     /// A stream sends one desired set. It ends with an error when the next set is published, so

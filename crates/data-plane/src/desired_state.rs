@@ -99,7 +99,10 @@ impl DesiredState {
         self.metrics.discovery_connected.set(0);
         self.set_step(&loss.to_string());
         if self.loss.as_ref() != Some(&loss) {
-            tracing::info!(error = %loss, "no stream of the desired set; keeping the last set and reconnecting");
+            tracing::info!(
+                error = %loss,
+                "no stream of the desired set; keeping the last set and reconnecting"
+            );
             self.loss = Some(loss);
         }
     }

@@ -15,7 +15,7 @@ use virtual_server::{DesiredChange, DesiredSet, VirtualServerId};
 
 /// A change of the desired set or of the connection to Discovery.
 #[derive(Debug)]
-pub(crate) enum DesiredEvent {
+pub(crate) enum DiscoveryEvent {
     /// A new stream is synced.
     Set {
         /// All valid objects that the stream sent before `synced`.
@@ -58,7 +58,7 @@ impl From<Status> for LossCause {
 }
 
 /// Watches the desired set and sends the events. Reconnects forever, until the receiver is dropped.
-pub(crate) async fn watch(target: Target, events: mpsc::Sender<DesiredEvent>) {
+pub(crate) async fn watch(target: Target, events: mpsc::Sender<DiscoveryEvent>) {
     let mut backoff = Backoff::for_neighbouring_daemon(LONGEST_RETRY);
     let mut client = DiscoveryServiceClient::new(target.channel());
     loop {
@@ -72,7 +72,7 @@ pub(crate) async fn watch(target: Target, events: mpsc::Sender<DesiredEvent>) {
             Err(status) => status.into(),
         };
         let target = target.to_string();
-        let lost = DesiredEvent::Lost(StreamLoss { target, cause });
+        let lost = DiscoveryEvent::Lost(StreamLoss { target, cause });
         if events.send(lost).await.is_err() {
             return;
         }
@@ -84,7 +84,7 @@ pub(crate) async fn watch(target: Target, events: mpsc::Sender<DesiredEvent>) {
 /// receiver was dropped.
 async fn forward_events(
     mut stream: Streaming<WatchResponse>,
-    events: &mpsc::Sender<DesiredEvent>,
+    events: &mpsc::Sender<DiscoveryEvent>,
     backoff: &mut Backoff,
 ) -> Option<LossCause> {
     let mut assembly = DesiredSetAssembly::default();
@@ -107,14 +107,14 @@ async fn forward_events(
                     desired.apply(change);
                     continue;
                 }
-                (Received::Change(change), None) => DesiredEvent::Change(change),
+                (Received::Change(change), None) => DiscoveryEvent::Change(change),
                 (Received::Synced, opening) => match opening.take() {
                     Some((desired, invalid)) => {
                         // Only a synced stream resets the pause. Otherwise a server whose streams
                         // break
                         // early would be contacted without pauses.
                         backoff.reset();
-                        DesiredEvent::Set { desired, invalid }
+                        DiscoveryEvent::Set { desired, invalid }
                     }
                     None => continue,
                 },
@@ -127,7 +127,7 @@ async fn forward_events(
                     if let (Some((_, invalid)), Some(id)) = (opening, id) {
                         invalid.insert(id);
                     }
-                    DesiredEvent::InvalidObject
+                    DiscoveryEvent::InvalidObject
                 }
             };
             if events.send(event).await.is_err() {

@@ -24,7 +24,7 @@ use tonic::{Response, Status};
 
 use crate::{
     forwarder::ConnectionCounters,
-    owner::{Published, Request},
+    owner::{OwnerRequest, Published},
     status::ServiceAddressStatus,
 };
 
@@ -37,7 +37,7 @@ const LONGEST_HEARTBEAT: Duration = Duration::from_secs(3600);
 #[derive(Clone, Debug)]
 pub(crate) struct DataPlaneGrpc<C> {
     published: Published,
-    requests: mpsc::Sender<Request>,
+    requests: mpsc::Sender<OwnerRequest>,
     counters: C,
     shutdown: Shutdown,
 }
@@ -48,7 +48,7 @@ impl<C: ConnectionCounters> DataPlaneGrpc<C> {
     /// Returns the service for the gRPC server.
     pub(crate) fn server(
         published: Published,
-        requests: mpsc::Sender<Request>,
+        requests: mpsc::Sender<OwnerRequest>,
         counters: C,
         shutdown: Shutdown,
     ) -> DataPlaneServiceServer<Self> {
@@ -159,7 +159,7 @@ impl<C: ConnectionCounters> DataPlaneService for DataPlaneGrpc<C> {
         let stopping = || Status::unavailable("the daemon is stopping");
         let asked = self
             .requests
-            .send(Request::HealthCheckDurations(answer))
+            .send(OwnerRequest::HealthCheckDurations(answer))
             .await;
         asked.map_err(|_| stopping())?;
         let durations = durations.await.map_err(|_| stopping())?;

@@ -54,13 +54,13 @@ pub(crate) struct HealthChecks {
     events: mpsc::Sender<HealthCheckEvent>,
     metrics: HealthCheckMetrics,
     tasks: JoinSet<()>,
-    running: HashMap<HealthCheckKey, Running>,
+    running: HashMap<HealthCheckKey, RunningHealthCheck>,
     /// Change time reported for real servers without a health check.
     started: Instant,
 }
 
 #[derive(Debug)]
-struct Running {
+struct RunningHealthCheck {
     users: BTreeSet<VirtualServerId>,
     task: AbortHandle,
     state: HealthState,
@@ -105,7 +105,7 @@ impl HealthChecks {
         }
     }
 
-    fn start(&mut self, key: HealthCheckKey) -> &mut Running {
+    fn start(&mut self, key: HealthCheckKey) -> &mut RunningHealthCheck {
         let (tasks, events, metrics) = (&mut self.tasks, &self.events, &self.metrics);
         self.running.entry(key).or_insert_with(|| {
             let microseconds = Arc::new(AtomicU32::new(0));
@@ -115,7 +115,7 @@ impl HealthChecks {
                 Arc::clone(&microseconds),
                 metrics.clone(),
             );
-            Running {
+            RunningHealthCheck {
                 users: BTreeSet::new(),
                 task: tasks.spawn(task),
                 state: HealthState {

@@ -8,14 +8,14 @@ use ipnet::IpNet;
 use crate::forwarder::Forwarder;
 
 #[derive(Debug)]
-pub(crate) struct LocalPrefixes<F: Forwarder> {
+pub(crate) struct LocalPrefixState<F: Forwarder> {
     /// Prefixes that are local, by this daemon or by another program.
     local: BTreeSet<IpNet>,
     desired: BTreeSet<IpNet>,
     errors: BTreeMap<IpNet, F::Error>,
 }
 
-impl<F: Forwarder> LocalPrefixes<F> {
+impl<F: Forwarder> LocalPrefixState<F> {
     pub(crate) fn new(adopted: BTreeSet<IpNet>) -> Self {
         Self {
             local: adopted,
@@ -114,7 +114,7 @@ impl<F: Forwarder> LocalPrefixes<F> {
             Err(error) => {
                 tracing::warn!(
                     error = in_words(&error),
-                    "cannot read the local prefixes back; keeping the last known ones"
+                    "cannot read the local prefixes back; keeping the last known prefixes"
                 );
             }
         }

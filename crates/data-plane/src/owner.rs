@@ -19,11 +19,11 @@ use virtual_server::{DesiredChange, DesiredSet, RealServer, VirtualServer, Virtu
 use crate::{
     audit_clock::AuditClock,
     desired_state::DesiredState,
-    discovery::DesiredEvent,
+    discovery::DiscoveryEvent,
     drain_tracker::{DrainEnd, DrainTracker},
     forwarder::Forwarder,
     health_check::{Health, HealthCheckEvent, HealthCheckKey, HealthChecks},
-    local_prefixes::LocalPrefixes,
+    local_prefixes::LocalPrefixState,
     metrics::DataPlaneMetrics,
     start::Steps,
     status::{self, ServiceAddressStatus, StatusInputs, VirtualServerStatus},
@@ -43,7 +43,7 @@ const LARGEST_TURN: usize = 10_000;
 
 /// A request of the gRPC server to the owner.
 #[derive(Debug)]
-pub(crate) enum Request {
+pub(crate) enum OwnerRequest {
     /// Asks for the duration of the last successful probe of each health check.
     HealthCheckDurations(oneshot::Sender<HashMap<HealthCheckKey, Duration>>),
 }
@@ -52,11 +52,11 @@ pub(crate) enum Request {
 #[derive(Debug)]
 pub(crate) struct Inputs {
     /// Events of the client of Discovery.
-    pub(crate) desired: mpsc::Receiver<DesiredEvent>,
+    pub(crate) desired: mpsc::Receiver<DiscoveryEvent>,
     /// Changed results of the health checks.
     pub(crate) health_checks: mpsc::Receiver<HealthCheckEvent>,
     /// Requests of the gRPC server.
-    pub(crate) requests: mpsc::Receiver<Request>,
+    pub(crate) requests: mpsc::Receiver<OwnerRequest>,
 }
 
 /// The published state of the owner for lists and watches.
@@ -75,12 +75,12 @@ pub struct HealthCheckPanicked(#[source] JoinError);
 
 /// The state of the owner task.
 #[derive(Debug)]
-pub(crate) struct Owner<F: Forwarder> {
+pub(crate) struct DataPlaneOwner<F: Forwarder> {
     forwarder: F,
     desired: DesiredState,
     drains: DrainTracker,
     health_checks: HealthChecks,
-    local_prefixes: LocalPrefixes<F>,
+    local_prefixes: LocalPrefixState<F>,
     status: StatusPublisher,
     audit: AuditClock,
     alive: watch::Sender<u64>,
@@ -96,7 +96,7 @@ struct PendingWork {
     structure: bool,
 }
 
-impl<F: Forwarder> Owner<F> {
+impl<F: Forwarder> DataPlaneOwner<F> {
     /// Creates the owner and reads the local prefixes. Changes nothing in the kernel.
     ///
     /// # Errors
@@ -115,7 +115,7 @@ impl<F: Forwarder> Owner<F> {
             desired: DesiredState::new(steps.desired, metrics.clone()),
             drains: DrainTracker::new(metrics.clone()),
             health_checks,
-            local_prefixes: LocalPrefixes::new(local),
+            local_prefixes: LocalPrefixState::new(local),
             status: StatusPublisher::new(steps.programmed, metrics),
             audit: AuditClock::new(audit_interval),
             alive: watch::Sender::new(0),
@@ -195,9 +195,9 @@ impl<F: Forwarder> Owner<F> {
         }
     }
 
-    fn answer(&self, request: Request) {
+    fn answer(&self, request: OwnerRequest) {
         match request {
-            Request::HealthCheckDurations(answer) => {
+            OwnerRequest::HealthCheckDurations(answer) => {
                 // The client can have cancelled its request.
                 let _ = answer.send(self.health_checks.durations());
             }
@@ -205,12 +205,12 @@ impl<F: Forwarder> Owner<F> {
     }
 
     /// Handles one event of Discovery. Adds the resulting changes of the kernel to `work`.
-    fn on_desired_event(&mut self, event: DesiredEvent, work: &mut PendingWork) {
+    fn on_desired_event(&mut self, event: DiscoveryEvent, work: &mut PendingWork) {
         match event {
-            DesiredEvent::Set { desired, invalid } => self.on_desired_set(desired, invalid, work),
-            DesiredEvent::Change(change) => self.on_change(change, work),
-            DesiredEvent::InvalidObject => self.desired.on_invalid_object(),
-            DesiredEvent::Lost(loss) => self.desired.on_loss(loss),
+            DiscoveryEvent::Set { desired, invalid } => self.on_desired_set(desired, invalid, work),
+            DiscoveryEvent::Change(change) => self.on_change(change, work),
+            DiscoveryEvent::InvalidObject => self.desired.on_invalid_object(),
+            DiscoveryEvent::Lost(loss) => self.desired.on_loss(loss),
         }
     }
 

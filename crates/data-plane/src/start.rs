@@ -13,7 +13,7 @@ use crate::{
     grpc::DataPlaneGrpc,
     health_check::HealthChecks,
     metrics::{DataPlaneMetrics, HealthCheckMetrics},
-    owner::{Inputs, Owner},
+    owner::{DataPlaneOwner, Inputs},
 };
 
 /// Capacity of each channel to the owner. A sender waits while its channel is full.
@@ -68,7 +68,7 @@ pub async fn start<F: Forwarder>(
     let health_checks = HealthChecks::new(health_check_events, health_check_metrics);
     let metrics = DataPlaneMetrics::register(daemon.metrics());
     let counters = forwarder.counters();
-    let owner = Owner::new(
+    let owner = DataPlaneOwner::new(
         forwarder,
         health_checks,
         steps,

@@ -6,7 +6,7 @@ use bgp_packet::{Family, Message, RouteRefresh};
 
 use super::{Dialler, Session, phase_state};
 use crate::{
-    connection::{Agreement, Direction, Phase},
+    connection::{Agreement, Direction, OpenPhase},
     error::SessionError,
     negotiation::Negotiated,
     output::SessionOutput,
@@ -30,22 +30,22 @@ impl Session {
                 let error = SessionError::NotificationReceived(notification);
                 self.end_connection(direction, error, now, outputs);
             }
-            (Phase::OpenSent { .. }, Message::Open(open)) => {
+            (OpenPhase::OpenSent { .. }, Message::Open(open)) => {
                 match Negotiated::new(&self.settings, &open) {
                     Ok(negotiated) => self.confirm(direction, negotiated, now, outputs),
                     Err(error) => self.end_connection(direction, error, now, outputs),
                 }
             }
-            (Phase::OpenConfirm(_), Message::Keepalive) => {
+            (OpenPhase::OpenConfirm(_), Message::Keepalive) => {
                 self.establish(direction, now, outputs);
             }
-            (Phase::Established(_), Message::Keepalive) => self.restart_hold_timer(id, now),
-            (Phase::Established(_), Message::Update(update)) => {
+            (OpenPhase::Established(_), Message::Keepalive) => self.restart_hold_timer(id, now),
+            (OpenPhase::Established(_), Message::Update(update)) => {
                 self.counters.updates_received += 1;
                 self.restart_hold_timer(id, now);
                 outputs.push(SessionOutput::Updated(id, update));
             }
-            (Phase::Established(agreement), Message::RouteRefresh(RouteRefresh { family })) => {
+            (OpenPhase::Established(agreement), Message::RouteRefresh(RouteRefresh { family })) => {
                 let is_negotiated = |family: &Family| {
                     let mut families = agreement.negotiated.families.iter();
                     families.any(|negotiated| negotiated.family == *family)
@@ -57,14 +57,14 @@ impl Session {
                 self.restart_hold_timer(id, now);
             }
             (
-                Phase::OpenSent { .. },
+                OpenPhase::OpenSent { .. },
                 message @ (Message::Keepalive | Message::Update(_) | Message::RouteRefresh(_)),
             )
             | (
-                Phase::OpenConfirm(_),
+                OpenPhase::OpenConfirm(_),
                 message @ (Message::Open(_) | Message::Update(_) | Message::RouteRefresh(_)),
             )
-            | (Phase::Established(_), message @ Message::Open(_)) => {
+            | (OpenPhase::Established(_), message @ Message::Open(_)) => {
                 let error = SessionError::UnexpectedMessage {
                     message: message_name(&message),
                     state: phase_state(&connection.phase),
@@ -123,7 +123,7 @@ impl Session {
             decoder: negotiated.decoder_options(),
             encoder: negotiated.encoder_options(),
         });
-        connection.phase = Phase::OpenConfirm(Agreement {
+        connection.phase = OpenPhase::OpenConfirm(Agreement {
             negotiated,
             hold_deadline,
             keepalive_deadline,
@@ -156,7 +156,7 @@ impl Session {
         agreement.hold_deadline = agreement.negotiated.hold_time.map(|time| now + time);
         let agreement = agreement.clone();
         let negotiated = Box::new(agreement.negotiated.clone());
-        connection.phase = Phase::Established(agreement);
+        connection.phase = OpenPhase::Established(agreement);
         outputs.push(SessionOutput::Established(connection.id, negotiated));
         self.counters.established += 1;
         self.has_recovered = true;

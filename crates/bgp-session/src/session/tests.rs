@@ -64,14 +64,14 @@ fn keepalive_from(id: ConnectionId) -> SessionInput {
 }
 
 /// Drives a session, and records each input with its outputs as text.
-struct Transcript {
+struct SessionTranscript {
     session: Session,
     start: Instant,
     now: Instant,
     text: String,
 }
 
-impl Transcript {
+impl SessionTranscript {
     fn new(settings: SessionSettings) -> Self {
         let start = Instant::now();
         Self {
@@ -170,8 +170,8 @@ fn show_output(output: &SessionOutput) -> String {
 }
 
 /// Returns an established session on connection `A`. The peer opened the connection.
-fn established() -> Transcript {
-    let mut transcript = Transcript::new(passive());
+fn established() -> SessionTranscript {
+    let mut transcript = SessionTranscript::new(passive());
     transcript.feed_all([
         SessionInput::Start,
         SessionInput::Accepted(A),
@@ -185,7 +185,7 @@ fn established() -> Transcript {
 
 #[test]
 fn an_active_session_is_established_and_sends_keepalives() {
-    let mut transcript = Transcript::new(settings());
+    let mut transcript = SessionTranscript::new(settings());
     transcript.feed_all([
         SessionInput::Start,
         SessionInput::Connected(A),
@@ -215,7 +215,7 @@ fn an_active_session_is_established_and_sends_keepalives() {
 
 #[test]
 fn a_passive_session_waits_for_the_peer_and_never_dials() {
-    let mut transcript = Transcript::new(passive());
+    let mut transcript = SessionTranscript::new(passive());
     transcript.feed(SessionInput::Start);
     assert_eq!(transcript.session.next_deadline(), None);
     transcript.feed_all([
@@ -242,7 +242,7 @@ fn a_passive_session_waits_for_the_peer_and_never_dials() {
 
 #[test]
 fn a_route_refresh_for_a_family_that_was_not_negotiated_is_ignored() {
-    let mut transcript = Transcript::new(passive());
+    let mut transcript = SessionTranscript::new(passive());
     let open = Open {
         capabilities: vec![Capability::Multiprotocol(Family::Ipv4Unicast)],
         ..open(HIGHER)

@@ -6,7 +6,7 @@ use bgp_packet::Message;
 
 use super::{Dialler, Session};
 use crate::{
-    connection::{Connection, ConnectionId, Direction, Phase},
+    connection::{ConnectionId, Direction, OpenPhase, SessionConnection},
     error::SessionError,
     output::SessionOutput,
 };
@@ -20,7 +20,7 @@ impl Session {
             Dialler::Dialling | Dialler::Connected => None,
         };
         self.connections()
-            .filter_map(Connection::next_deadline)
+            .filter_map(SessionConnection::next_deadline)
             .chain(dialler)
             .min()
     }
@@ -80,8 +80,8 @@ impl Session {
             return;
         }
         let error = match &connection.phase {
-            Phase::OpenSent { .. } => SessionError::OpenTimeout(open_timeout),
-            Phase::OpenConfirm(agreement) | Phase::Established(agreement) => {
+            OpenPhase::OpenSent { .. } => SessionError::OpenTimeout(open_timeout),
+            OpenPhase::OpenConfirm(agreement) | OpenPhase::Established(agreement) => {
                 let hold_time = agreement.negotiated.hold_time.unwrap_or_default();
                 SessionError::HoldTimerExpired(hold_time)
             }
@@ -104,7 +104,7 @@ impl Session {
         let interval = self
             .connections()
             .find(|connection| connection.id == id)
-            .and_then(Connection::agreement)
+            .and_then(SessionConnection::agreement)
             .and_then(|agreement| agreement.negotiated.keepalive_interval());
         let deadline = self.keepalive_deadline(interval, now);
         if let Some(direction) = self.direction(id)

@@ -12,13 +12,13 @@ const UPDATES: usize = 50_000;
 
 /// Returns a connection and the socket of its peer. The runtime has seen that the socket of the
 /// connection is empty.
-async fn connection() -> (Connection, std::net::TcpStream) {
+async fn connection() -> (ConnectionTask, std::net::TcpStream) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
     let peer = std::net::TcpStream::connect(address).unwrap();
     let (stream, _) = listener.accept().await.unwrap();
     let counters = Arc::new(SpeakerCounters::default());
-    let mut connection = Connection::new(ConnectionId(1), stream, counters);
+    let mut connection = ConnectionTask::new(ConnectionId(1), stream, counters);
     connection.read();
     (connection, peer)
 }
@@ -56,7 +56,7 @@ async fn a_poll_reads_a_message_before_the_runtime_has_polled_the_socket() {
         [],
         "the runtime has not polled the socket"
     );
-    connection.execute(Order::Poll);
+    connection.execute(ConnectionOrder::Poll);
     assert_eq!(connection.received, [Message::Keepalive]);
     assert!(matches!(
         connection.take_event(),
@@ -78,7 +78,7 @@ async fn a_poll_is_answered_after_the_last_part_of_a_fragmented_message() {
     connection.poll();
     assert_eq!(connection.received, []);
     peer.write_all(tail).unwrap();
-    connection.execute(Order::Poll);
+    connection.execute(ConnectionOrder::Poll);
     assert!(matches!(
         connection.take_event(),
         ConnectionEvent::Received { .. }
@@ -92,13 +92,13 @@ async fn a_poll_is_answered_after_the_last_part_of_a_fragmented_message() {
 #[tokio::test]
 async fn a_poll_of_a_silent_or_closed_connection_is_answered() {
     let (mut connection, peer) = connection().await;
-    connection.execute(Order::Poll);
+    connection.execute(ConnectionOrder::Poll);
     assert!(matches!(
         connection.take_event(),
         ConnectionEvent::Polled { .. }
     ));
     drop(peer);
-    connection.execute(Order::Poll);
+    connection.execute(ConnectionOrder::Poll);
     assert!(matches!(
         connection.take_event(),
         ConnectionEvent::Received {
@@ -160,7 +160,10 @@ async fn a_connection_sends_its_next_share_after_the_owner_has_finished_its_turn
         };
         assert_eq!(messages.len(), SHARE);
         // Other events than a share are sent without a turn.
-        orders.send(Order::SendUpdates(Vec::new())).await.unwrap();
+        orders
+            .send(ConnectionOrder::SendUpdates(Vec::new()))
+            .await
+            .unwrap();
         assert!(matches!(
             next(&mut events).await,
             ConnectionEvent::Written { .. }
@@ -176,7 +179,7 @@ async fn stuck_connection(
     send_hold_time: Duration,
 ) -> (
     std::net::TcpStream,
-    mpsc::Sender<Order>,
+    mpsc::Sender<ConnectionOrder>,
     mpsc::Receiver<ConnectionEvent>,
 ) {
     let (connection, peer) = connection().await;
@@ -186,7 +189,7 @@ async fn stuck_connection(
     let (orders, order_receiver) = mpsc::channel(16);
     let (events_sender, events) = mpsc::channel(16);
     tokio::spawn(connection.run(order_receiver, events_sender));
-    let time = Order::SetSendHoldTime(Some(send_hold_time));
+    let time = ConnectionOrder::SetSendHoldTime(Some(send_hold_time));
     orders.send(time).await.unwrap();
     let update = Update {
         withdrawn: vec![Nlri {
@@ -196,7 +199,10 @@ async fn stuck_connection(
         ..Update::default()
     };
     let updates = vec![update; UPDATES];
-    orders.send(Order::SendUpdates(updates)).await.unwrap();
+    orders
+        .send(ConnectionOrder::SendUpdates(updates))
+        .await
+        .unwrap();
     // The connection fills the socket buffers.
     while orders.capacity() < orders.max_capacity() {
         tokio::task::yield_now().await;
@@ -242,7 +248,7 @@ async fn a_notification_is_read_although_a_tcp_reset_makes_a_write_fail() {
         .set_linger(Some(Duration::ZERO))
         .unwrap();
     drop(peer);
-    connection.execute(Order::Send(Message::Keepalive));
+    connection.execute(ConnectionOrder::Send(Message::Keepalive));
     assert!(connection.write_problem.is_some(), "the write succeeded");
     let (_orders, order_receiver) = mpsc::channel(16);
     let (events_sender, mut events) = mpsc::channel(16);

@@ -25,12 +25,12 @@ use tokio::{
     sync::{mpsc, oneshot},
 };
 
-use super::Owner;
+use super::SpeakerOwner;
 use crate::{
     config::{Configuration, GroupConfig, PeerConfig, SessionConfig, SpeakerConfig},
-    connections::{Addresses, Connections},
+    connections::{ConnectionAddresses, ConnectionTasks},
     counters::SpeakerCounters,
-    messages::{Command, ConnectionEnd, ConnectionEvent, Order},
+    messages::{ConnectionEnd, ConnectionEvent, ConnectionOrder, SpeakerCommand},
     path_list::{PathQuery, Table},
 };
 
@@ -59,7 +59,7 @@ const MAX_CONNECTIONS: usize = 8;
 /// # Panics
 /// An invariant does not hold.
 pub fn run(script: &[u8]) {
-    let mut simulation = Simulation::new();
+    let mut simulation = OwnerSimulation::new();
     let runtime = simulation.runtime.clone();
     let _context = runtime.enter();
     let mut script = Script(script);
@@ -93,10 +93,10 @@ impl<'a> Script<'a> {
     }
 }
 
-struct Simulation {
+struct OwnerSimulation {
     /// Runtime for the tasks of dials, which are spawned but never run.
     runtime: Arc<Runtime>,
-    owner: Owner,
+    owner: SpeakerOwner,
     now: Instant,
     connections: Vec<SimulatedConnection>,
 }
@@ -105,7 +105,7 @@ struct Simulation {
 struct SimulatedConnection {
     id: ConnectionId,
     remote: usize,
-    orders: mpsc::Receiver<Order>,
+    orders: mpsc::Receiver<ConnectionOrder>,
     decoder: Decoder,
     encoder: CodecOptions,
     input: BytesMut,
@@ -116,7 +116,7 @@ struct SimulatedConnection {
     is_polled: bool,
 }
 
-impl Simulation {
+impl OwnerSimulation {
     fn new() -> Self {
         let config = SpeakerConfig {
             local_asn: LOCAL_ASN,
@@ -127,11 +127,11 @@ impl Simulation {
         let counters = Arc::new(SpeakerCounters::default());
         // The script creates all events, so the receiver is not needed.
         let (events, _) = mpsc::channel(1);
-        let connections = Connections::new(events, counters.clone());
+        let connections = ConnectionTasks::new(events, counters.clone());
         let runtime = Builder::new_current_thread().build();
         Self {
             runtime: Arc::new(runtime.expect("a runtime without IO and timers can be built")),
-            owner: Owner::new(config, connections, counters, 0),
+            owner: SpeakerOwner::new(config, connections, counters, 0),
             now: Instant::now(),
             connections: Vec::new(),
         }
@@ -232,7 +232,7 @@ impl Simulation {
     }
 
     fn link(&mut self, peer: bgp_rib::PeerId, remote: usize, address: SocketAddr) -> ConnectionId {
-        let addresses = Addresses {
+        let addresses = ConnectionAddresses {
             local: SocketAddr::new(LOCAL.into(), 179),
             remote: address,
         };
@@ -390,9 +390,9 @@ impl Simulation {
         let command = if bits.is_multiple_of(2) {
             let attributes = PathAttributes::originate(LOCAL.into());
             let (reply, _) = oneshot::channel();
-            Command::Originate(prefix, Arc::new(attributes), reply)
+            SpeakerCommand::Originate(prefix, Arc::new(attributes), reply)
         } else {
-            Command::Withdraw(prefix, reply)
+            SpeakerCommand::Withdraw(prefix, reply)
         };
         self.owner.command(command, self.now);
     }
@@ -401,9 +401,9 @@ impl Simulation {
         let address = IpAddr::from(REMOTES[bits / 2 % REMOTES.len()]);
         let command = if bits.is_multiple_of(2) {
             let text = String::new();
-            Command::Reset(address.to_string(), Cease::AdministrativeReset { text })
+            SpeakerCommand::Reset(address.to_string(), Cease::AdministrativeReset { text })
         } else {
-            Command::RequestRefresh(address.to_string(), Family::Ipv4Unicast)
+            SpeakerCommand::RequestRefresh(address.to_string(), Family::Ipv4Unicast)
         };
         self.owner.command(command, self.now);
     }
@@ -442,22 +442,22 @@ impl Simulation {
         }
     }
 
-    fn execute(&mut self, index: usize, order: Order) {
+    fn execute(&mut self, index: usize, order: ConnectionOrder) {
         let connection = &mut self.connections[index];
         let mut output = BytesMut::new();
         match order {
-            Order::Send(message) => {
+            ConnectionOrder::Send(message) => {
                 encode(&message, &connection.encoder, &mut output);
             }
-            Order::SetCodecOptions { decoder, encoder } => {
+            ConnectionOrder::SetCodecOptions { decoder, encoder } => {
                 connection.decoder.set_options(decoder);
                 connection.encoder = encoder;
                 connection.waits_for_options = false;
                 self.decode(index);
             }
-            Order::SetSendHoldTime(_) => {}
-            Order::Poll => connection.is_polled = true,
-            Order::SendUpdates(updates) => {
+            ConnectionOrder::SetSendHoldTime(_) => {}
+            ConnectionOrder::Poll => connection.is_polled = true,
+            ConnectionOrder::SendUpdates(updates) => {
                 assert_eq!(
                     connection.unwritten, None,
                     "a batch was sent before the previous batch was written"
@@ -658,7 +658,7 @@ mod tests {
     /// Checks that the messages of a script can establish sessions and transfer paths.
     #[test]
     fn a_script_announces_a_path_of_a_client_to_a_peer_and_withdraws_it() {
-        let mut simulation = Simulation::new();
+        let mut simulation = OwnerSimulation::new();
         let runtime = simulation.runtime.clone();
         let _context = runtime.enter();
         simulation.configure(0);
@@ -669,7 +669,7 @@ mod tests {
                 simulation.check();
             }
         }
-        let sent = |simulation: &Simulation| {
+        let sent = |simulation: &OwnerSimulation| {
             let sessions = &simulation.owner.sessions;
             let id = sessions
                 .peers

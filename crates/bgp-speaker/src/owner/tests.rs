@@ -6,11 +6,11 @@ use bgp_session::ConnectionId;
 use super::*;
 use tokio::{net::TcpStream, sync::Semaphore};
 
-use crate::{GroupConfig, Md5Key, PeerConfig, SessionConfig, Speaker, admission::Admission};
+use crate::{GroupConfig, Md5Key, PeerConfig, SessionConfig, Speaker, admission::AdmissionRules};
 
 /// Returns the event of a connection from 127.0.0.1 that a listener accepted with these admission
 /// rules.
-async fn accepted(admission: Arc<Admission>) -> ConnectionEvent {
+async fn accepted(admission: Arc<AdmissionRules>) -> ConnectionEvent {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let connect = TcpStream::connect(listener.local_addr().unwrap());
     let (accepted, connected) = tokio::join!(listener.accept(), connect);

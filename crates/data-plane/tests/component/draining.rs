@@ -6,9 +6,9 @@ use daemon_api::{discovery::v1::watch_response::Event, virtualserver::v1::RealSe
 use data_plane_testbed::{ID, Kernel, ONE, RANGE, State, TWO, desired, events, run};
 use virtual_server::{DesiredChange, DesiredSet, FailureAction, VirtualServer, Weight};
 
-use crate::fake_kernel::FakeKernel;
+use crate::fake_kernel::MemoryKernel;
 
-type Serving = data_plane_testbed::Serving<FakeKernel>;
+type Serving = data_plane_testbed::Serving<MemoryKernel>;
 
 #[test]
 fn a_real_server_that_is_no_longer_listed_drains_until_its_last_connection_has_ended() {

@@ -20,7 +20,7 @@ type Weights = BTreeMap<SocketAddr, u32>;
 
 /// The state of the fake kernel, and the failure that a test can request.
 #[derive(Debug, Default)]
-pub(crate) struct State {
+pub(crate) struct MemoryKernelState {
     pub(crate) table: BTreeMap<VirtualServerId, Weights>,
     pub(crate) local: BTreeSet<IpNet>,
     pub(crate) connections: BTreeMap<SocketAddr, Connections>,
@@ -34,12 +34,12 @@ pub(crate) struct State {
 
 /// A fake kernel. Clones refer to one kernel.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct FakeKernel(Arc<Mutex<State>>);
+pub(crate) struct MemoryKernel(Arc<Mutex<MemoryKernelState>>);
 
 /// A forwarder that quiesces real servers that drain, have failed, or have had no health check.
 #[derive(Debug)]
 struct FakeForwarder {
-    kernel: FakeKernel,
+    kernel: MemoryKernel,
     targets: BTreeMap<VirtualServerId, Weights>,
     pending: BTreeSet<VirtualServerId>,
     has_failed: bool,
@@ -50,8 +50,8 @@ struct FakeForwarder {
 #[error("refused by a test")]
 struct FakeError;
 
-impl Kernel for FakeKernel {
-    type State = State;
+impl Kernel for MemoryKernel {
+    type State = MemoryKernelState;
 
     async fn start(&self, config: Config, daemon: &mut Daemon) -> ListenAddress {
         let forwarder = FakeForwarder {
@@ -65,12 +65,12 @@ impl Kernel for FakeKernel {
         address.await.unwrap()
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, MemoryKernelState> {
         self.0.lock().unwrap()
     }
 }
 
-impl data_plane_testbed::State for State {
+impl data_plane_testbed::State for MemoryKernelState {
     fn weight(&self, id: &str, real_server: &str) -> Option<u32> {
         let weights = self.table.get(&id.parse().unwrap())?;
         weights.get(&real_server.parse().unwrap()).copied()
@@ -85,7 +85,7 @@ impl data_plane_testbed::State for State {
     }
 }
 
-impl State {
+impl MemoryKernelState {
     fn connections_of(&self, id: &VirtualServerId) -> BTreeMap<SocketAddr, Connections> {
         let counted = |address| self.connections.get(address).copied().unwrap_or_default();
         let weights = self.table.get(id).into_iter().flatten();
@@ -114,9 +114,9 @@ impl State {
 
 impl Forwarder for FakeForwarder {
     type Error = FakeError;
-    type Counters = FakeKernel;
+    type Counters = MemoryKernel;
 
-    fn counters(&self) -> FakeKernel {
+    fn counters(&self) -> MemoryKernel {
         self.kernel.clone()
     }
 
@@ -245,7 +245,7 @@ impl Forwarder for FakeForwarder {
     }
 }
 
-impl ConnectionCounters for FakeKernel {
+impl ConnectionCounters for MemoryKernel {
     async fn read(&self, id: VirtualServerId, _: Option<u32>) -> BTreeMap<SocketAddr, Connections> {
         self.state().connections_of(&id)
     }

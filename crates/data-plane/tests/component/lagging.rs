@@ -17,7 +17,7 @@ use tonic::{
 };
 use virtual_server::{DesiredSet, VirtualServer};
 
-use crate::fake_kernel::FakeKernel;
+use crate::fake_kernel::MemoryKernel;
 
 /// Number of virtual servers in one desired set.
 const SET_SIZE: u8 = 200;
@@ -138,7 +138,7 @@ fn a_watch_without_reads_is_aborted_while_other_watches_get_every_change() {
             linger: Duration::ZERO,
             grpc_listen: "127.0.0.1:0".parse().unwrap(),
         };
-        let kernel = FakeKernel::default();
+        let kernel = MemoryKernel::default();
         let address = kernel.start(config, &mut daemon).await.to_string();
         let shutdown = daemon.shutdown().clone();
         let running = tokio::spawn(daemon.run_until_drained(std::future::pending()));

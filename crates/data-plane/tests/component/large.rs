@@ -7,7 +7,7 @@ use data_plane_testbed::{ID, ONE, World, run, virtual_server};
 use tokio::time::timeout;
 use virtual_server::{RealServer, Scheduler, VirtualServer, Weight};
 
-use crate::fake_kernel::FakeKernel;
+use crate::fake_kernel::MemoryKernel;
 
 #[test]
 fn the_largest_valid_virtual_server_is_programmed_and_listed_with_more_than_4_mib() {
@@ -30,7 +30,7 @@ fn the_largest_valid_virtual_server_is_programmed_and_listed_with_more_than_4_mi
         largest.sort_real_servers();
         assert_eq!(largest.validate(), Ok(()));
         let count = largest.real_servers.len();
-        let world = World::start(&FakeKernel::default()).await;
+        let world = World::start(&MemoryKernel::default()).await;
         world.say(&[largest]);
         let client = world.client.clone();
         let mut client = client.max_decoding_message_size(MESSAGE_LIMIT);

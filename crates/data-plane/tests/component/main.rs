@@ -22,13 +22,13 @@ use data_plane_testbed::{
 use tokio::time::timeout;
 use virtual_server::{DesiredChange, RealServer, Scheduler};
 
-use fake_kernel::FakeKernel;
+use fake_kernel::MemoryKernel;
 
 #[test]
 fn a_virtual_server_comes_up_in_the_order_structure_target_address() {
     run(|| async {
         let _one = real_server(ONE).await;
-        let kernel = FakeKernel::default();
+        let kernel = MemoryKernel::default();
         let world = World::serving(&kernel, &[virtual_server(ID, &[ONE])]).await;
         let writes = kernel.take_writes();
         assert_eq!(
@@ -54,7 +54,7 @@ fn a_virtual_server_comes_up_in_the_order_structure_target_address() {
 fn a_virtual_server_that_the_forwarder_refuses_is_reported_and_retried() {
     run(|| async {
         let _one = real_server(ONE).await;
-        let kernel = FakeKernel::default();
+        let kernel = MemoryKernel::default();
         kernel.state().refused = Some(ID.parse().unwrap());
         let mut world = World::start(&kernel).await;
         world.say(&[virtual_server(ID, &[ONE])]);
@@ -71,7 +71,7 @@ fn a_virtual_server_that_the_forwarder_refuses_is_reported_and_retried() {
 fn an_address_below_its_minimum_stops_serving_and_reports_the_reason() {
     run(|| async {
         let one = real_server(ONE).await;
-        let kernel = FakeKernel::default();
+        let kernel = MemoryKernel::default();
         let mut world = World::serving(&kernel, &[virtual_server(ID, &[ONE])]).await;
         drop(one);
         let address = world.wait_for(|address| !address.serving).await;
@@ -86,7 +86,7 @@ fn an_address_below_its_minimum_stops_serving_and_reports_the_reason() {
 fn an_address_does_not_serve_before_the_first_health_check() {
     run(|| async {
         let _one = real_server(ONE).await;
-        let kernel = FakeKernel::default();
+        let kernel = MemoryKernel::default();
         let mut world = World::start(&kernel).await;
         let mut server = virtual_server(ID, &[ONE]);
         server.health_check.as_mut().unwrap().initial_jitter = Duration::from_secs(3600);
@@ -108,7 +108,7 @@ fn an_address_does_not_serve_before_the_first_health_check() {
 fn a_new_virtual_server_does_not_stop_a_serving_address() {
     run(|| async {
         let _one = real_server(ONE).await;
-        let kernel = FakeKernel::default();
+        let kernel = MemoryKernel::default();
         let mut world = World::start(&kernel).await;
         let first = virtual_server(ID, &[ONE]);
         world.say(std::slice::from_ref(&first));
@@ -125,7 +125,7 @@ fn a_new_virtual_server_does_not_stop_a_serving_address() {
 fn the_last_desired_set_is_kept_until_discovery_is_reachable_again() {
     run(|| async {
         let _one = real_server(ONE).await;
-        let kernel = FakeKernel::default();
+        let kernel = MemoryKernel::default();
         let mut world = World::serving(&kernel, &[virtual_server(ID, &[ONE])]).await;
         let address = world.stop_discovery();
         timeout(LIMIT, async {
@@ -155,7 +155,7 @@ fn an_address_that_moves_into_or_out_of_a_range_stays_local_throughout() {
         let in_range = desired(&[virtual_server(ID, &[ONE])]);
         let mut alone = in_range.clone();
         alone.service_ranges.clear();
-        let kernel = FakeKernel::default();
+        let kernel = MemoryKernel::default();
         let mut world = World::start(&kernel).await;
         world.discovery().say(&alone);
         world.wait_until_serving("10.1.1.10/32").await;
@@ -181,7 +181,7 @@ fn an_address_that_moves_into_or_out_of_a_range_stays_local_throughout() {
 fn an_invalid_object_keeps_its_last_valid_state() {
     run(|| async {
         let _one = real_server(ONE).await;
-        let kernel = FakeKernel::default();
+        let kernel = MemoryKernel::default();
         let mut world = World::start(&kernel).await;
         let server = virtual_server(ID, &[ONE]);
         world.say(std::slice::from_ref(&server));
@@ -213,7 +213,7 @@ fn an_invalid_object_keeps_its_last_valid_state() {
 fn an_oversized_virtual_server_does_not_delay_the_others() {
     run(|| async {
         let (_one, _two) = (real_server(ONE).await, real_server(TWO).await);
-        let kernel = FakeKernel::default();
+        let kernel = MemoryKernel::default();
         let mut world = World::start(&kernel).await;
         // One real server more than the maximum.
         let mut oversized = virtual_server("tcp/[fd00:1::1]:8080", &[]);
@@ -253,7 +253,7 @@ fn an_oversized_virtual_server_does_not_delay_the_others() {
 #[test]
 fn a_stream_that_breaks_before_synced_is_reopened_after_growing_pauses() {
     run(|| async {
-        let kernel = FakeKernel::default();
+        let kernel = MemoryKernel::default();
         let discovery = FakeDiscovery::start("127.0.0.1:0").await;
         discovery.break_streams(true);
         discovery.say(&desired(&[]));
@@ -275,7 +275,7 @@ fn a_stream_that_breaks_before_synced_is_reopened_after_growing_pauses() {
 #[test]
 fn a_watch_without_changes_gets_heartbeats() {
     run(|| async {
-        let kernel = FakeKernel::default();
+        let kernel = MemoryKernel::default();
         let mut world = World::start(&kernel).await;
         let request = WatchServiceAddressesRequest {
             heartbeat_interval: Duration::from_millis(1).try_into().ok(),
@@ -304,7 +304,7 @@ fn a_watch_without_changes_gets_heartbeats() {
 fn the_data_plane_lingers_after_the_stop_request_while_an_announcer_watches() {
     run(|| async {
         let one = real_server(ONE).await;
-        let kernel = FakeKernel::default();
+        let kernel = MemoryKernel::default();
         let mut world = World::start_lingering(&kernel, Duration::from_secs(3600)).await;
         world.say(&[virtual_server(ID, &[ONE])]);
         world.wait_until_serving(RANGE).await;

@@ -10,7 +10,7 @@ use data_plane_testbed::{FakeDiscovery, LIMIT, ONE, World, desired, run, virtual
 use tokio::time::timeout;
 use tonic::Code;
 
-use crate::fake_kernel::FakeKernel;
+use crate::fake_kernel::MemoryKernel;
 
 const IDS: [&str; 3] = [
     "tcp/10.1.1.1:8080",
@@ -19,12 +19,12 @@ const IDS: [&str; 3] = [
 ];
 
 /// Starts a data plane with three virtual servers outside of service ranges.
-async fn world() -> World<FakeKernel> {
+async fn world() -> World<MemoryKernel> {
     let discovery = FakeDiscovery::start("127.0.0.1:0").await;
     let mut set = desired(&IDS.map(|id| virtual_server(id, &[ONE])));
     set.service_ranges.clear();
     discovery.say(&set);
-    let mut world = World::start_with(&FakeKernel::default(), discovery).await;
+    let mut world = World::start_with(&MemoryKernel::default(), discovery).await;
     let watch = world
         .client
         .watch_virtual_servers(WatchVirtualServersRequest {});

@@ -4,8 +4,8 @@ use super::*;
 
 /// Returns a session with two connections: `A`, opened by this side, and `B`, opened by the peer.
 /// The OPEN message of the peer has arrived on `first`.
-fn collision(router_id: Ipv4Addr, first: ConnectionId) -> Transcript {
-    let mut transcript = Transcript::new(settings());
+fn collision(router_id: Ipv4Addr, first: ConnectionId) -> SessionTranscript {
+    let mut transcript = SessionTranscript::new(settings());
     transcript.feed_all([
         SessionInput::Start,
         SessionInput::Connected(A),
@@ -79,7 +79,7 @@ fn the_result_of_a_collision_is_independent_of_the_order_of_the_opens() {
 #[test]
 fn the_as_decides_a_collision_of_equal_router_ids() {
     for (peer_asn, kept) in [(Asn(64513), B), (Asn(64511), A)] {
-        let mut transcript = Transcript::new(SessionSettings {
+        let mut transcript = SessionTranscript::new(SessionSettings {
             peer_asn: None,
             ..settings()
         });
@@ -113,7 +113,7 @@ fn an_established_connection_is_kept_in_a_collision() {
 
 #[test]
 fn a_new_connection_of_the_peer_replaces_its_connection_without_open() {
-    let mut transcript = Transcript::new(passive());
+    let mut transcript = SessionTranscript::new(passive());
     transcript.feed_all([
         SessionInput::Start,
         SessionInput::Accepted(A),
@@ -126,7 +126,7 @@ fn a_new_connection_of_the_peer_replaces_its_connection_without_open() {
 
 #[test]
 fn a_dial_that_would_lose_a_collision_is_cancelled() {
-    let mut transcript = Transcript::new(settings());
+    let mut transcript = SessionTranscript::new(settings());
     transcript.feed_all([SessionInput::Start, SessionInput::Accepted(B)]);
     assert_eq!(transcript.session.state(), SessionState::OpenSent);
     let outputs = transcript.feed(open_from(B, HIGHER));
@@ -135,7 +135,7 @@ fn a_dial_that_would_lose_a_collision_is_cancelled() {
 
 #[test]
 fn a_dial_that_would_win_a_collision_continues_until_the_other_connection_is_established() {
-    let mut transcript = Transcript::new(settings());
+    let mut transcript = SessionTranscript::new(settings());
     transcript.feed_all([
         SessionInput::Start,
         SessionInput::Accepted(B),

@@ -3,8 +3,8 @@
 use super::*;
 
 /// Returns a session that has received `open` on connection `A`.
-fn session_after_open(settings: SessionSettings, open: Open) -> Transcript {
-    let mut transcript = Transcript::new(settings);
+fn session_after_open(settings: SessionSettings, open: Open) -> SessionTranscript {
+    let mut transcript = SessionTranscript::new(settings);
     let open = receive(A, Message::Open(open));
     transcript.feed_all([SessionInput::Start, SessionInput::Accepted(A), open]);
     transcript

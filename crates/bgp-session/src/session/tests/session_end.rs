@@ -5,7 +5,7 @@ use super::*;
 #[test]
 fn a_message_in_the_wrong_state_is_answered_with_the_subcode_of_rfc_6608() {
     let check = |state, inputs: &[SessionInput], subcode| {
-        let mut transcript = Transcript::new(passive());
+        let mut transcript = SessionTranscript::new(passive());
         transcript.feed_all([SessionInput::Start, SessionInput::Accepted(A)]);
         let (last, before) = inputs.split_last().expect("the case has an input");
         transcript.feed_all(before.iter().cloned());

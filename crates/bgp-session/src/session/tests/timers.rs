@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn failed_dials_are_repeated_with_growing_pauses() {
-    let mut transcript = Transcript::new(settings());
+    let mut transcript = SessionTranscript::new(settings());
     transcript.feed(SessionInput::Start);
     let mut pauses = Vec::new();
     for _ in 0..7 {
@@ -28,7 +28,7 @@ fn failed_dials_are_repeated_with_growing_pauses() {
 
 #[test]
 fn a_dial_without_an_answer_fails_with_a_timeout() {
-    let mut transcript = Transcript::new(settings());
+    let mut transcript = SessionTranscript::new(settings());
     transcript.feed_all([SessionInput::Start, SessionInput::DialTimedOut]);
     transcript.check(&expect![[r#"
         0.000: Start -> Connect
@@ -152,7 +152,7 @@ fn written_updates_postpone_the_next_keepalive() {
 
 #[test]
 fn a_hold_time_of_zero_disables_all_timers() {
-    let mut transcript = Transcript::new(passive());
+    let mut transcript = SessionTranscript::new(passive());
     let open = Open {
         hold_time_seconds: 0,
         ..open(HIGHER)
@@ -169,7 +169,7 @@ fn a_hold_time_of_zero_disables_all_timers() {
 
 #[test]
 fn a_connection_without_an_open_is_closed_after_the_open_timeout() {
-    let mut transcript = Transcript::new(passive());
+    let mut transcript = SessionTranscript::new(passive());
     transcript.feed_all([SessionInput::Start, SessionInput::Accepted(A)]);
     assert_eq!(transcript.wait(), Duration::from_secs(30));
     transcript.feed(SessionInput::Polled(A));
@@ -188,7 +188,7 @@ fn a_connection_without_an_open_is_closed_after_the_open_timeout() {
 
 #[test]
 fn a_connection_survives_a_suspended_process_if_the_socket_holds_the_open() {
-    let mut transcript = Transcript::new(passive());
+    let mut transcript = SessionTranscript::new(passive());
     transcript.feed_all([SessionInput::Start, SessionInput::Accepted(A)]);
     transcript.now += Duration::from_secs(60);
     transcript.feed_all([
