@@ -199,7 +199,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_cease_subcodes_of_an_operator_are_deliberate() {
+    fn only_a_cease_that_an_operator_caused_is_deliberate() {
         for (subcode, expected) in [
             (0, false),
             (1, false),

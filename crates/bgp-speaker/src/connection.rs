@@ -45,7 +45,7 @@ pub(crate) struct ConnectionTask {
     output: BytesMut,
     /// Decoded messages for the next share of the owner.
     received: Vec<Message>,
-    /// Cost of `received`: the number of messages and prefixes.
+    /// Cost of `received`: the number of messages plus the number of their prefixes.
     received_work: usize,
     /// One permit, which the owner holds while it handles a share of this connection.
     turns: Arc<Semaphore>,

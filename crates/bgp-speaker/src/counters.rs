@@ -6,9 +6,9 @@ use bgp_session::FailureReason;
 
 /// A number that only increases.
 #[derive(Debug, Default)]
-pub struct Counter(AtomicU64);
+pub struct SpeakerCounter(AtomicU64);
 
-impl Counter {
+impl SpeakerCounter {
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
@@ -20,11 +20,11 @@ impl Counter {
 
 /// One counter for each failure reason.
 #[derive(Debug)]
-pub struct ReasonCounters([Counter; FailureReason::ALL.len()]);
+pub struct ReasonCounters([SpeakerCounter; FailureReason::ALL.len()]);
 
 impl Default for ReasonCounters {
     fn default() -> Self {
-        Self(std::array::from_fn(|_| Counter::default()))
+        Self(std::array::from_fn(|_| SpeakerCounter::default()))
     }
 }
 
@@ -42,43 +42,43 @@ impl ReasonCounters {
 #[derive(Debug, Default)]
 pub struct SpeakerCounters {
     /// Accepted connections that belong to a peer.
-    pub connections_accepted: Counter,
+    pub connections_accepted: SpeakerCounter,
     /// Refused connections that belong to no peer: their address is unknown, its TCP MD5 key could
     /// not be set, or its group is full.
-    pub connections_without_peer: Counter,
+    pub connections_without_peer: SpeakerCounter,
     /// Refused connections of a peer that has an established session. A peer of a group is
     /// identified by its address and BGP identifier, any other peer by its address.
-    pub duplicates_refused: Counter,
+    pub duplicates_refused: SpeakerCounter,
     /// Refused connections from an address that has reached
     /// [`maximum_peers_per_address`](crate::GroupConfig::maximum_peers_per_address).
-    pub connections_over_address_maximum: Counter,
+    pub connections_over_address_maximum: SpeakerCounter,
     /// Failed attempts to accept a connection, for example without free file descriptors.
-    pub accept_failures: Counter,
+    pub accept_failures: SpeakerCounter,
     /// Attempts of this speaker to connect.
-    pub dials: Counter,
+    pub dials: SpeakerCounter,
     /// Failed attempts of this speaker to connect.
-    pub dials_failed: Counter,
+    pub dials_failed: SpeakerCounter,
     /// Sessions that were established.
-    pub sessions_established: Counter,
+    pub sessions_established: SpeakerCounter,
     /// Failed dials and connections that ended before their session was established.
     pub sessions_refused: ReasonCounters,
     /// Established sessions that ended.
-    pub sessions_lost: Counter,
+    pub sessions_lost: SpeakerCounter,
     /// UPDATE messages received from peers.
-    pub updates_received: Counter,
+    pub updates_received: SpeakerCounter,
     /// UPDATE messages sent to peers.
-    pub updates_sent: Counter,
+    pub updates_sent: SpeakerCounter,
     /// UPDATE messages with a malformed attribute that did not end the session (RFC 7606).
-    pub updates_malformed: Counter,
+    pub updates_malformed: SpeakerCounter,
     /// Announced paths that import policy or loop detection rejected.
-    pub paths_rejected: Counter,
+    pub paths_rejected: SpeakerCounter,
     /// Announced paths that were refused because the peer had reached its maximum of paths.
-    pub paths_over_maximum: Counter,
+    pub paths_over_maximum: SpeakerCounter,
     /// Attributes of unknown types that import policy discarded.
-    pub attributes_discarded: Counter,
+    pub attributes_discarded: SpeakerCounter,
     /// Path attributes that import policy changed: LOCAL_PREF, MED, communities, or attributes of
     /// route reflection.
-    pub attributes_clamped: Counter,
+    pub attributes_clamped: SpeakerCounter,
     /// Paths that were withdrawn because their attributes do not fit into one message.
-    pub paths_unsendable: Counter,
+    pub paths_unsendable: SpeakerCounter,
 }

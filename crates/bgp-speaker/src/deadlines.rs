@@ -17,8 +17,8 @@ pub(crate) struct Deadlines {
 }
 
 impl Deadlines {
-    /// Ensures that the entry of the peer is not later than `next`. `None`: the session has no
-    /// deadline.
+    /// Ensures that the entry of the peer is not later than `next`, the next deadline of its
+    /// session. `None`: the session has no deadline.
     pub(crate) fn schedule(&mut self, id: PeerId, next: Option<Instant>) {
         let Some(next) = next else {
             return;

@@ -24,7 +24,7 @@ use crate::{
     status::PeerStatus,
 };
 
-/// An error: the speaker has ended.
+/// The error of a request to a speaker that has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the BGP speaker has ended")]
 pub struct SpeakerGone;
@@ -56,7 +56,7 @@ pub struct Changes {
     commands: mpsc::Sender<SpeakerCommand>,
     observer: u64,
     /// The reply to a call of `next` that was cancelled before the reply arrived.
-    pending: Option<oneshot::Receiver<observe::Changes>>,
+    pending: Option<oneshot::Receiver<observe::ObservedChanges>>,
     _alive: Arc<()>,
 }
 

@@ -69,7 +69,7 @@ mod status;
 pub use config::{
     Configuration, GroupConfig, InvalidConfiguration, PeerConfig, SessionConfig, SpeakerConfig,
 };
-pub use counters::{Counter, ReasonCounters, SpeakerCounters};
+pub use counters::{ReasonCounters, SpeakerCounter, SpeakerCounters};
 pub use handle::{Changes, ChangesEnded, SpeakerGone, SpeakerHandle};
 pub use md5_key::{Md5Key, Md5KeyError};
 pub use observe::Change;

@@ -73,7 +73,8 @@ impl ListenerKeys {
             }
         }
         if has_changed && let Err(error) = close_waiting(listener) {
-            // A waiting connection could have been opened before the key was set.
+            // Refuse the prefix: a waiting connection could have been opened before the key was
+            // set, so it could be unsigned.
             for prefix in new {
                 refused.insert(prefix, format!("cannot close waiting connections: {error}"));
             }

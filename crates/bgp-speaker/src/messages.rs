@@ -20,7 +20,7 @@ use tokio::{
 use crate::{
     admission::AdmissionRules,
     config::{Configuration, InvalidConfiguration},
-    observe::Changes,
+    observe::ObservedChanges,
     path_list::{PathQuery, PathStatus},
     refused_sessions::RefusedSession,
     status::PeerStatus,
@@ -44,7 +44,7 @@ pub(crate) enum ConnectionEvent {
     Received {
         connection: ConnectionId,
         messages: Vec<Message>,
-        /// Cost of `messages`: the number of messages and prefixes.
+        /// Cost of `messages`: the number of messages plus the number of their prefixes.
         work: usize,
         end: Option<ConnectionEnd>,
         /// The connection sends no further share until the owner drops this permit at the end of
@@ -116,7 +116,7 @@ pub(crate) enum SpeakerCommand {
     },
     NextChanges {
         observer: u64,
-        reply: Reply<Changes>,
+        reply: Reply<ObservedChanges>,
     },
     Shutdown {
         cease: Cease,

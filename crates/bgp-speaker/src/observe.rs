@@ -61,11 +61,11 @@ struct Observer {
     /// Whether the observer exceeded [`MAX_UNREAD`]. Its changes were dropped, and its next request
     /// ends the stream.
     is_lagging: bool,
-    reply: Option<oneshot::Sender<Changes>>,
+    reply: Option<oneshot::Sender<ObservedChanges>>,
 }
 
 /// Changes for an observer. `None`: the observer has exceeded the limit of unread changes.
-pub(crate) type Changes = Option<Vec<Change>>;
+pub(crate) type ObservedChanges = Option<Vec<Change>>;
 
 impl Observers {
     pub(crate) fn session_changed(&mut self, id: PeerId) {
@@ -77,7 +77,7 @@ impl Observers {
         self.removed_peers.push((id, name));
     }
 
-    pub(crate) fn next_changes(&mut self, observer: u64, reply: oneshot::Sender<Changes>) {
+    pub(crate) fn next_changes(&mut self, observer: u64, reply: oneshot::Sender<ObservedChanges>) {
         if let Some(observer) = self.observers.get_mut(&observer) {
             observer.reply = Some(reply);
         }

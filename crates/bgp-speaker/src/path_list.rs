@@ -48,7 +48,7 @@ pub struct PathName {
     pub path_id: Option<PathId>,
 }
 
-/// An error: a text is not a [`PathName`].
+/// The error of parsing a text that is not a [`PathName`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not the name of a path; write it as PREFIX PATH-ID PEER, for example 10.1.1.0/24 7 peer")]
 pub struct InvalidPathName;
@@ -59,7 +59,8 @@ pub struct PathQuery {
     pub table: Table,
     /// Selects only the paths of this prefix. `None`: all prefixes.
     pub prefix: Option<IpNet>,
-    /// Selects only paths after this path, in the order of prefix, peer and path id. `None`: all.
+    /// Selects only paths after this path, in the order of prefix, peer and path id. `None`: all
+    /// paths.
     pub after: Option<PathName>,
     /// Most paths in the result, which has the first paths in order.
     pub limit: usize,

@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_beyond_the_limit_is_logged_in_the_next_window() {
+    fn a_suppressed_log_line_is_logged_in_the_next_window() {
         let mut log = SessionLog::default();
         let established = Instant::now();
         assert_eq!(allowed(&mut log, address(1), 11, established), 10);

@@ -145,7 +145,9 @@ async fn wait_for_list(
         }
     };
     let listed = timeout(DEADLINE, waiting).await;
-    listed.unwrap_or_else(|_| panic!("not listed in time: {description}"))
+    listed.unwrap_or_else(|_| {
+        panic!("the list of refused sessions did not change in time: {description}")
+    })
 }
 
 /// Sent bytes; code and subcode of the NOTIFICATION; expected reason; expected part of the error.

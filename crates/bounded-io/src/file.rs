@@ -21,7 +21,7 @@ pub fn open_file(path: &Path) -> io::Result<(File, Metadata)> {
         .read(true)
         .custom_flags(O_NONBLOCK | O_NOCTTY)
         .open(path)?;
-    // Checked again, because the path can lead to another file since the first check.
+    // Checked again, because another program can have replaced the file since the first check.
     let metadata = file.metadata()?;
     check_is_file(&metadata)?;
     Ok((file, metadata))

@@ -56,7 +56,7 @@ fn assert_drains(before: &VirtualServer, after: &VirtualServer, health: Health, 
 }
 
 #[test]
-fn a_real_server_that_is_no_longer_listed_drains_unless_its_connections_cannot_be_kept() {
+fn a_real_server_that_is_no_longer_listed_drains_only_if_its_connections_can_be_kept() {
     let server = server("tcp", ForwardingMethod::Masquerade);
     let count = server.real_servers.len();
     assert_drains(&server, &server, Health::Healthy, count);

@@ -97,8 +97,8 @@ fn a_restarted_daemon_continues_a_drain() {
 fn an_invalid_object_neither_ends_nor_restarts_a_drain() {
     run(|| async {
         let serving = Serving::draining(|_| {}).await;
-        // The set has an invalid virtual server, and a valid one that shows when the set is
-        // applied.
+        // The set has an invalid virtual server, and a new valid virtual server that shows when
+        // the set has been applied.
         let changes =
             DesiredSet::default().changes_to(&desired(&[serving.with_real_servers(&[TWO])]));
         let mut changes: Vec<_> = changes.iter().map(events).collect();
