@@ -9,7 +9,7 @@ use crate::{cease::Cease, connection::ConnectionId};
 /// An event or a request for a session.
 #[derive(Clone, Debug)]
 pub enum SessionInput {
-    /// Start the session. Ignored unless it is idle.
+    /// Start the session. Ignored unless the session is idle.
     Start,
     /// End all connections and accept none until `Start`.
     Stop(Cease),

@@ -14,7 +14,7 @@
 //!   └──────┘   Stop   │ wait to dial │  failed   │ listens     │            │
 //!      ▲              └──────────────┘           └─────────────┘            ▼
 //!      │ Stop, or         ▲   │ accepted               │ accepted     ┌──────────┐
-//!      │ Fail with a      │   └────────────────────────┴────────────► │ OpenSent │
+//!      │ Refuse with a    │   └────────────────────────┴────────────► │ OpenSent │
 //!      │ pause            │                                           └──────────┘
 //!      │                  │ last connection lost                           │ OPEN received
 //!      │                  │                                                ▼

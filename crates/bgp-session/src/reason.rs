@@ -6,8 +6,8 @@ use bgp_packet::NotificationError;
 
 macro_rules! reasons {
     ($($(#[$doc:meta])* $name:ident = $label:literal,)*) => {
-        /// The kind of failure that ended a session or prevented it. Few enough values for a metric
-        /// label.
+        /// The kind of failure that ended or prevented a session. The list is short, so that a
+        /// reason can be a metric label.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum FailureReason {
             $($(#[$doc])* $name,)*
@@ -33,7 +33,7 @@ reasons! {
     DialTimeout = "dial_timeout",
     /// The connection ended without a NOTIFICATION.
     ConnectionLost = "connection_lost",
-    /// The peer opened a newer connection, which replaced this one.
+    /// The peer opened a newer connection, which replaced its unfinished older connection.
     Replaced = "replaced",
     /// The peer did not send its OPEN message in time.
     OpenTimeout = "open_timeout",

@@ -99,8 +99,8 @@ impl Journal {
         }
     }
 
-    /// Counts and records that a session was not established, unless an operator of this side ended
-    /// it.
+    /// Counts and records that a session was not established, unless an operator of this side
+    /// ended the session.
     pub(crate) fn failed(&mut self, peer: &PeerConfig, error: &SessionError, now: Instant) {
         if matches!(error, SessionError::Ceased(_)) && error.is_deliberate() {
             return;

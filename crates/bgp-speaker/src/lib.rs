@@ -29,8 +29,7 @@
 struct Readme;
 
 /// Logs at WARN if the first argument is true, otherwise at DEBUG. The caller passes true only
-/// once, so
-/// that a peer cannot flood the log.
+/// once, so that a peer cannot flood the log.
 macro_rules! warn_once {
     ($is_due:expr, $($fields:tt)*) => {
         if $is_due {

@@ -281,8 +281,8 @@ impl PeerSessions {
             return true;
         };
         // RFC 4271 section 6.8: an established connection is kept. Without an established
-        // connection,
-        // the newer connection is kept, because a speaker opens one connection at a time.
+        // connection, the newer connection is kept, because a speaker opens one connection at a
+        // time.
         let is_refused = duplicate.established.is_some();
         if is_refused {
             self.journal.duplicate(duplicate, router_id, now);

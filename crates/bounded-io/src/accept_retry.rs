@@ -2,7 +2,7 @@
 
 use std::{io, time::Duration};
 
-/// Pause after the first failed accept. It doubles with each further failure.
+/// Pause after the first failed accept. The pause doubles with each further failure.
 pub const FIRST_PAUSE: Duration = Duration::from_millis(10);
 
 /// Longest pause between two attempts.

@@ -111,8 +111,7 @@ async fn forward_events(
                 (Received::Synced, opening) => match opening.take() {
                     Some((desired, invalid)) => {
                         // Only a synced stream resets the pause. Otherwise a server whose streams
-                        // break
-                        // early would be contacted without pauses.
+                        // break early would be contacted without pauses.
                         backoff.reset();
                         DiscoveryEvent::Set { desired, invalid }
                     }

@@ -2,8 +2,8 @@
 //!
 //! A draining real server stays in the kernel's table, quiesced. Its drain ends when its last
 //! connection has ended, when its health check fails, or when the drain timeout of its virtual
-//! server
-//! is over. The kernel resets a remaining connection at its next packet (`expire_nodest_conn`).
+//! server is over. The kernel resets a remaining connection at its next packet
+//! (`expire_nodest_conn`).
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -14,8 +14,7 @@ use crate::health_check::Health;
 /// The kernel part of a data plane, which forwards packets to real servers.
 ///
 /// The owner calls [`Forwarder::read_local_prefixes`] at its start, and [`Forwarder::adopt`] once,
-/// with
-/// the first desired set. After that, each turn makes these calls in this order:
+/// with the first desired set. After that, each turn makes these calls in this order:
 ///
 /// 1. [`Forwarder::remove_local_prefix`] and [`Forwarder::follow_structure`], if addresses, ports
 ///    or
@@ -28,12 +27,9 @@ use crate::health_check::Health;
 /// 5. [`Forwarder::observe`] and [`Forwarder::why_impossible`], for the status.
 ///
 /// When a virtual server changes, the owner also calls [`Forwarder::observe`] to find the real
-/// servers
-/// that start to drain. While real servers drain, the owner calls [`Forwarder::connections`]. Once
-/// in
-/// each audit interval the owner calls [`Forwarder::read_local_prefixes`], then
-/// [`Forwarder::audit`]
-/// until the last slice.
+/// servers that start to drain. While real servers drain, the owner calls
+/// [`Forwarder::connections`]. Once in each audit interval the owner calls
+/// [`Forwarder::read_local_prefixes`], then [`Forwarder::audit`] until the last slice.
 pub trait Forwarder: Send + 'static {
     /// Error of an operation on the kernel. Consecutive equal errors are logged once.
     type Error: Error + PartialEq + Send + Sync + 'static;

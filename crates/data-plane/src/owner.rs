@@ -228,8 +228,7 @@ impl<F: Forwarder> DataPlaneOwner<F> {
         if self.desired.get().is_none() {
             self.desired.begin();
             // A virtual server that an earlier run had in service continues to serve before its
-            // first
-            // health check.
+            // first health check.
             self.status.set_checked(self.forwarder.adopt(&desired));
             work.structure = true;
         }

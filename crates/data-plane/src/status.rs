@@ -1,8 +1,7 @@
 //! Status of virtual servers and service addresses.
 //!
 //! The status tells whether a virtual server or service address is serving, and which step is
-//! missing
-//! otherwise. The functions of this module have no side effects.
+//! missing otherwise. The functions of this module have no side effects.
 
 use std::{
     collections::BTreeSet,

@@ -106,9 +106,8 @@ impl Session {
                 return;
             }
         }
-        // A pending dial of this side would win against this connection. The dial continues: the
-        // peer
-        // might have accepted it already, and might close this connection in its favour.
+        // Otherwise a pending dial of this side would win against this connection. The dial continues:
+        // the peer might have accepted the dialled connection already, and might close this one.
         if direction == winner {
             self.cancel_dial(outputs);
         }

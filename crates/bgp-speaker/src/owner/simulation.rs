@@ -1,10 +1,10 @@
 //! Simulation of the owner, driven by a byte script.
 //!
 //! The simulation has no sockets and a virtual clock. Each step of a script is one octet that
-//! chooses
-//! an event, followed by the parameters of the event. Peers connect, send well-formed messages or
-//! arbitrary octets in pieces, read updates and disconnect. Time passes, and the configuration and
-//! the speaker's own paths change. The simulation checks its invariants after each step.
+//! chooses an event, followed by the parameters of the event. Peers connect, send well-formed
+//! messages or arbitrary octets in pieces, read updates and disconnect. Time passes, and the
+//! configuration and the speaker's own paths change. The simulation checks its invariants after
+//! each step.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
