@@ -17,12 +17,10 @@
 //! **Invariants.** A connection gets the next updates of its peer only after it has written the
 //! previous updates to its socket. A peer that reads fast gets each change immediately. For a peer
 //! that reads slowly, changes coalesce in the RIB, so that no queue grows. The owner never waits
-//! for
-//! a connection. Connections wait for the owner, and meanwhile the messages of the peer stay in the
-//! socket. In one turn the owner takes at most one share, a bounded number of messages and
-//! prefixes,
-//! from each connection. A peer that sends too many messages therefore delays other peers only by
-//! the duration of one share.
+//! for a connection. Connections wait for the owner, and meanwhile the messages of the peer stay in
+//! the socket. In one turn the owner takes at most one share, a bounded number of messages and
+//! prefixes, from each connection. A peer that sends too many messages therefore delays other peers
+//! only by the duration of one share.
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -9,7 +9,7 @@ use std::{
 /// Most lines about one remote address within a window.
 const LINES: u32 = 10;
 
-/// Length of a window.
+/// Length of a window of the line limit.
 const WINDOW: Duration = Duration::from_secs(60);
 
 /// Most remote addresses with a separate limit. All further addresses share one limit.

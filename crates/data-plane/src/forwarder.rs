@@ -17,11 +17,9 @@ use crate::health_check::Health;
 /// with the first desired set. After that, each turn makes these calls in this order:
 ///
 /// 1. [`Forwarder::remove_local_prefix`] and [`Forwarder::follow_structure`], if addresses, ports
-///    or
-///    forwarding methods have changed;
+///    or forwarding methods have changed;
 /// 2. [`Forwarder::set_target`] or [`Forwarder::remove_target`] for each virtual server that might
-///    differ
-///    from the kernel;
+///    differ from the kernel;
 /// 3. [`Forwarder::program`];
 /// 4. [`Forwarder::add_local_prefix`];
 /// 5. [`Forwarder::observe`] and [`Forwarder::why_impossible`], for the status.
