@@ -5,7 +5,8 @@ use std::{collections::BTreeMap, net::IpAddr, time::Instant};
 use bgp_packet::{Asn, IpNet};
 use bgp_session::Cease;
 use bgp_speaker::{
-    Change, ChangesEnded, Configuration, PathQuery, PeerStatus, SpeakerGone, SpeakerHandle, Table,
+    ChangesEnded, Configuration, PathQuery, PathTable, PeerStatus, SpeakerChange, SpeakerEnded,
+    SpeakerHandle,
 };
 use daemon_runtime::{Publisher, Reader, Shutdown, TIME_AFTER_SLEEP, has_slept, wait_until};
 use futures::{
@@ -207,7 +208,7 @@ impl Announcer {
                 Some(command) = self.commands.recv() => self.command(command).await?,
                 batch = changes.next() => match batch {
                     Ok(batch) => self.sessions_changed(batch).await?,
-                    Err(ChangesEnded::SpeakerGone(stopped)) => return Err(stopped.into()),
+                    Err(ChangesEnded::SpeakerEnded(stopped)) => return Err(stopped.into()),
                     Err(ChangesEnded::Lagging) => changes = self.speaker.changes(false).await?,
                 },
                 Some(prefixes) = OptionFuture::from(sent.as_mut()) => {
@@ -321,22 +322,25 @@ impl Announcer {
         }
     }
 
-    async fn sessions_changed(&mut self, changes: Vec<Change>) -> Result<(), AnnouncerError> {
+    async fn sessions_changed(
+        &mut self,
+        changes: Vec<SpeakerChange>,
+    ) -> Result<(), AnnouncerError> {
         self.sent_may_have_changed = true;
         for change in changes {
             match change {
-                Change::Peer(peer) => {
+                SpeakerChange::Peer(peer) => {
                     if !peer.is_established() {
                         self.forget_sent(&peer.name);
                     }
                     self.sessions.set(peer.name.clone(), *peer);
                 }
-                Change::PeerRemoved(name) => {
+                SpeakerChange::PeerRemoved(name) => {
                     self.forget_sent(&name);
                     self.sessions.remove(&name);
                 }
-                Change::Synced => self.sessions.synced(),
-                Change::Path(_) | Change::PathRemoved(_) => {}
+                SpeakerChange::Synced => self.sessions.synced(),
+                SpeakerChange::Path(_) | SpeakerChange::PathRemoved(_) => {}
             }
         }
         let is_established = self.peers().iter().any(PeerStatus::is_established);
@@ -389,7 +393,7 @@ impl Announcer {
     }
 }
 
-type SentPrefixes = Result<BTreeMap<IpNet, Vec<String>>, SpeakerGone>;
+type SentPrefixes = Result<BTreeMap<IpNet, Vec<String>>, SpeakerEnded>;
 
 /// Returns the names of the peers to which each prefix has been sent. Waits first, up to
 /// [`FLUSH_TIMEOUT`], until pending UPDATE messages are written.
@@ -400,7 +404,7 @@ async fn sent_prefixes(speaker: SpeakerHandle) -> SentPrefixes {
     }
     let mut sent: BTreeMap<IpNet, Vec<String>> = BTreeMap::new();
     for peer in speaker.peers().await? {
-        let paths = speaker.paths(PathQuery::all(Table::AdjRibOut(peer.name.clone())));
+        let paths = speaker.paths(PathQuery::all(PathTable::AdjRibOut(peer.name.clone())));
         for path in paths.await? {
             sent.entry(path.prefix).or_default().push(peer.name.clone());
         }

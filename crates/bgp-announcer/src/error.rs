@@ -1,6 +1,6 @@
 //! Errors of the start and of the announcer task.
 
-use bgp_speaker::{InvalidConfiguration, ListenError, SpeakerGone};
+use bgp_speaker::{InvalidConfiguration, ListenError, SpeakerEnded};
 use daemon_runtime::DaemonError;
 
 /// An error that prevents the start of the daemon.
@@ -16,7 +16,7 @@ pub enum StartError {
 #[derive(Debug, thiserror::Error)]
 pub enum AnnouncerError {
     #[error("cannot announce service addresses: the BGP speaker has ended")]
-    Speaker(#[from] SpeakerGone),
+    Speaker(#[from] SpeakerEnded),
     /// Not expected: the same check has accepted the peers at the start.
     #[error("cannot configure the BGP peers")]
     Peers(#[from] InvalidConfiguration),

@@ -7,7 +7,7 @@ pub mod node_route;
 use std::pin::Pin;
 
 use bgp_packet::IpNet;
-use bgp_speaker::SpeakerGone;
+use bgp_speaker::SpeakerEnded;
 use bgp_status::SessionPage;
 use daemon_api::{
     PageRequest,
@@ -171,7 +171,7 @@ impl AnnouncerService for AnnouncerGrpc {
     }
 }
 
-fn speaker_ended(error: SpeakerGone) -> Status {
+fn speaker_ended(error: SpeakerEnded) -> Status {
     Status::unavailable(error.to_string())
 }
 

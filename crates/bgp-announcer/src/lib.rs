@@ -36,7 +36,7 @@ mod readiness;
 
 use std::time::Duration;
 
-use bgp_speaker::Speaker;
+use bgp_speaker::BgpSpeaker;
 use daemon_runtime::{Daemon, GrpcContract, ListenAddress};
 use tonic::service::Routes;
 
@@ -66,7 +66,7 @@ pub async fn start(config: Config, daemon: &mut Daemon) -> Result<ListenAddress,
         config.announcements.withdraw_delay + config.announcements.linger + SESSION_SHUTDOWN_TIME,
     );
     let readiness = AnnouncerReadiness::register(daemon.readiness(), config.node_router.is_some());
-    let speaker = Speaker::bind(config.speaker.clone())?;
+    let speaker = BgpSpeaker::bind(config.speaker.clone())?;
     let metrics = AnnouncerMetrics::register(daemon.metrics(), &speaker.handle());
     let data_plane = data_plane::watch(
         &config.data_plane,

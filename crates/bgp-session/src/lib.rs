@@ -55,5 +55,5 @@ pub use negotiation::{Negotiated, NegotiatedFamily};
 pub use output::SessionOutput;
 pub use reason::FailureReason;
 pub use session::Session;
-pub use settings::{FamilySettings, InvalidSettings, SessionSettings};
-pub use status::{Counters, SessionState, Status};
+pub use settings::{InvalidSettings, OfferedFamily, SessionSettings};
+pub use status::{SessionCounters, SessionState, SessionStatus};

@@ -12,7 +12,7 @@ use crate::{
     input::SessionInput,
     output::SessionOutput,
     settings::SessionSettings,
-    status::{Counters, SessionState, Status},
+    status::{SessionCounters, SessionState, SessionStatus},
 };
 
 mod messages;
@@ -32,7 +32,7 @@ pub struct Session {
     last_error: Option<(Instant, SessionError)>,
     /// Whether the session has been established since `last_error`.
     has_recovered: bool,
-    counters: Counters,
+    counters: SessionCounters,
 }
 
 /// The state of this side's attempts to connect.
@@ -66,7 +66,7 @@ impl Session {
             since: now,
             last_error: None,
             has_recovered: false,
-            counters: Counters::default(),
+            counters: SessionCounters::default(),
         }
     }
 
@@ -90,13 +90,13 @@ impl Session {
             .map(|connection| connection.id)
     }
 
-    pub fn status(&self) -> Status {
+    pub fn status(&self) -> SessionStatus {
         let agreement = self
             .connections()
             .filter_map(|connection| Some((connection.is_established(), connection.agreement()?)))
             .max_by_key(|(is_established, _)| *is_established)
             .map(|(_, agreement)| agreement);
-        Status {
+        SessionStatus {
             state: self.state,
             since: self.since,
             negotiated: agreement.map(|agreement| agreement.negotiated.clone()),

@@ -6,7 +6,7 @@ use bgp_packet::{AddPathMode, Asn, Capability, Family, Open, RouterId};
 
 /// An address family that this side offers to the peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FamilySettings {
+pub struct OfferedFamily {
     pub family: Family,
     /// Add-path mode of this side (RFC 7911). `None`: one path per prefix in both directions.
     pub add_path: Option<AddPathMode>,
@@ -36,7 +36,7 @@ pub struct SessionSettings {
     /// Longest pause between two attempts to connect.
     pub connect_retry_maximum: Duration,
     /// Offered address families: at least one, each at most once.
-    pub families: Vec<FamilySettings>,
+    pub families: Vec<OfferedFamily>,
 }
 
 /// A reason for which settings cannot be used for a session.
@@ -74,7 +74,7 @@ impl SessionSettings {
             connect_retry_minimum: Duration::from_millis(500),
             connect_retry_maximum: Duration::from_secs(10),
             families: [Family::Ipv4Unicast, Family::Ipv6Unicast]
-                .map(|family| FamilySettings {
+                .map(|family| OfferedFamily {
                     family,
                     add_path: None,
                 })

@@ -23,7 +23,7 @@ pub enum SessionState {
 
 /// Counts of messages since the session was created.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
+pub struct SessionCounters {
     /// Messages of all types.
     pub messages_received: u64,
     /// Messages of all types.
@@ -38,7 +38,7 @@ pub struct Counters {
 
 /// A snapshot of a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Status {
+pub struct SessionStatus {
     pub state: SessionState,
     /// Time of the last change of `state`.
     pub since: Instant,
@@ -52,5 +52,5 @@ pub struct Status {
     /// Time and cause of the last failure. An error that a NOTIFICATION explained stays here
     /// although later connections are lost, until the session is established.
     pub last_error: Option<(Instant, SessionError)>,
-    pub counters: Counters,
+    pub counters: SessionCounters,
 }

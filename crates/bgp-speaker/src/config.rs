@@ -8,7 +8,7 @@ use std::{
 
 use bgp_packet::{Asn, ClusterId, RouterId};
 use bgp_rib::{ExportPolicy, ImportPolicy};
-use bgp_session::{FamilySettings, InvalidSettings, SessionSettings};
+use bgp_session::{InvalidSettings, OfferedFamily, SessionSettings};
 use ipnet::IpNet;
 
 use crate::md5_key::Md5Key;
@@ -77,7 +77,7 @@ pub struct SessionConfig {
     /// Shortest acceptable hold time of the peer, in seconds. 0: any hold time, including none.
     pub minimum_hold_time_seconds: u16,
     /// Address families that this side offers: at least one, each at most once.
-    pub families: Vec<FamilySettings>,
+    pub families: Vec<OfferedFamily>,
     /// Longest wait for the result of an attempt to connect.
     pub connect_timeout: Duration,
     /// Pause before the second attempt to connect. The pause doubles with each failure.

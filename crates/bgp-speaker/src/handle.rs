@@ -18,7 +18,7 @@ use crate::{
     config::{Configuration, InvalidConfiguration},
     counters::SpeakerCounters,
     messages::{Reply, SpeakerCommand},
-    observe::{self, Change},
+    observe::{self, SpeakerChange},
     path_list::{PathQuery, PathStatus},
     refused_sessions::RefusedSession,
     status::PeerStatus,
@@ -27,13 +27,13 @@ use crate::{
 /// The error of a request to a speaker that has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the BGP speaker has ended")]
-pub struct SpeakerGone;
+pub struct SpeakerEnded;
 
 /// The reason for which a stream of changes has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ChangesEnded {
     #[error(transparent)]
-    SpeakerGone(#[from] SpeakerGone),
+    SpeakerEnded(#[from] SpeakerEnded),
     /// The observer left too many changes unread.
     #[error(
         "the observer left too many changes unread, so the stream of changes ended; start a new \
@@ -52,7 +52,7 @@ pub struct SpeakerHandle {
 
 /// A stream of changes of sessions and paths, see [`SpeakerHandle::changes`].
 #[derive(Debug)]
-pub struct Changes {
+pub struct SpeakerChanges {
     commands: mpsc::Sender<SpeakerCommand>,
     observer: u64,
     /// The reply to a call of `next` that was cancelled before the reply arrived.
@@ -76,14 +76,14 @@ impl SpeakerHandle {
     async fn request<T>(
         &self,
         command: impl FnOnce(Reply<T>) -> SpeakerCommand,
-    ) -> Result<T, SpeakerGone> {
+    ) -> Result<T, SpeakerEnded> {
         let (reply, answer) = oneshot::channel();
         self.send(command(reply)).await?;
-        answer.await.map_err(|_| SpeakerGone)
+        answer.await.map_err(|_| SpeakerEnded)
     }
 
-    async fn send(&self, command: SpeakerCommand) -> Result<(), SpeakerGone> {
-        self.commands.send(command).await.map_err(|_| SpeakerGone)
+    async fn send(&self, command: SpeakerCommand) -> Result<(), SpeakerEnded> {
+        self.commands.send(command).await.map_err(|_| SpeakerEnded)
     }
 
     /// Replaces the peers and groups. A session restarts only if a changed setting affects the OPEN
@@ -95,7 +95,7 @@ impl SpeakerHandle {
     pub async fn configure(
         &self,
         configuration: Configuration,
-    ) -> Result<Result<(), InvalidConfiguration>, SpeakerGone> {
+    ) -> Result<Result<(), InvalidConfiguration>, SpeakerEnded> {
         self.request(|reply| SpeakerCommand::Configure(configuration, reply))
             .await
     }
@@ -111,7 +111,7 @@ impl SpeakerHandle {
         &self,
         prefix: IpNet,
         attributes: PathAttributes,
-    ) -> Result<Result<u64, NextHopFamilyMismatch>, SpeakerGone> {
+    ) -> Result<Result<u64, NextHopFamilyMismatch>, SpeakerEnded> {
         let attributes = Arc::new(attributes);
         self.request(|reply| SpeakerCommand::Originate(prefix, attributes, reply))
             .await
@@ -122,7 +122,7 @@ impl SpeakerHandle {
     ///
     /// # Errors
     /// The speaker has ended.
-    pub async fn withdraw(&self, prefix: IpNet) -> Result<u64, SpeakerGone> {
+    pub async fn withdraw(&self, prefix: IpNet) -> Result<u64, SpeakerEnded> {
         self.request(|reply| SpeakerCommand::Withdraw(prefix, reply))
             .await
     }
@@ -132,7 +132,7 @@ impl SpeakerHandle {
     ///
     /// # Errors
     /// The speaker has ended.
-    pub async fn barrier(&self) -> Result<u64, SpeakerGone> {
+    pub async fn barrier(&self) -> Result<u64, SpeakerEnded> {
         self.request(SpeakerCommand::Barrier).await
     }
 
@@ -141,17 +141,17 @@ impl SpeakerHandle {
     ///
     /// # Errors
     /// The speaker has ended.
-    pub async fn flushed(&self, revision: u64) -> Result<(), SpeakerGone> {
+    pub async fn flushed(&self, revision: u64) -> Result<(), SpeakerEnded> {
         let mut flushed = self.flushed.clone();
         let result = flushed.wait_for(|flushed| *flushed >= revision).await;
-        result.map(|_| ()).map_err(|_| SpeakerGone)
+        result.map(|_| ()).map_err(|_| SpeakerEnded)
     }
 
     /// Restarts the session of a peer.
     ///
     /// # Errors
     /// The speaker has ended.
-    pub async fn reset(&self, peer: &str, cease: Cease) -> Result<(), SpeakerGone> {
+    pub async fn reset(&self, peer: &str, cease: Cease) -> Result<(), SpeakerEnded> {
         self.send(SpeakerCommand::Reset(peer.to_owned(), cease))
             .await
     }
@@ -160,7 +160,7 @@ impl SpeakerHandle {
     ///
     /// # Errors
     /// The speaker has ended.
-    pub async fn request_refresh(&self, peer: &str, family: Family) -> Result<(), SpeakerGone> {
+    pub async fn request_refresh(&self, peer: &str, family: Family) -> Result<(), SpeakerEnded> {
         self.send(SpeakerCommand::RequestRefresh(peer.to_owned(), family))
             .await
     }
@@ -169,7 +169,7 @@ impl SpeakerHandle {
     ///
     /// # Errors
     /// The speaker has ended.
-    pub async fn peers(&self) -> Result<Vec<PeerStatus>, SpeakerGone> {
+    pub async fn peers(&self) -> Result<Vec<PeerStatus>, SpeakerEnded> {
         self.request(SpeakerCommand::ListPeers).await
     }
 
@@ -178,7 +178,7 @@ impl SpeakerHandle {
     ///
     /// # Errors
     /// The speaker has ended.
-    pub async fn refused_sessions(&self) -> Result<Vec<RefusedSession>, SpeakerGone> {
+    pub async fn refused_sessions(&self) -> Result<Vec<RefusedSession>, SpeakerEnded> {
         self.request(SpeakerCommand::ListRefusedSessions).await
     }
 
@@ -186,17 +186,17 @@ impl SpeakerHandle {
     ///
     /// # Errors
     /// The speaker has ended.
-    pub async fn paths(&self, query: PathQuery) -> Result<Vec<PathStatus>, SpeakerGone> {
+    pub async fn paths(&self, query: PathQuery) -> Result<Vec<PathStatus>, SpeakerEnded> {
         self.request(|reply| SpeakerCommand::ListPaths(query, reply))
             .await
     }
 
     /// Starts a stream of changes of all sessions, and, if `paths` is true, of the paths in all
-    /// Adj-RIB-In. The stream begins with everything that exists, followed by [`Change::Synced`].
+    /// Adj-RIB-In. The stream begins with everything that exists, followed by [`SpeakerChange::Synced`].
     ///
     /// # Errors
     /// The speaker has ended.
-    pub async fn changes(&self, paths: bool) -> Result<Changes, SpeakerGone> {
+    pub async fn changes(&self, paths: bool) -> Result<SpeakerChanges, SpeakerEnded> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let observer = NEXT.fetch_add(1, Ordering::Relaxed);
         let alive = Arc::new(());
@@ -206,7 +206,7 @@ impl SpeakerHandle {
             paths,
         })
         .await?;
-        Ok(Changes {
+        Ok(SpeakerChanges {
             commands: self.commands.clone(),
             observer,
             pending: None,
@@ -223,7 +223,7 @@ impl SpeakerHandle {
     ///
     /// # Errors
     /// The speaker had already ended.
-    pub async fn shutdown(&self, cease: Cease, deadline: Duration) -> Result<(), SpeakerGone> {
+    pub async fn shutdown(&self, cease: Cease, deadline: Duration) -> Result<(), SpeakerEnded> {
         self.request(|done| SpeakerCommand::Shutdown {
             cease,
             deadline,
@@ -233,26 +233,29 @@ impl SpeakerHandle {
     }
 }
 
-impl Changes {
+impl SpeakerChanges {
     /// Waits for the next changes. An object that changed several times since the last call is
     /// returned once, with its current state. The memory for a slow reader is therefore limited by
     /// the number of objects and a maximum number of removals. A cancelled call loses no change.
     ///
     /// # Errors
     /// The speaker has ended, or the observer has left too many changes unread.
-    pub async fn next(&mut self) -> Result<Vec<Change>, ChangesEnded> {
+    pub async fn next(&mut self) -> Result<Vec<SpeakerChange>, ChangesEnded> {
         if self.pending.is_none() {
             let (reply, answer) = oneshot::channel();
             let observer = self.observer;
             let command = SpeakerCommand::NextChanges { observer, reply };
-            self.commands.send(command).await.map_err(|_| SpeakerGone)?;
+            self.commands
+                .send(command)
+                .await
+                .map_err(|_| SpeakerEnded)?;
             self.pending = Some(answer);
         }
         let answer = self.pending.as_mut().expect("`pending` was set above");
         let changes = answer.await;
         self.pending = None;
         changes
-            .map_err(|_| SpeakerGone)?
+            .map_err(|_| SpeakerEnded)?
             .ok_or(ChangesEnded::Lagging)
     }
 }

@@ -67,13 +67,13 @@ pub use config::{
     Configuration, GroupConfig, InvalidConfiguration, PeerConfig, SessionConfig, SpeakerConfig,
 };
 pub use counters::{ReasonCounters, SpeakerCounter, SpeakerCounters};
-pub use handle::{Changes, ChangesEnded, SpeakerGone, SpeakerHandle};
+pub use handle::{ChangesEnded, SpeakerChanges, SpeakerEnded, SpeakerHandle};
 pub use md5_key::{Md5Key, Md5KeyError};
-pub use observe::Change;
+pub use observe::SpeakerChange;
 #[cfg(any(test, fuzzing))]
 pub use owner::simulation;
-pub use path_list::{InvalidPathName, PathName, PathQuery, PathStatus, Table};
+pub use path_list::{InvalidPathName, PathName, PathQuery, PathStatus, PathTable};
 pub use refused_sessions::RefusedSession;
 pub use socket::ListenError;
-pub use speaker::{Speaker, SpeakerError};
+pub use speaker::{BgpSpeaker, SpeakerError};
 pub use status::PeerStatus;

@@ -25,7 +25,7 @@ const MAX_UNREAD: usize = 65_536;
 
 /// A change of a peer or a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Change {
+pub enum SpeakerChange {
     /// A peer was added, or its session changed. Changes of counters alone are not reported.
     Peer(Box<PeerStatus>),
     /// The peer with this name was removed.
@@ -65,7 +65,7 @@ struct Observer {
 }
 
 /// Changes for an observer. `None`: the observer has exceeded the limit of unread changes.
-pub(crate) type ObservedChanges = Option<Vec<Change>>;
+pub(crate) type ObservedChanges = Option<Vec<SpeakerChange>>;
 
 impl Observers {
     pub(crate) fn session_changed(&mut self, id: PeerId) {
@@ -237,18 +237,18 @@ impl Observer {
         }
     }
 
-    fn next_changes(&mut self, view: View<'_>, now: Instant) -> Vec<Change> {
+    fn next_changes(&mut self, view: View<'_>, now: Instant) -> Vec<SpeakerChange> {
         let mut changes = Vec::new();
         let removed = std::mem::take(&mut self.removed_peers);
-        changes.extend(removed.into_iter().map(Change::PeerRemoved));
+        changes.extend(removed.into_iter().map(SpeakerChange::PeerRemoved));
         let changed = std::mem::take(&mut self.changed_peers);
         let statuses = changed.into_iter().filter_map(|id| view.peer(id, now));
-        changes.extend(statuses.map(|status| Change::Peer(Box::new(status))));
+        changes.extend(statuses.map(|status| SpeakerChange::Peer(Box::new(status))));
         while changes.len() < BATCH {
             if let Some((key, name)) = self.next_path() {
                 changes.push(path_change(view, &key, name));
             } else if self.existing_paths.take().is_some() {
-                changes.push(Change::Synced);
+                changes.push(SpeakerChange::Synced);
             } else {
                 break;
             }
@@ -257,10 +257,10 @@ impl Observer {
     }
 }
 
-fn path_change(view: View<'_>, key: &PathKey, name: Option<Arc<str>>) -> Change {
+fn path_change(view: View<'_>, key: &PathKey, name: Option<Arc<str>>) -> SpeakerChange {
     match view.rib.path(key) {
-        Some(path) => Change::Path(view.path(&path)),
-        None => Change::PathRemoved(PathName {
+        Some(path) => SpeakerChange::Path(view.path(&path)),
+        None => SpeakerChange::PathRemoved(PathName {
             prefix: key.prefix,
             peer: name.map(|name| name.to_string()),
             path_id: key.path_id,

@@ -10,7 +10,7 @@ use crate::status::View;
 
 /// The table whose paths a query lists.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Table {
+pub enum PathTable {
     /// The Adj-RIB-In of all peers, and the paths of this speaker.
     All,
     /// The paths that the peer of this name announced, after import policy.
@@ -56,7 +56,7 @@ pub struct InvalidPathName;
 /// A selection of the paths of a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PathQuery {
-    pub table: Table,
+    pub table: PathTable,
     /// Selects only the paths of this prefix. `None`: all prefixes.
     pub prefix: Option<IpNet>,
     /// Selects only paths after this path, in the order of prefix, peer and path id. `None`: all
@@ -68,7 +68,7 @@ pub struct PathQuery {
 
 impl PathQuery {
     /// Selects every path of the table.
-    pub fn all(table: Table) -> Self {
+    pub fn all(table: PathTable) -> Self {
         Self {
             table,
             prefix: None,
@@ -162,15 +162,15 @@ impl View<'_> {
             paths.for_each(|path| first.add(self.path(&path)));
         };
         match &query.table {
-            Table::All => match query.prefix {
+            PathTable::All => match query.prefix {
                 Some(prefix) => rib_paths(&mut self.rib.paths_of(prefix), &mut first),
                 None => rib_paths(&mut self.rib.paths(), &mut first),
             },
-            Table::AdjRibIn(name) => {
+            PathTable::AdjRibIn(name) => {
                 let ids = self.peers.named(name).into_iter();
                 rib_paths(&mut ids.flat_map(|id| self.rib.adj_rib_in(id)), &mut first);
             }
-            Table::AdjRibOut(name) => {
+            PathTable::AdjRibOut(name) => {
                 let ids = self.peers.named(name).into_iter();
                 let paths = ids.flat_map(|id| self.rib.adj_rib_out(id));
                 for sent in paths {
@@ -246,7 +246,7 @@ mod tests {
         PathQuery {
             after,
             limit,
-            ..PathQuery::all(Table::All)
+            ..PathQuery::all(PathTable::All)
         }
     }
 

@@ -35,7 +35,7 @@ pub enum SpeakerError {
 }
 
 /// A speaker whose sockets listen already. [`run`](Self::run) serves them.
-pub struct Speaker {
+pub struct BgpSpeaker {
     pub(crate) owner: SpeakerOwner,
     commands: mpsc::Receiver<SpeakerCommand>,
     events: mpsc::Receiver<ConnectionEvent>,
@@ -43,7 +43,7 @@ pub struct Speaker {
     local_addresses: Vec<SocketAddr>,
 }
 
-impl Speaker {
+impl BgpSpeaker {
     /// Opens the listening sockets. Must be called within a tokio runtime.
     ///
     /// # Errors

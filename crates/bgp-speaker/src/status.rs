@@ -7,7 +7,7 @@ use std::{
 
 use bgp_packet::Asn;
 use bgp_rib::{PeerCounts, PeerId, Rib};
-use bgp_session::{SessionState, Status};
+use bgp_session::{SessionState, SessionStatus};
 
 use crate::{connections::ConnectionTasks, peer::Peers};
 
@@ -25,7 +25,7 @@ pub struct PeerStatus {
     pub configured_asn: Option<Asn>,
     /// Whether the peer was added because it connected from a prefix of a group.
     pub is_dynamic: bool,
-    pub session: Status,
+    pub session: SessionStatus,
     /// Local address of the established connection. `None`: the session is not established.
     pub local_address: Option<SocketAddr>,
     /// Time since the last change of the session state.

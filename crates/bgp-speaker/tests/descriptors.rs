@@ -5,7 +5,7 @@
 use std::{net::Ipv4Addr, time::Duration};
 
 use bgp_packet::{Asn, ClusterId, RouterId};
-use bgp_speaker::{Configuration, GroupConfig, SessionConfig, Speaker, SpeakerConfig};
+use bgp_speaker::{BgpSpeaker, Configuration, GroupConfig, SessionConfig, SpeakerConfig};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{
     io::AsyncReadExt,
@@ -19,7 +19,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 #[tokio::test]
 async fn a_listener_without_free_descriptors_pauses_and_accepts_later() {
     let local = Ipv4Addr::LOCALHOST;
-    let speaker = Speaker::bind(SpeakerConfig {
+    let speaker = BgpSpeaker::bind(SpeakerConfig {
         local_asn: Asn(64512),
         router_id: RouterId(local),
         cluster_id: ClusterId(local),

@@ -12,9 +12,9 @@ use std::{
 };
 
 use bgp_packet::{Asn, ClusterId, Family, RouterId};
-use bgp_session::{FailureReason, FamilySettings};
+use bgp_session::{FailureReason, OfferedFamily};
 use bgp_speaker::{
-    Configuration, GroupConfig, RefusedSession, SessionConfig, Speaker, SpeakerConfig,
+    BgpSpeaker, Configuration, GroupConfig, RefusedSession, SessionConfig, SpeakerConfig,
     SpeakerHandle,
 };
 use tokio::{
@@ -36,7 +36,7 @@ const IPV4: &[u8] = &[2, 6, 1, 4, 0, 1, 0, 1];
 
 async fn speaker() -> (SpeakerHandle, SocketAddr) {
     let local = Ipv4Addr::LOCALHOST;
-    let speaker = Speaker::bind(SpeakerConfig {
+    let speaker = BgpSpeaker::bind(SpeakerConfig {
         local_asn: Asn(ASN.into()),
         router_id: RouterId(local),
         cluster_id: ClusterId(local),
@@ -45,7 +45,7 @@ async fn speaker() -> (SpeakerHandle, SocketAddr) {
     .unwrap();
     let (handle, address) = (speaker.handle(), speaker.local_addresses()[0]);
     tokio::spawn(speaker.run());
-    let ipv4 = FamilySettings {
+    let ipv4 = OfferedFamily {
         family: Family::Ipv4Unicast,
         add_path: None,
     };

@@ -1,7 +1,7 @@
 //! Pages of the sessions of a speaker.
 
 use bgp_packet::Asn;
-use bgp_speaker::{SpeakerGone, SpeakerHandle};
+use bgp_speaker::{SpeakerEnded, SpeakerHandle};
 use daemon_api::{Page, PageRequest, bgp::v1 as wire, total_size};
 
 use crate::{refused_session, session};
@@ -24,7 +24,7 @@ pub async fn session_page(
     speaker: &SpeakerHandle,
     local_asn: Asn,
     request: PageRequest<String>,
-) -> Result<SessionPage, SpeakerGone> {
+) -> Result<SessionPage, SpeakerEnded> {
     let refused = match request.after {
         None => speaker.refused_sessions().await?,
         Some(_) => Vec::new(),

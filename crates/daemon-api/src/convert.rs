@@ -18,7 +18,7 @@ use virtual_server::{
 use self::time::{timestamp_from_message, timestamp_to_message};
 pub use self::{
     discovery::{
-        DesiredEvent, DesiredSetAssembly, LARGEST_PART, MOST_PARTS, real_server_part,
+        DesiredSetAssembly, DesiredSetEvent, LARGEST_PART, MOST_PARTS, real_server_part,
         virtual_server_head,
     },
     time::{duration, period},

@@ -8,8 +8,8 @@ mod page;
 
 pub use bgp_packet::overlapping_reserved_range;
 pub use convert::{
-    ConversionError, DesiredEvent, DesiredSetAssembly, LARGEST_PART, MOST_PARTS, duration, period,
-    prefix, real_server_part, virtual_server_head,
+    ConversionError, DesiredSetAssembly, DesiredSetEvent, LARGEST_PART, MOST_PARTS, duration,
+    period, prefix, real_server_part, virtual_server_head,
 };
 pub use message_limit::{MESSAGE_LIMIT, message_size};
 pub use page::{Page, PageBuilder, PageRequest, total_size};

@@ -74,7 +74,7 @@ impl FakeDiscovery {
     }
 
     /// Sends this desired set to each watcher in a new stream.
-    pub fn say(&self, set: &DesiredSet) {
+    pub fn publish(&self, set: &DesiredSet) {
         let changes = DesiredSet::default().changes_to(set);
         self.publish_changes(changes.iter().map(events).collect());
     }

@@ -3,12 +3,12 @@
 use std::{collections::BTreeMap, fmt, net::SocketAddr, sync::MutexGuard};
 
 use daemon_runtime::{Daemon, ListenAddress};
-use data_plane::{Config, Connections};
+use data_plane::{Config, ConnectionCounts};
 
 /// A fake kernel in memory for tests of a data plane. Clones refer to one kernel.
-pub trait Kernel: Clone + Default {
+pub trait TestKernel: Clone + Default {
     /// The state of the fake kernel.
-    type State: State;
+    type State: TestKernelState;
 
     /// Starts the data plane on this kernel. Returns the address of its gRPC server.
     fn start(&self, config: Config, daemon: &mut Daemon) -> impl Future<Output = ListenAddress>;
@@ -22,12 +22,12 @@ pub trait Kernel: Clone + Default {
 }
 
 /// The state of a fake kernel: its table, connections and log of writes.
-pub trait State: fmt::Debug {
+pub trait TestKernelState: fmt::Debug {
     /// Returns the weight of a real server in the table.
     fn weight(&self, id: &str, real_server: &str) -> Option<u32>;
 
     /// Returns the numbers of connections, which a test can change.
-    fn connections(&mut self) -> &mut BTreeMap<SocketAddr, Connections>;
+    fn connections(&mut self) -> &mut BTreeMap<SocketAddr, ConnectionCounts>;
 
     /// Returns the log of all writes, oldest first.
     fn writes(&mut self) -> &mut Vec<String>;

@@ -1,7 +1,7 @@
 //! Test environment of a data plane in a separate network namespace.
 //!
 //! ```text
-//!  FakeDiscovery (Discovery) ──► World (the daemon) ──► Kernel (in memory, from the test)
+//!  FakeDiscovery (Discovery) ──► TestDataPlane (the daemon) ──► TestKernel (in memory, from the test)
 //!                            └── health checks ──► real servers (real sockets)
 //! ```
 
@@ -14,10 +14,12 @@ mod unit;
 mod world;
 
 pub use discovery::{FakeDiscovery, events};
-pub use kernel::{Kernel, State};
-pub use serving::Serving;
+pub use kernel::{TestKernel, TestKernelState};
+pub use serving::DrainFixture;
 pub use unit::checked_virtual_server;
-pub use world::{LIMIT, RealServerSocket, World, desired, real_server, run, virtual_server};
+pub use world::{
+    LIMIT, RealServerSocket, TestDataPlane, desired, real_server, run, virtual_server,
+};
 
 /// The service range of [`desired`].
 pub const RANGE: &str = "10.1.1.0/24";

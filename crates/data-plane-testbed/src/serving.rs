@@ -1,19 +1,20 @@
 //! Fixture: a serving virtual server, for tests of drains.
 
-use data_plane::Connections;
+use data_plane::ConnectionCounts;
 use virtual_server::VirtualServer;
 
 use crate::{
-    ID, Kernel, ONE, RANGE, RealServerSocket, State, TWO, World, real_server, virtual_server,
+    ID, ONE, RANGE, RealServerSocket, TWO, TestDataPlane, TestKernel, TestKernelState, real_server,
+    virtual_server,
 };
 
 /// A running data plane with a serving virtual server and two real servers. The first real server
 /// has one connection.
-pub struct Serving<K> {
+pub struct DrainFixture<K> {
     /// The fake kernel that the daemon programs.
     pub kernel: K,
     /// The daemon under test.
-    pub world: World<K>,
+    pub world: TestDataPlane<K>,
     /// The first real server. `None` after a test has stopped it.
     pub one: Option<RealServerSocket>,
     _two: RealServerSocket,
@@ -21,15 +22,15 @@ pub struct Serving<K> {
     pub settings: VirtualServer,
 }
 
-impl<K: Kernel> Serving<K> {
+impl<K: TestKernel> DrainFixture<K> {
     /// Starts the data plane. `change` can modify the virtual server before.
     pub async fn start(change: impl FnOnce(&mut VirtualServer)) -> Self {
         let (one, _two) = (real_server(ONE).await, real_server(TWO).await);
         let kernel = K::default();
         let mut settings = virtual_server(ID, &[ONE, TWO]);
         change(&mut settings);
-        let mut world = World::start(&kernel).await;
-        world.say(std::slice::from_ref(&settings));
+        let mut world = TestDataPlane::start(&kernel).await;
+        world.publish(std::slice::from_ref(&settings));
         world.wait_until_serving(RANGE).await;
         world.wait_for_weight(ID, ONE, Some(1)).await;
         world.wait_for_weight(ID, TWO, Some(1)).await;
@@ -55,7 +56,7 @@ impl<K: Kernel> Serving<K> {
 
     /// Sets the active connections of the first real server.
     pub fn set_connections(&self, active: u32) {
-        let connections = Connections {
+        let connections = ConnectionCounts {
             active,
             inactive: 1,
         };
@@ -67,7 +68,7 @@ impl<K: Kernel> Serving<K> {
 
     /// Publishes a desired set in which the virtual server has only these real servers.
     pub fn list(&self, real_servers: &[&str]) {
-        self.world.say(&[self.with_real_servers(real_servers)]);
+        self.world.publish(&[self.with_real_servers(real_servers)]);
     }
 
     /// Returns the virtual server with these real servers.

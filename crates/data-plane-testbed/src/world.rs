@@ -22,7 +22,7 @@ use virtual_server::{
     VirtualServer, Weight,
 };
 
-use crate::{FakeDiscovery, Kernel, RANGE, State};
+use crate::{FakeDiscovery, RANGE, TestKernel, TestKernelState};
 
 /// Time limit of each wait in a test.
 pub const LIMIT: Duration = Duration::from_secs(10);
@@ -51,7 +51,7 @@ pub fn run<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
 }
 
 /// A running daemon with its fake Discovery and fake kernel.
-pub struct World<K> {
+pub struct TestDataPlane<K> {
     /// The fake kernel that the daemon programs.
     pub kernel: K,
     /// A client of the daemon's contract DataPlaneService.
@@ -64,7 +64,7 @@ pub struct World<K> {
     daemon: JoinHandle<()>,
 }
 
-impl<K: Kernel> World<K> {
+impl<K: TestKernel> TestDataPlane<K> {
     /// Starts the daemon on this kernel, with a Discovery that sends no desired set yet.
     pub async fn start(kernel: &K) -> Self {
         Self::start_with(kernel, FakeDiscovery::start("127.0.0.1:0").await).await
@@ -74,7 +74,7 @@ impl<K: Kernel> World<K> {
     /// serving.
     pub async fn serving(kernel: &K, virtual_servers: &[VirtualServer]) -> Self {
         let mut world = Self::start(kernel).await;
-        world.say(virtual_servers);
+        world.publish(virtual_servers);
         world.wait_until_serving(RANGE).await;
         world
     }
@@ -132,8 +132,8 @@ impl<K: Kernel> World<K> {
     }
 
     /// Publishes a desired set with these virtual servers and the service range 10.1.1.0/24.
-    pub fn say(&self, virtual_servers: &[VirtualServer]) {
-        self.discovery().say(&desired(virtual_servers));
+    pub fn publish(&self, virtual_servers: &[VirtualServer]) {
+        self.discovery().publish(&desired(virtual_servers));
     }
 
     /// Stops the Discovery and returns its address.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use daemon_api::{
-    DesiredEvent as Received, DesiredSetAssembly,
+    DesiredSetAssembly, DesiredSetEvent as Received,
     discovery::v1::{
         WatchRequest, WatchResponse, discovery_service_client::DiscoveryServiceClient,
     },

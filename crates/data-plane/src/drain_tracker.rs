@@ -19,7 +19,7 @@ use virtual_server::{
 };
 
 use crate::{
-    forwarder::{Connections, Observation},
+    forwarder::{ConnectionCounts, Observation},
     health_check::Health,
     metrics::DataPlaneMetrics,
 };
@@ -210,7 +210,7 @@ impl DrainTracker {
     pub(crate) fn due_to_end(
         &self,
         server: &VirtualServer,
-        connections: &BTreeMap<SocketAddr, Connections>,
+        connections: &BTreeMap<SocketAddr, ConnectionCounts>,
         now: Instant,
     ) -> Vec<(SocketAddr, DrainEnd)> {
         let end = |(address, since): (&SocketAddr, &Instant)| {

@@ -44,7 +44,7 @@ pub trait Forwarder: Send + 'static {
     /// Prepares the kernel, for example guards and marks, for the virtual servers on these service
     /// prefixes. Repeats operations that the kernel refused before. Returns the virtual servers
     /// whose target might have changed.
-    fn follow_structure(
+    fn apply_structure(
         &mut self,
         desired: &DesiredSet,
         prefixes: &BTreeSet<IpNet>,
@@ -69,7 +69,7 @@ pub trait Forwarder: Send + 'static {
 
     /// Returns the reason for which this kernel can never forward for a virtual server. `None`: it
     /// can.
-    fn why_impossible(&self, virtual_server: &VirtualServer) -> Option<String>;
+    fn impossible_reason(&self, virtual_server: &VirtualServer) -> Option<String>;
 
     /// Reports whether an operation failed that might succeed later. The owner then calls
     /// [`Forwarder::follow_structure`] again after a pause.
@@ -114,18 +114,18 @@ pub trait ConnectionCounters: Clone + Send + Sync + 'static {
         &self,
         id: VirtualServerId,
         firewall_mark: Option<u32>,
-    ) -> impl Future<Output = BTreeMap<SocketAddr, Connections>> + Send;
+    ) -> impl Future<Output = BTreeMap<SocketAddr, ConnectionCounts>> + Send;
 }
 
 /// The connections of each real server of a virtual server, or the error of the count.
 pub type CountedConnections<E> = (
     VirtualServerId,
-    Result<BTreeMap<SocketAddr, Connections>, E>,
+    Result<BTreeMap<SocketAddr, ConnectionCounts>, E>,
 );
 
 /// Numbers of connections of a real server, counted by the kernel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Connections {
+pub struct ConnectionCounts {
     /// Connections that are established or being established.
     pub active: u32,
     /// Connections in any other state.

@@ -32,8 +32,8 @@ mod status_publisher;
 
 pub use config::Config;
 pub use forwarder::{
-    AuditedSlice, ConnectionCounters, Connections, CountedConnections, Forwarder, Observation,
+    AuditedSlice, ConnectionCounters, ConnectionCounts, CountedConnections, Forwarder, Observation,
 };
 pub use health_check::Health;
 pub use owner::HealthCheckPanicked;
-pub use start::{StartError, Steps, start};
+pub use start::{DataPlaneSteps, StartError, start};

@@ -25,7 +25,7 @@ use crate::{
     health_check::{Health, HealthCheckEvent, HealthCheckKey, HealthChecks},
     local_prefixes::LocalPrefixState,
     metrics::DataPlaneMetrics,
-    start::Steps,
+    start::DataPlaneSteps,
     status::{self, ServiceAddressStatus, StatusInputs, VirtualServerStatus},
     status_publisher::StatusPublisher,
 };
@@ -104,7 +104,7 @@ impl<F: Forwarder> DataPlaneOwner<F> {
     pub(crate) async fn new(
         mut forwarder: F,
         health_checks: HealthChecks,
-        steps: Steps,
+        steps: DataPlaneSteps,
         metrics: DataPlaneMetrics,
         audit_interval: Duration,
     ) -> Result<Self, F::Error> {
@@ -358,7 +358,7 @@ impl<F: Forwarder> DataPlaneOwner<F> {
             self.local_prefixes
                 .set_desired(&mut self.forwarder, prefixes.clone())
                 .await;
-            let changed = self.forwarder.follow_structure(desired, &prefixes).await;
+            let changed = self.forwarder.apply_structure(desired, &prefixes).await;
             work.virtual_servers.extend(changed);
         }
         for id in &work.virtual_servers {
@@ -420,7 +420,7 @@ impl<F: Forwarder> DataPlaneOwner<F> {
     fn virtual_server_status(&self, server: &VirtualServer) -> VirtualServerStatus {
         let inputs = StatusInputs {
             observation: self.forwarder.observe(&server.id),
-            why_impossible: self.forwarder.why_impossible(server),
+            impossible_reason: self.forwarder.impossible_reason(server),
             is_checked: self.status.is_checked(&server.id),
         };
         VirtualServerStatus::new(server, inputs, |real| {

@@ -25,7 +25,7 @@ const DRAIN_MARGIN: Duration = Duration::from_secs(5);
 /// The readiness steps of a data plane in `/readyz`. A forwarder registers its own steps after
 /// these.
 #[derive(Debug)]
-pub struct Steps {
+pub struct DataPlaneSteps {
     /// Ready when a desired set has been received.
     pub(crate) desired: Step,
     /// Ready when the forwarder holds every virtual server of the desired set.
@@ -41,7 +41,7 @@ pub enum StartError<E: Error + 'static> {
     Listen(#[from] DaemonError),
 }
 
-impl Steps {
+impl DataPlaneSteps {
     /// Registers the steps as missing.
     pub fn register(readiness: &Readiness) -> Self {
         Self {
@@ -57,7 +57,7 @@ impl Steps {
 /// The local prefixes cannot be read, or the address cannot be bound.
 pub async fn start<F: Forwarder>(
     forwarder: F,
-    steps: Steps,
+    steps: DataPlaneSteps,
     config: Config,
     daemon: &mut Daemon,
 ) -> Result<ListenAddress, StartError<F::Error>> {

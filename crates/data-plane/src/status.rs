@@ -81,7 +81,7 @@ pub(crate) struct StatusInputs {
     /// The kernel state as the forwarder read it back.
     pub(crate) observation: Observation,
     /// The reason for which the kernel can never hold the virtual server. `None`: it can.
-    pub(crate) why_impossible: Option<String>,
+    pub(crate) impossible_reason: Option<String>,
     /// Whether all real servers have had a first health check, or an earlier run already had the
     /// virtual server in service.
     pub(crate) is_checked: bool,
@@ -123,7 +123,7 @@ impl VirtualServerStatus {
         } else {
             None
         };
-        let error = inputs.why_impossible.or(observation.error);
+        let error = inputs.impossible_reason.or(observation.error);
         let last_error = match (programmed, error) {
             (true, _) => String::new(),
             (false, Some(error)) => error,

@@ -7,7 +7,7 @@ use std::{
 
 use daemon_runtime::{Readiness, in_words};
 use data_plane::{
-    AuditedSlice, ConnectionCounters, Connections, CountedConnections, Forwarder, Health,
+    AuditedSlice, ConnectionCounters, ConnectionCounts, CountedConnections, Forwarder, Health,
     Observation,
 };
 use ipnet::IpNet;
@@ -193,7 +193,7 @@ impl Forwarder for IpvsForwarder {
     }
 
     /// Writes the guards and the marks. The caller programs the table afterwards.
-    async fn follow_structure(
+    async fn apply_structure(
         &mut self,
         desired: &DesiredSet,
         prefixes: &BTreeSet<IpNet>,
@@ -228,7 +228,7 @@ impl Forwarder for IpvsForwarder {
         // A failed nftables transaction has changed nothing, so an existing entry still works.
         // Without an essential sysctl, no entry works.
         let still_works = self.table.owns(key) && self.sysctls.why_unusable(server).is_none();
-        if self.why_impossible(server).is_some() && !still_works {
+        if self.impossible_reason(server).is_some() && !still_works {
             self.table.remove_target(key);
             return false;
         }
@@ -268,7 +268,7 @@ impl Forwarder for IpvsForwarder {
         }
     }
 
-    fn why_impossible(&self, server: &VirtualServer) -> Option<String> {
+    fn impossible_reason(&self, server: &VirtualServer) -> Option<String> {
         if firewall::is_needed_by(server)
             && let Some(error) = self.firewall.why_unusable(server.forwarding_method)
         {
@@ -338,7 +338,7 @@ impl ConnectionCounters for IpvsCounters {
         &self,
         id: VirtualServerId,
         firewall_mark: Option<u32>,
-    ) -> BTreeMap<SocketAddr, Connections> {
+    ) -> BTreeMap<SocketAddr, ConnectionCounts> {
         let Some(key) = marks::entry_key(&id, firewall_mark) else {
             return BTreeMap::new();
         };

@@ -11,7 +11,7 @@ use std::{
     sync::mpsc,
 };
 
-use data_plane::Connections;
+use data_plane::ConnectionCounts;
 use ipnet::IpNet;
 use nftables_table::Nftables;
 use nix::errno::Errno;
@@ -62,7 +62,7 @@ pub trait ConnectionTable {
     fn read_connections(
         &mut self,
         key: EntryKey,
-    ) -> Result<BTreeMap<SocketAddr, Connections>, IpvsKernelError>;
+    ) -> Result<BTreeMap<SocketAddr, ConnectionCounts>, IpvsKernelError>;
 }
 
 /// Access to the prefixes that the kernel accepts as local addresses.
@@ -154,7 +154,7 @@ impl ConnectionTable for LinuxKernel {
     fn read_connections(
         &mut self,
         key: EntryKey,
-    ) -> Result<BTreeMap<SocketAddr, Connections>, IpvsKernelError> {
+    ) -> Result<BTreeMap<SocketAddr, ConnectionCounts>, IpvsKernelError> {
         self.ipvs.read_connections(key)
     }
 }

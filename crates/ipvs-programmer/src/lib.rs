@@ -35,7 +35,7 @@ mod translate;
 use std::io;
 
 use daemon_runtime::{Daemon, ListenAddress};
-use data_plane::{Config, Steps};
+use data_plane::{Config, DataPlaneSteps};
 
 use forwarder::IpvsForwarder;
 use kernel::{IpvsKernel, KernelThread, LinuxKernel};
@@ -80,7 +80,7 @@ pub async fn start_with(
     config: Config,
     daemon: &mut Daemon,
 ) -> Result<ListenAddress, StartError> {
-    let steps = Steps::register(daemon.readiness());
+    let steps = DataPlaneSteps::register(daemon.readiness());
     let forwarder = IpvsForwarder::read(
         KernelThread::start(owned)?,
         KernelThread::start(for_counters)?,

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use data_plane::Connections;
+use data_plane::ConnectionCounts;
 use netlink_packet_ipvs::{
     AF_INET, AF_INET6, DestAttribute, Flags, ForwardingMethod as KernelForwarding, IpvsAttribute,
     IpvsCommand, IpvsMessage, SVC_F_ONEPACKET, SVC_F_PERSISTENT, SVC_F_SCHED_MH_FALLBACK,
@@ -113,7 +113,7 @@ pub(crate) fn service(message: &IpvsMessage) -> Option<(EntryKey, EntrySettings)
 }
 
 /// A real server in the kernel: its address, settings and connections.
-pub(crate) type KernelRealServer = (SocketAddr, RealServerEntry, Connections);
+pub(crate) type KernelRealServer = (SocketAddr, RealServerEntry, ConnectionCounts);
 
 /// Returns the destination in an answer about a service with the address family `family`. Returns
 /// `None` for a destination without a valid address.
@@ -139,7 +139,7 @@ pub(crate) fn real_server(
         upper_threshold: 0,
         lower_threshold: 0,
     };
-    let mut connections = Connections::default();
+    let mut connections = ConnectionCounts::default();
     for attribute in attributes {
         match attribute {
             DestAttribute::Address(address) => octets = Some(*address),

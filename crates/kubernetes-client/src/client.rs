@@ -16,7 +16,7 @@ use kube::{
 use tokio::sync::watch;
 use tower::{buffer::BufferLayer, retry::RetryLayer, util::MapResponseLayer};
 
-use crate::grant::Asked;
+use crate::grant::ApiRequest;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -36,7 +36,7 @@ const QUEUE: usize = 16;
 
 /// The source of the API server's address and of the credentials.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Origin {
+pub enum ApiServerOrigin {
     /// The ServiceAccount of the pod.
     InCluster,
     /// The current context of the kubeconfig with this path.
@@ -62,7 +62,7 @@ pub enum ConnectError {
 
 /// A client of the API server, with the credentials of the time when it was created.
 #[derive(Clone)]
-pub struct Connection {
+pub struct ApiServerConnection {
     pub client: Client,
     /// URL of the API server.
     pub url: String,
@@ -72,7 +72,7 @@ pub struct Connection {
     credentials: u64,
 }
 
-impl Origin {
+impl ApiServerOrigin {
     /// Returns the URL of the API server, and the namespace of the pod or of the kubeconfig's
     /// context.
     ///
@@ -84,7 +84,7 @@ impl Origin {
     }
 
     /// Returns a client that closes a connection on which no byte arrives for `silence`.
-    pub async fn connect(&self, silence: Duration) -> Result<Connection, ConnectError> {
+    pub async fn connect(&self, silence: Duration) -> Result<ApiServerConnection, ConnectError> {
         let mut config = self.config().await?;
         let credentials = fingerprint(&config);
         config.connect_timeout = Some(CONNECT_TIMEOUT);
@@ -97,7 +97,7 @@ impl Origin {
             .expect("the shortest pause is below the longest");
         let (answered, answers) = watch::channel(0_u64);
         let client = ClientBuilder::try_from(config)
-            .map_err(|error| ConnectError::Client(innermost(&error)))?
+            .map_err(|error| ConnectError::Client(root_cause(&error)))?
             .with_layer(&BufferLayer::new(QUEUE))
             .with_layer(&RetryLayer::new(retry))
             .with_layer(&MapResponseLayer::new(
@@ -109,7 +109,7 @@ impl Origin {
                 },
             ))
             .build();
-        Ok(Connection {
+        Ok(ApiServerConnection {
             client,
             url,
             answers,
@@ -138,11 +138,11 @@ impl Origin {
     }
 }
 
-impl Connection {
+impl ApiServerConnection {
     /// Reports whether the files with token, CA or client certificate have changed since this
     /// client was created. kube itself reads token and CA again only once a minute, which is too
     /// slow after a refusal.
-    pub async fn is_outdated(&self, origin: &Origin) -> bool {
+    pub async fn is_outdated(&self, origin: &ApiServerOrigin) -> bool {
         match origin.config().await {
             Ok(config) => fingerprint(&config) != self.credentials,
             Err(_) => false,
@@ -180,9 +180,9 @@ fn fingerprint(config: &kube::Config) -> u64 {
 
 /// Describes an error of a request for operators, with a suggestion. `url` is the address of the
 /// API server.
-pub fn in_words(error: &kube::Error, url: &str, asked: &Asked<'_>) -> String {
+pub fn describe_error(error: &kube::Error, url: &str, asked: &ApiRequest<'_>) -> String {
     let kube::Error::Api(status) = error else {
-        return format!("cannot reach the API server {url}: {}", innermost(error));
+        return format!("cannot reach the API server {url}: {}", root_cause(error));
     };
     let message = status.message.trim();
     match status.code {
@@ -206,7 +206,7 @@ pub fn label(error: &kube::Error) -> String {
 }
 
 /// Returns the text of the root cause of an error. The outer errors of the chain only repeat it.
-pub fn innermost(error: &(dyn Error + 'static)) -> String {
+pub fn root_cause(error: &(dyn Error + 'static)) -> String {
     let mut error = error;
     while let Some(source) = error.source() {
         error = source;
@@ -225,13 +225,13 @@ mod tests {
     #[track_caller]
     fn check(code: u16, message: &str, expected: &str) {
         let status = Status::failure(message, "Reason").with_code(code);
-        let asked = Asked {
+        let asked = ApiRequest {
             verb: "list",
             resource: &Resource::of::<Service>(Some("web".to_owned())),
             subresource: None,
             verbs: &["list", "watch"],
         };
-        let description = in_words(&kube::Error::Api(status.boxed()), "https://x", &asked);
+        let description = describe_error(&kube::Error::Api(status.boxed()), "https://x", &asked);
         assert_eq!(description, expected);
     }
 
@@ -259,7 +259,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_error_names_a_kubeconfig_that_cannot_be_read() {
-        let origin = Origin::Kubeconfig("/nowhere/kubeconfig".into());
+        let origin = ApiServerOrigin::Kubeconfig("/nowhere/kubeconfig".into());
         let error = origin.url_and_namespace().await.unwrap_err().to_string();
         assert!(
             error.contains("--kubeconfig /nowhere/kubeconfig"),

@@ -13,7 +13,7 @@ pub struct Resource {
 
 /// A request to the API server.
 #[derive(Clone, Copy, Debug)]
-pub struct Asked<'a> {
+pub struct ApiRequest<'a> {
     /// Verb of the request, such as `list`.
     pub verb: &'static str,
     pub resource: &'a Resource,
@@ -35,7 +35,7 @@ impl Resource {
     }
 }
 
-impl Asked<'_> {
+impl ApiRequest<'_> {
     /// Describes the refusal of this request (403), and suggests the rule of a Role that allows it.
     /// `message` is the text of the API server, which names the user.
     pub(crate) fn forbidden(&self, message: &str) -> String {
@@ -70,7 +70,7 @@ mod tests {
 
     #[test]
     fn a_forbidden_request_is_described_with_the_rule_that_allows_it() {
-        let asked = Asked {
+        let asked = ApiRequest {
             resource: &Resource::of::<EndpointSlice>(Some("web".to_owned())),
             subresource: None,
             verb: "watch",

@@ -1,7 +1,7 @@
 //! List and watch of one resource.
 //!
 //! The watcher of kube does not report an API server that cannot be reached, and does not report
-//! that the API server answers again. [`Follow`] adds these two events.
+//! that the API server answers again. [`ListWatch`] adds these two events.
 
 use std::{
     fmt::Debug,
@@ -16,8 +16,8 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
 use crate::{
-    client::{self, Connection, Origin},
-    grant::{Asked, Resource},
+    client::{self, ApiServerConnection, ApiServerOrigin},
+    grant::{ApiRequest, Resource},
     metrics::RequestMetrics,
 };
 
@@ -33,7 +33,7 @@ const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60);
 /// A watch that ends without an event before this time counts as a failure.
 const SHORTEST_WATCH: Duration = Duration::from_secs(1);
 
-/// A type of objects that [`Follow`] can list and watch.
+/// A type of objects that [`ListWatch`] can list and watch.
 pub trait Watchable:
     k8s_openapi::Resource<Scope = NamespaceResourceScope>
     + k8s_openapi::Metadata<Ty = ObjectMeta>
@@ -58,9 +58,9 @@ impl<K> Watchable for K where
 
 /// A list and watch of the objects of one resource.
 #[derive(Clone, Debug)]
-pub struct Follow {
+pub struct ListWatch {
     /// Source of the API server's address and of the credentials.
-    pub origin: Origin,
+    pub origin: ApiServerOrigin,
     pub resource: Resource,
     /// Label selector of the objects. `None`: all objects.
     pub label_selector: Option<String>,
@@ -76,20 +76,20 @@ pub struct Follow {
 #[derive(Debug)]
 pub enum WatchEvent<K> {
     /// A list of all objects begins.
-    Began,
+    ListStarted,
     /// An object is new or has changed, or is part of a list.
     Put(K),
     /// An object no longer exists.
     Deleted(K),
-    /// The list is complete: an object without `Put` since `Began` no longer exists.
+    /// The list is complete: an object without `Put` since `ListStarted` no longer exists.
     Listed,
     /// The API server cannot be reached or refuses the request. The text has cause and suggestion.
-    Trouble(String),
-    /// The API server has answered a request. Also sent without a `Trouble` before.
+    Failed(String),
+    /// The API server has answered a request. Also sent without a `Failed` before.
     Recovered,
 }
 
-impl Follow {
+impl ListWatch {
     /// Lists and watches until the receiver is dropped. Converts each event with `message` and
     /// sends it to `receiver`.
     pub async fn run<K: Watchable, M: Send>(
@@ -105,7 +105,7 @@ impl Follow {
                 Ok(connection) => self.follow(&connection, &mut backoff, sender).await,
                 Err(error) => {
                     self.metrics.failed(self.resource.plural, "credentials");
-                    let has_receiver = sender.send(WatchEvent::Trouble(error.to_string())).await;
+                    let has_receiver = sender.send(WatchEvent::Failed(error.to_string())).await;
                     backoff.wait().await;
                     has_receiver
                 }
@@ -121,7 +121,7 @@ impl Follow {
     /// was dropped.
     async fn follow<K: Watchable, M: Send>(
         &self,
-        connection: &Connection,
+        connection: &ApiServerConnection,
         backoff: &mut Backoff,
         sender: &EventSender<M, impl Fn(WatchEvent<K>) -> M + Send + Sync>,
     ) -> bool {
@@ -156,7 +156,7 @@ impl Follow {
                     let event = match event {
                         watcher::Event::Init => {
                             self.metrics.list_started(plural);
-                            WatchEvent::Began
+                            WatchEvent::ListStarted
                         }
                         watcher::Event::InitApply(object) | watcher::Event::Apply(object) => {
                             WatchEvent::Put(object)
@@ -181,7 +181,7 @@ impl Follow {
             // server works, the next connection succeeds.
             if !(failure.is_unreachable && unreachable == 1)
                 && let Some(description) = failure.describe(&self.resource, &connection.url)
-                && !sender.send(WatchEvent::Trouble(description)).await
+                && !sender.send(WatchEvent::Failed(description)).await
             {
                 return false;
             }
@@ -201,7 +201,7 @@ impl Follow {
         }
     }
 
-    fn api<K: Watchable>(&self, connection: &Connection) -> Api<K> {
+    fn api<K: Watchable>(&self, connection: &ApiServerConnection) -> Api<K> {
         let client = connection.client.clone();
         match &self.resource.namespace {
             Some(namespace) => Api::namespaced(client, namespace),
@@ -344,13 +344,13 @@ impl WatchFailure {
             WatchFailureCause::Expired => None,
             WatchFailureCause::Answer(text) => Some((*text).to_owned()),
             WatchFailureCause::Request { verb, error } => {
-                let asked = Asked {
+                let asked = ApiRequest {
                     verb,
                     resource,
                     subresource: None,
                     verbs: &["list", "watch"],
                 };
-                Some(client::in_words(error, url, &asked))
+                Some(client::describe_error(error, url, &asked))
             }
         }
     }

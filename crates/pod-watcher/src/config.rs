@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, net::IpAddr, path::PathBuf, time::Duration};
 
 use daemon_runtime::{ConfigError, ListenAddress, config_file::FileError};
-use kubernetes_client::client::Origin;
+use kubernetes_client::client::ApiServerOrigin;
 use service_catalog::{
     model::{Kind, Scope},
     settings::{PodService, Settings},
@@ -57,7 +57,7 @@ pub struct KubernetesConfig {
 #[derive(Clone, Debug)]
 pub struct ClusterConfig {
     /// Source of the API server's address and of the credentials.
-    pub origin: Origin,
+    pub origin: ApiServerOrigin,
     /// URL of the API server.
     pub url: String,
     /// Namespace of the pod, or of the kubeconfig's context.
@@ -122,7 +122,9 @@ impl Config {
 fn read(path: &std::path::Path) -> Result<PathBuf, ConfigError> {
     file_source::load(path).map_err(|error| {
         let suggestion = match &error {
-            FileError::Read { .. } => "; --file must name a readable file, see docs/reference/file-format.md",
+            FileError::Read { .. } => {
+                "; --file must name a readable file, see docs/reference/file-format.md"
+            }
             FileError::Content { .. } => "",
         };
         ConfigError(format!("{}{suggestion}", SourceError::new(&error)))
@@ -138,8 +140,8 @@ impl ClusterConfig {
     pub fn resolve(args: &ClusterArgs) -> Result<Self, ConfigError> {
         let settings = settings(args)?;
         let origin = match &args.kubeconfig {
-            Some(path) => Origin::Kubeconfig(path.clone()),
-            None => Origin::InCluster,
+            Some(path) => ApiServerOrigin::Kubeconfig(path.clone()),
+            None => ApiServerOrigin::InCluster,
         };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .build()

@@ -53,7 +53,7 @@ pub fn read(text: &str) -> Result<Content, Problems<Problem>> {
 /// A YAML document with virtual servers, before its values are checked against each other.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct Document {
+pub struct VirtualServersDocument {
     api_version: DocumentApiVersion,
     kind: DocumentKind,
     #[serde(
@@ -63,7 +63,7 @@ pub struct Document {
     )]
     pub service_ranges: Vec<ServiceRange>,
     #[serde(deserialize_with = "list")]
-    pub virtual_servers: Vec<Entry>,
+    pub virtual_servers: Vec<VirtualServersEntry>,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
@@ -81,7 +81,7 @@ enum DocumentKind {
 /// the document does not set has its default.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct Entry {
+pub struct VirtualServersEntry {
     pub name: String,
     /// Service addresses, of one or both families.
     #[serde(deserialize_with = "addresses", serialize_with = "flow")]
@@ -103,7 +103,7 @@ pub struct Entry {
     pub tunnel_kind: Option<TunnelKind>,
     /// Persistence. `None`: clients are not remembered.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub persistence: Option<Persistence>,
+    pub persistence: Option<EntryPersistence>,
     /// Options of the health check. `None`: the default health check. The kind `none` means that
     /// the real servers are not checked.
     #[serde(
@@ -131,7 +131,7 @@ pub struct Entry {
 /// The persistence of all virtual servers of an entry.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct Persistence {
+pub struct EntryPersistence {
     /// Time for which the load balancer remembers a client after its last connection.
     #[serde(deserialize_with = "text::required", serialize_with = "text::duration")]
     pub timeout: Duration,
@@ -140,7 +140,7 @@ pub struct Persistence {
     pub client_prefix_length: Option<u8>,
 }
 
-impl Document {
+impl VirtualServersDocument {
     /// Returns a document with these service ranges and without virtual servers.
     pub fn new(service_ranges: impl IntoIterator<Item = IpNet>) -> Self {
         let service_ranges = service_ranges.into_iter();
@@ -156,7 +156,7 @@ impl Document {
 
     /// Appends an entry to the document.
     #[must_use]
-    pub fn with(mut self, entry: Entry) -> Self {
+    pub fn with(mut self, entry: VirtualServersEntry) -> Self {
         self.virtual_servers.push(entry);
         self
     }

@@ -254,7 +254,8 @@ fn the_example_file_in_the_help_is_valid() {
 
 #[test]
 fn docs_file_format_lists_every_field_of_a_file() {
-    let reference = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/reference/file-format.md");
+    let reference =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/reference/file-format.md");
     let reference = fs::read_to_string(reference).unwrap();
     let head = "apiVersion: portlb.io/v1\nkind: VirtualServers\nvirtualServers:\n";
     let entry = "- name: web\n  addresses: [10.1.1.10]\n  ports: [80]\n";

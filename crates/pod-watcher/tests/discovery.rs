@@ -12,7 +12,7 @@ use std::{
 };
 
 use daemon_api::{
-    DesiredEvent, DesiredSetAssembly, MESSAGE_LIMIT,
+    DesiredSetAssembly, DesiredSetEvent, MESSAGE_LIMIT,
     discovery::v1::{
         ListRequest, ListResponse, WatchRequest, WatchResponse,
         discovery_service_client::DiscoveryServiceClient,
@@ -136,7 +136,7 @@ impl TestDaemon {
 struct TestWatch {
     stream: Streaming<WatchResponse>,
     assembly: DesiredSetAssembly,
-    received: VecDeque<DesiredEvent>,
+    received: VecDeque<DesiredSetEvent>,
 }
 
 impl TestWatch {
@@ -157,7 +157,7 @@ impl TestWatch {
     }
 
     /// Returns the next event of a complete change.
-    async fn event(&mut self) -> DesiredEvent {
+    async fn event(&mut self) -> DesiredSetEvent {
         loop {
             if let Some(event) = self.received.pop_front() {
                 return event;
@@ -170,12 +170,12 @@ impl TestWatch {
     /// Returns the next event as a short text: `+ ID SERVER=WEIGHT`, `- ID` or `synced`.
     async fn next(&mut self) -> String {
         match self.event().await {
-            DesiredEvent::Synced => "synced".to_owned(),
-            DesiredEvent::Invalid { error, .. } => panic!("{error}"),
-            DesiredEvent::Change(DesiredChange::PutVirtualServer(server)) => show(&server),
-            DesiredEvent::Change(DesiredChange::RemoveVirtualServer(id)) => format!("- {id}"),
-            DesiredEvent::Change(DesiredChange::PutServiceRange(range)) => format!("+ {range}"),
-            DesiredEvent::Change(DesiredChange::RemoveServiceRange(range)) => {
+            DesiredSetEvent::Synced => "synced".to_owned(),
+            DesiredSetEvent::Invalid { error, .. } => panic!("{error}"),
+            DesiredSetEvent::Change(DesiredChange::PutVirtualServer(server)) => show(&server),
+            DesiredSetEvent::Change(DesiredChange::RemoveVirtualServer(id)) => format!("- {id}"),
+            DesiredSetEvent::Change(DesiredChange::PutServiceRange(range)) => format!("+ {range}"),
+            DesiredSetEvent::Change(DesiredChange::RemoveServiceRange(range)) => {
                 format!("- {range}")
             }
         }
@@ -287,8 +287,8 @@ async fn the_revisions_of_a_watch_grow() {
             let response = watch.response().await;
             assert!(response.revision >= former);
             former = response.revision;
-            let is_newest = |event: &DesiredEvent| {
-                matches!(event, DesiredEvent::Change(DesiredChange::PutVirtualServer(server))
+            let is_newest = |event: &DesiredSetEvent| {
+                matches!(event, DesiredSetEvent::Change(DesiredChange::PutVirtualServer(server))
                     if server.real_servers[0].weight == Weight(weight))
             };
             if watch.assembly.receive(response).iter().any(is_newest) {

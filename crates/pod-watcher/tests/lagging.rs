@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use daemon_api::{
-    DesiredEvent, DesiredSetAssembly,
+    DesiredSetAssembly, DesiredSetEvent,
     discovery::v1::{
         WatchRequest, WatchResponse, discovery_service_client::DiscoveryServiceClient,
     },
@@ -70,9 +70,9 @@ async fn next(watch: &mut Streaming<WatchResponse>) -> Result<Option<DesiredChan
         .expect("the watch has ended");
     let mut events = DesiredSetAssembly::default().receive(response);
     match events.pop().unwrap() {
-        DesiredEvent::Change(change) => Ok(Some(change)),
-        DesiredEvent::Synced => Ok(None),
-        DesiredEvent::Invalid { error, .. } => panic!("{error}"),
+        DesiredSetEvent::Change(change) => Ok(Some(change)),
+        DesiredSetEvent::Synced => Ok(None),
+        DesiredSetEvent::Invalid { error, .. } => panic!("{error}"),
     }
 }
 

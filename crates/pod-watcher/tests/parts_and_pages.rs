@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use daemon_api::{
-    DesiredEvent, DesiredSetAssembly, LARGEST_PART, MESSAGE_LIMIT,
+    DesiredSetAssembly, DesiredSetEvent, LARGEST_PART, MESSAGE_LIMIT,
     discovery::v1::{
         ListRequest, WatchRequest, WatchResponse, discovery_service_client::DiscoveryServiceClient,
         watch_response::Event,
@@ -96,7 +96,7 @@ struct TestWatch {
 
 impl TestWatch {
     /// Returns the messages of the next change, and the event that they form together.
-    async fn change(&mut self) -> (Vec<Event>, DesiredEvent) {
+    async fn change(&mut self) -> (Vec<Event>, DesiredSetEvent) {
         let mut messages = Vec::new();
         loop {
             let message = timeout(DEADLINE, self.stream.message()).await;
@@ -165,9 +165,9 @@ async fn one_changed_real_server_of_ten_thousand_sends_one_part() {
     assert_eq!(messages.len(), 1 + 10_000_usize.div_ceil(LARGEST_PART));
     assert!(matches!(
         event,
-        DesiredEvent::Change(DesiredChange::PutVirtualServer(_))
+        DesiredSetEvent::Change(DesiredChange::PutVirtualServer(_))
     ));
-    assert_eq!(watch.change().await.1, DesiredEvent::Synced);
+    assert_eq!(watch.change().await.1, DesiredSetEvent::Synced);
     let [mut parts, mut whole] = [Vec::new(), Vec::new()];
     for round in 0..ROUNDS {
         server.real_servers[5_000].weight = Weight(2 + round);
@@ -181,7 +181,7 @@ async fn one_changed_real_server_of_ten_thousand_sends_one_part() {
         };
         assert_eq!(part.real_servers.len(), LARGEST_PART);
         let [event] = watch.assembly.receive(message).try_into().unwrap();
-        let DesiredEvent::Change(DesiredChange::PutVirtualServer(received)) = event else {
+        let DesiredSetEvent::Change(DesiredChange::PutVirtualServer(received)) = event else {
             panic!("{event:?}");
         };
         assert_eq!(received.real_servers[5_000].weight, Weight(2 + round));
@@ -227,7 +227,7 @@ async fn a_watcher_that_skips_states_gets_every_part_that_has_changed() {
     }
     loop {
         let (_, event) = watch.change().await;
-        let DesiredEvent::Change(DesiredChange::PutVirtualServer(received)) = event else {
+        let DesiredSetEvent::Change(DesiredChange::PutVirtualServer(received)) = event else {
             panic!("{event:?}");
         };
         let state = |server: &VirtualServer| -> Vec<_> {
@@ -253,7 +253,7 @@ async fn all_pages_of_a_list_together_have_each_object_once() {
     desired.service_ranges = ranges.iter().copied().collect();
     daemon.source.send(SourceEvent::Snapshot(desired)).unwrap();
     let mut watch = daemon.watch().await;
-    while watch.change().await.1 != DesiredEvent::Synced {}
+    while watch.change().await.1 != DesiredSetEvent::Synced {}
     let mut client = daemon.client.clone();
     let mut request = ListRequest {
         page_size: 2,

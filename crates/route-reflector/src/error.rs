@@ -18,7 +18,7 @@ pub enum StartError {
     Configure(#[from] bgp_speaker::InvalidConfiguration),
     /// The BGP speaker ended during the start.
     #[error("the BGP speaker ended during the start")]
-    SpeakerGone(#[from] bgp_speaker::SpeakerGone),
+    SpeakerEnded(#[from] bgp_speaker::SpeakerEnded),
     #[error("cannot start the gRPC or HTTP server")]
     Serve(#[from] DaemonError),
 }

@@ -14,7 +14,9 @@ use std::{
 };
 
 use bgp_packet::Asn;
-use bgp_speaker::{Change, Changes, ChangesEnded, PathQuery, SpeakerGone, SpeakerHandle};
+use bgp_speaker::{
+    ChangesEnded, PathQuery, SpeakerChange, SpeakerChanges, SpeakerEnded, SpeakerHandle,
+};
 use bgp_status::SessionPage;
 use daemon_api::{
     PageRequest,
@@ -64,7 +66,7 @@ impl ReflectorGrpc {
     async fn watch<T: Send + 'static>(
         &self,
         paths: bool,
-        translate: fn(Asn, u64, Change) -> Option<T>,
+        translate: fn(Asn, u64, SpeakerChange) -> Option<T>,
     ) -> Result<Response<ResponseStream<T>>, Status> {
         let slot = Arc::clone(&self.watches).try_acquire_owned();
         let slot = slot.map_err(|_| {
@@ -83,7 +85,7 @@ impl ReflectorGrpc {
         let events = stream::unfold(open_watch, |mut open_watch| async move {
             match open_watch.next().await {
                 Ok(event) => Some((Ok(event), open_watch)),
-                Err(ChangesEnded::SpeakerGone(_)) => None,
+                Err(ChangesEnded::SpeakerEnded(_)) => None,
                 Err(lagging @ ChangesEnded::Lagging) => {
                     Some((Err(Status::aborted(lagging.to_string())), open_watch))
                 }
@@ -95,7 +97,7 @@ impl ReflectorGrpc {
 
 type ResponseStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-fn speaker_ended(error: SpeakerGone) -> Status {
+fn speaker_ended(error: SpeakerEnded) -> Status {
     Status::unavailable(error.to_string())
 }
 
@@ -107,12 +109,12 @@ fn next_revision(revision: &AtomicU64) -> u64 {
 struct ReflectorWatch<T> {
     _slot: OwnedSemaphorePermit,
     local_asn: Asn,
-    changes: Changes,
-    pending_changes: VecDeque<Change>,
+    changes: SpeakerChanges,
+    pending_changes: VecDeque<SpeakerChange>,
     revision: Arc<AtomicU64>,
     /// Translates a change to a message of the watch. Returns `None` for a change that the watch
     /// does not send.
-    translate: fn(Asn, u64, Change) -> Option<T>,
+    translate: fn(Asn, u64, SpeakerChange) -> Option<T>,
 }
 
 impl<T> ReflectorWatch<T> {
@@ -130,13 +132,17 @@ impl<T> ReflectorWatch<T> {
     }
 }
 
-fn session_event(local_asn: Asn, revision: u64, change: Change) -> Option<WatchSessionsResponse> {
+fn session_event(
+    local_asn: Asn,
+    revision: u64,
+    change: SpeakerChange,
+) -> Option<WatchSessionsResponse> {
     use watch_sessions_response::Event;
     let event = match change {
-        Change::Peer(peer) => Event::Session(bgp_status::session(local_asn, &peer)),
-        Change::PeerRemoved(name) => Event::RemovedSession(name),
-        Change::Synced => Event::Synced(Synced {}),
-        Change::Path(_) | Change::PathRemoved(_) => return None,
+        SpeakerChange::Peer(peer) => Event::Session(bgp_status::session(local_asn, &peer)),
+        SpeakerChange::PeerRemoved(name) => Event::RemovedSession(name),
+        SpeakerChange::Synced => Event::Synced(Synced {}),
+        SpeakerChange::Path(_) | SpeakerChange::PathRemoved(_) => return None,
     };
     Some(WatchSessionsResponse {
         revision,
@@ -144,13 +150,13 @@ fn session_event(local_asn: Asn, revision: u64, change: Change) -> Option<WatchS
     })
 }
 
-fn path_event(_local_asn: Asn, revision: u64, change: Change) -> Option<WatchPathsResponse> {
+fn path_event(_local_asn: Asn, revision: u64, change: SpeakerChange) -> Option<WatchPathsResponse> {
     use watch_paths_response::Event;
     let event = match change {
-        Change::Path(path) => Event::Path(bgp_status::path(path)),
-        Change::PathRemoved(path) => Event::RemovedPath(translate::removed_path(path)),
-        Change::Synced => Event::Synced(Synced {}),
-        Change::Peer(_) | Change::PeerRemoved(_) => return None,
+        SpeakerChange::Path(path) => Event::Path(bgp_status::path(path)),
+        SpeakerChange::PathRemoved(path) => Event::RemovedPath(translate::removed_path(path)),
+        SpeakerChange::Synced => Event::Synced(Synced {}),
+        SpeakerChange::Peer(_) | SpeakerChange::PeerRemoved(_) => return None,
     };
     Some(WatchPathsResponse {
         revision,
@@ -211,13 +217,13 @@ impl Contract for ReflectorGrpc {
         };
         let table = match Table::try_from(request.table) {
             Ok(Table::Unspecified | Table::All) if request.peer.is_empty() => {
-                bgp_speaker::Table::All
+                bgp_speaker::PathTable::All
             }
             Ok(Table::Unspecified | Table::All) => {
-                bgp_speaker::Table::AdjRibIn(request.peer.clone())
+                bgp_speaker::PathTable::AdjRibIn(request.peer.clone())
             }
-            Ok(Table::AdjRibIn) => bgp_speaker::Table::AdjRibIn(peer()?),
-            Ok(Table::AdjRibOut) => bgp_speaker::Table::AdjRibOut(peer()?),
+            Ok(Table::AdjRibIn) => bgp_speaker::PathTable::AdjRibIn(peer()?),
+            Ok(Table::AdjRibOut) => bgp_speaker::PathTable::AdjRibOut(peer()?),
             Err(_) => {
                 return Err(Status::invalid_argument(
                     "table: the value is unknown; give a value of the enum Table",

@@ -10,7 +10,7 @@
 //! - [`config::parse`] turns a text into a configuration, or into an error with its place in the
 //!   text and a suggestion.
 //! - `reflector::ConfigurationReloader` owns the running configuration and watches the file.
-//! - `bgp_speaker::Speaker` owns the sessions and the routing tables.
+//! - `bgp_speaker::BgpSpeaker` owns the sessions and the routing tables.
 //! - `grpc` and `bgp-status` are the only modules that use the generated types. `metrics` has the
 //!   metrics.
 //! - `readiness` decides when the reflector is ready, so that a rollout can replace the next
@@ -31,7 +31,7 @@ mod reflector;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bgp_session::Cease;
-use bgp_speaker::{Speaker, SpeakerGone, SpeakerHandle};
+use bgp_speaker::{BgpSpeaker, SpeakerEnded, SpeakerHandle};
 use daemon_api::reflector::v1::route_reflector_service_server::RouteReflectorServiceServer;
 use daemon_runtime::{Daemon, GrpcContract, ListenAddress, Shutdown, config_file::FileWatcher};
 use tokio::{
@@ -79,7 +79,7 @@ pub async fn start(settings: Settings, daemon: &mut Daemon) -> Result<ListenAddr
         shutdown_deadline,
     } = settings;
     daemon.set_drain_deadline(shutdown_deadline + DRAIN_MARGIN);
-    let speaker = Speaker::bind(config.speaker.clone())?;
+    let speaker = BgpSpeaker::bind(config.speaker.clone())?;
     let triggers = ReloadTriggers {
         watcher: FileWatcher::new(&file)?,
         hangup: signal(SignalKind::hangup()).map_err(StartError::Signal)?,
@@ -134,7 +134,7 @@ async fn end_sessions(
     shutdown: Shutdown,
     text: String,
     deadline: Duration,
-) -> Result<(), SpeakerGone> {
+) -> Result<(), SpeakerEnded> {
     shutdown.drain_requested().await;
     speaker
         .shutdown(Cease::AdministrativeShutdown { text }, deadline)

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use bgp_speaker::{ChangesEnded, PeerStatus, SpeakerGone, SpeakerHandle};
+use bgp_speaker::{ChangesEnded, PeerStatus, SpeakerEnded, SpeakerHandle};
 use bgp_status::SpeakerMetrics;
 use daemon_runtime::{Family, Gauge, Labels, Metrics, Shutdown};
 
@@ -65,7 +65,7 @@ impl SessionMetrics {
         self,
         speaker: SpeakerHandle,
         shutdown: Shutdown,
-    ) -> Result<(), SpeakerGone> {
+    ) -> Result<(), SpeakerEnded> {
         let follow = async {
             let mut changes = speaker.changes(false).await?;
             loop {
@@ -81,7 +81,7 @@ impl SessionMetrics {
                 if let Ok(changed) = tokio::time::timeout(pause, changes.next()).await {
                     match changed {
                         Ok(_) => {}
-                        Err(ChangesEnded::SpeakerGone(stopped)) => return Err(stopped),
+                        Err(ChangesEnded::SpeakerEnded(stopped)) => return Err(stopped),
                         // The next turn reads all peers again, so the missed changes are not
                         // needed.
                         Err(ChangesEnded::Lagging) => changes = speaker.changes(false).await?,
@@ -91,7 +91,7 @@ impl SessionMetrics {
         };
         tokio::select! {
             ended = follow => match ended {
-                Err(SpeakerGone) if shutdown.is_requested() => Ok(()),
+                Err(SpeakerEnded) if shutdown.is_requested() => Ok(()),
                 ended => ended,
             },
             () = shutdown.drain_requested() => Ok(()),

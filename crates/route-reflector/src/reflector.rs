@@ -4,7 +4,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use bgp_speaker::{SpeakerConfig, SpeakerGone, SpeakerHandle};
+use bgp_speaker::{SpeakerConfig, SpeakerEnded, SpeakerHandle};
 use daemon_runtime::{
     Counter, Metrics, Shutdown, Step,
     config_file::{self, FileWatcher},
@@ -73,13 +73,13 @@ impl ConfigurationReloader {
     }
 
     /// Reloads the file after each change until a shutdown is requested.
-    pub(crate) async fn run(self, mut triggers: ReloadTriggers) -> Result<(), SpeakerGone> {
+    pub(crate) async fn run(self, mut triggers: ReloadTriggers) -> Result<(), SpeakerEnded> {
         // The first reload finds a change of the file between its first reading and the start of
         // the watch.
         let mut by_sighup = false;
         loop {
             match self.reload(by_sighup).await {
-                Err(SpeakerGone) if triggers.shutdown.is_requested() => return Ok(()),
+                Err(SpeakerEnded) if triggers.shutdown.is_requested() => return Ok(()),
                 result => result?,
             }
             by_sighup = tokio::select! {
@@ -90,7 +90,7 @@ impl ConfigurationReloader {
         }
     }
 
-    async fn reload(&self, by_sighup: bool) -> Result<(), SpeakerGone> {
+    async fn reload(&self, by_sighup: bool) -> Result<(), SpeakerEnded> {
         let (before, file) = {
             let running = self.running.borrow();
             (running.config.clone(), running.file.clone())

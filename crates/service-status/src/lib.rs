@@ -29,7 +29,7 @@ mod status;
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use daemon_runtime::{Daemon, Reader, Target};
-use kubernetes_client::{client::Origin, metrics::RequestMetrics};
+use kubernetes_client::{client::ApiServerOrigin, metrics::RequestMetrics};
 use service_catalog::{catalog::ServiceView, model::ObjectKey};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -69,7 +69,7 @@ pub struct StatusConfig {
 /// The connection to the cluster whose Services get a status.
 #[derive(Clone, Debug)]
 pub struct Cluster {
-    pub origin: Origin,
+    pub origin: ApiServerOrigin,
     /// The API server ends a watch after this time.
     pub watch_timeout: Duration,
     /// Metrics of the requests of the watch of reports.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use daemon_api::{
-    DesiredEvent, DesiredSetAssembly,
+    DesiredSetAssembly, DesiredSetEvent,
     discovery::v1::{WatchRequest, discovery_service_client::DiscoveryServiceClient},
 };
 use lab::Process;
@@ -26,7 +26,7 @@ pub(crate) struct PodWatcherProcess {
 
 /// A Discovery stream, and the events that it has sent so far.
 pub(crate) struct DesiredStream {
-    shared: Arc<(Mutex<Vec<DesiredEvent>>, Condvar)>,
+    shared: Arc<(Mutex<Vec<DesiredSetEvent>>, Condvar)>,
     _runtime: tokio::runtime::Runtime,
 }
 
@@ -75,7 +75,7 @@ impl PodWatcherProcess {
 
     /// Opens a Discovery stream.
     pub(crate) fn watch(&self) -> DesiredStream {
-        let shared: Arc<(Mutex<Vec<DesiredEvent>>, Condvar)> = Arc::default();
+        let shared: Arc<(Mutex<Vec<DesiredSetEvent>>, Condvar)> = Arc::default();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -169,10 +169,10 @@ impl DesiredStream {
     /// Counts the events that remove a virtual server or a service range.
     pub(crate) fn removals(&self) -> usize {
         let events = self.shared.0.lock().unwrap();
-        let is_removal = |event: &&DesiredEvent| {
+        let is_removal = |event: &&DesiredSetEvent| {
             matches!(
                 event,
-                DesiredEvent::Change(
+                DesiredSetEvent::Change(
                     DesiredChange::RemoveVirtualServer(_) | DesiredChange::RemoveServiceRange(_)
                 )
             )
@@ -189,14 +189,14 @@ fn strings(texts: &[&str]) -> Vec<String> {
     texts.iter().map(|&text| text.to_owned()).collect()
 }
 
-fn state(events: &[DesiredEvent]) -> Option<Vec<String>> {
+fn state(events: &[DesiredSetEvent]) -> Option<Vec<String>> {
     let mut set = virtual_server::DesiredSet::default();
     let mut is_synced = false;
     for event in events {
         match event.clone() {
-            DesiredEvent::Change(change) => set.apply(change),
-            DesiredEvent::Invalid { error, .. } => panic!("{error}"),
-            DesiredEvent::Synced => is_synced = true,
+            DesiredSetEvent::Change(change) => set.apply(change),
+            DesiredSetEvent::Invalid { error, .. } => panic!("{error}"),
+            DesiredSetEvent::Synced => is_synced = true,
         }
     }
     let servers = set.virtual_servers.values().map(|server| {

@@ -1,7 +1,7 @@
 use std::time::{Duration, Instant};
 
 use bgp_packet::{Asn, RouterId};
-use bgp_session::{Counters, Negotiated, NegotiatedFamily, SessionState, Status};
+use bgp_session::{Negotiated, NegotiatedFamily, SessionCounters, SessionState, SessionStatus};
 
 use super::*;
 
@@ -30,14 +30,14 @@ fn peer(state: SessionState, families: &[Family]) -> PeerStatus {
         address: "192.0.2.2:179".parse().unwrap(),
         configured_asn: None,
         is_dynamic: false,
-        session: Status {
+        session: SessionStatus {
             state,
             since: Instant::now(),
             negotiated: (state == SessionState::Established).then_some(negotiated),
             hold_deadline: None,
             dial_deadline: None,
             last_error: None,
-            counters: Counters::default(),
+            counters: SessionCounters::default(),
         },
         local_address: Some("192.0.2.9:40000".parse().unwrap()),
         in_state: Duration::ZERO,

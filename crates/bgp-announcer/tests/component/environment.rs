@@ -14,8 +14,8 @@ use bgp_packet::{Asn, ClusterId, RouterId};
 use bgp_rib::ImportPolicy;
 use bgp_session::Cease;
 use bgp_speaker::{
-    Changes, Configuration, PathQuery, PathStatus, PeerConfig, SessionConfig, Speaker,
-    SpeakerConfig, SpeakerHandle, Table,
+    BgpSpeaker, Configuration, PathQuery, PathStatus, PathTable, PeerConfig, SessionConfig,
+    SpeakerChanges, SpeakerConfig, SpeakerHandle,
 };
 use clap::{CommandFactory, FromArgMatches};
 use daemon_api::announcer::v1::{
@@ -135,7 +135,7 @@ pub(crate) struct Environment {
     pub(crate) metrics: Metrics,
     daemon: Option<JoinHandle<Result<(), DaemonError>>>,
     reflector: SpeakerHandle,
-    reflector_changes: Changes,
+    reflector_changes: SpeakerChanges,
     _reflector: JoinHandle<()>,
 }
 
@@ -218,7 +218,7 @@ impl Environment {
     /// Returns the paths that the reflector has accepted from the announcer.
     pub(crate) async fn paths(&self) -> Vec<PathStatus> {
         self.reflector
-            .paths(PathQuery::all(Table::All))
+            .paths(PathQuery::all(PathTable::All))
             .await
             .expect("the speaker runs")
     }
@@ -228,7 +228,7 @@ impl Environment {
             while !is_fine(
                 &self
                     .reflector
-                    .paths(PathQuery::all(Table::All))
+                    .paths(PathQuery::all(PathTable::All))
                     .await
                     .expect("the speaker runs"),
             ) {
@@ -294,7 +294,7 @@ impl Environment {
                     .await
                     .expect("the speaker runs")
                 {
-                    if let bgp_speaker::Change::Peer(peer) = change
+                    if let bgp_speaker::SpeakerChange::Peer(peer) = change
                         && let Some((_, error)) = &peer.session.last_error
                     {
                         return error.to_string();
@@ -380,7 +380,7 @@ impl Environment {
 /// Starts a BGP speaker that accepts the paths of the announcer.
 async fn reflector(client: IpAddr, client_asn: Asn) -> (SpeakerHandle, SocketAddr, JoinHandle<()>) {
     let address = fresh_address();
-    let speaker = Speaker::bind(SpeakerConfig {
+    let speaker = BgpSpeaker::bind(SpeakerConfig {
         local_asn: ASN,
         router_id: RouterId(address),
         cluster_id: ClusterId(address),

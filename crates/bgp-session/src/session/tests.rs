@@ -21,7 +21,7 @@ use expect_test::{Expect, expect};
 use proptest::prelude::*;
 
 use super::{messages::message_name, *};
-use crate::{FamilySettings, Negotiated, NegotiatedFamily};
+use crate::{Negotiated, NegotiatedFamily, OfferedFamily};
 
 const OURS: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 5);
 const HIGHER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 9);

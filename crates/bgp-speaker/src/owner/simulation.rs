@@ -31,7 +31,7 @@ use crate::{
     connections::{ConnectionAddresses, ConnectionTasks},
     counters::SpeakerCounters,
     messages::{ConnectionEnd, ConnectionEvent, ConnectionOrder, SpeakerCommand},
-    path_list::{PathQuery, Table},
+    path_list::{PathQuery, PathTable},
 };
 
 const LOCAL_ASN: Asn = Asn(64512);
@@ -508,7 +508,7 @@ impl OwnerSimulation {
         }
         let view = sessions.view();
         assert_eq!(
-            view.paths(&PathQuery::all(Table::All)).len(),
+            view.paths(&PathQuery::all(PathTable::All)).len(),
             rib.paths().count()
         );
     }

@@ -6,7 +6,9 @@ use bgp_session::ConnectionId;
 use super::*;
 use tokio::{net::TcpStream, sync::Semaphore};
 
-use crate::{GroupConfig, Md5Key, PeerConfig, SessionConfig, Speaker, admission::AdmissionRules};
+use crate::{
+    BgpSpeaker, GroupConfig, Md5Key, PeerConfig, SessionConfig, admission::AdmissionRules,
+};
 
 /// Returns the event of a connection from 127.0.0.1 that a listener accepted with these admission
 /// rules.
@@ -23,7 +25,7 @@ async fn accepted(admission: Arc<AdmissionRules>) -> ConnectionEvent {
     }
 }
 
-fn speaker() -> Speaker {
+fn speaker() -> BgpSpeaker {
     let local = Ipv4Addr::LOCALHOST;
     let config = SpeakerConfig {
         local_asn: Asn(64512),
@@ -31,7 +33,7 @@ fn speaker() -> Speaker {
         cluster_id: ClusterId(local),
         listen: Vec::new(),
     };
-    Speaker::new(config, Vec::new())
+    BgpSpeaker::new(config, Vec::new())
 }
 
 /// Returns an event with a full share of messages from a connection.

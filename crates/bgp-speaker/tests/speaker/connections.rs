@@ -37,7 +37,7 @@ async fn a_shutdown_sends_its_reason_to_each_peer_and_waits_for_the_peer() {
     let waiting = async {
         loop {
             for change in changes.next().await.expect("the speaker runs") {
-                if let Change::Peer(peer) = change
+                if let SpeakerChange::Peer(peer) = change
                     && let Some((_, error)) = &peer.session.last_error
                     && error.to_string().contains("maintenance at noon")
                 {
@@ -59,7 +59,7 @@ async fn a_lost_peer_is_dialled_until_it_listens_again() {
     reflector.task.abort();
     let _ = reflector.task.await;
     client.wait_established(0).await;
-    let speaker = Speaker::bind(SpeakerConfig {
+    let speaker = BgpSpeaker::bind(SpeakerConfig {
         local_asn: ASN,
         router_id: RouterId(Ipv4Addr::new(10, 0, 0, 1)),
         cluster_id: ClusterId(Ipv4Addr::new(10, 0, 0, 1)),

@@ -150,7 +150,7 @@ async fn a_client_that_sends_continuously_does_not_delay_the_path_of_another_cli
     let waiting = async {
         loop {
             let arrived = changes.next().await.expect("the speaker runs").into_iter().any(
-                |change| matches!(change, Change::Path(path) if path.prefix == net("10.1.1.10/32")),
+                |change| matches!(change, SpeakerChange::Path(path) if path.prefix == net("10.1.1.10/32")),
             );
             if arrived {
                 return;

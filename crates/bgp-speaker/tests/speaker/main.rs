@@ -22,10 +22,10 @@ use bgp_packet::{
 use bgp_rib::{
     DEFAULT_LOCAL_PREF, ExportPolicy, ImportPolicy, MaximumPathsAction, PrefixFilter, PrefixRule,
 };
-use bgp_session::{Cease, FamilySettings, SessionError, SessionState};
+use bgp_session::{Cease, OfferedFamily, SessionError, SessionState};
 use bgp_speaker::{
-    Change, Configuration, GroupConfig, InvalidConfiguration, Md5Key, PathQuery, PathStatus,
-    PeerConfig, PeerStatus, SessionConfig, Speaker, SpeakerConfig, SpeakerHandle, Table,
+    BgpSpeaker, Configuration, GroupConfig, InvalidConfiguration, Md5Key, PathQuery, PathStatus,
+    PathTable, PeerConfig, PeerStatus, SessionConfig, SpeakerChange, SpeakerConfig, SpeakerHandle,
 };
 use bytes::BytesMut;
 use ipnet::IpNet;
@@ -65,7 +65,7 @@ impl TestSpeaker {
     }
 
     fn start_at(listen: IpAddr, router_id: Ipv4Addr, local_asn: Asn) -> Self {
-        let speaker = Speaker::bind(SpeakerConfig {
+        let speaker = BgpSpeaker::bind(SpeakerConfig {
             local_asn,
             router_id: RouterId(router_id),
             cluster_id: ClusterId(router_id),
@@ -130,7 +130,7 @@ impl TestSpeaker {
     }
 
     async fn paths(&self) -> Vec<PathStatus> {
-        let paths = self.handle.paths(PathQuery::all(Table::All)).await;
+        let paths = self.handle.paths(PathQuery::all(PathTable::All)).await;
         paths.expect("the speaker runs")
     }
 

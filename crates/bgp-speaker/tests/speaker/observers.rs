@@ -13,7 +13,7 @@ async fn an_observer_of_an_empty_speaker_is_synced_immediately() {
     let first = timeout(DEADLINE, changes.next())
         .await
         .expect("the changes arrive in time");
-    assert_eq!(first, Ok(vec![Change::Synced]));
+    assert_eq!(first, Ok(vec![SpeakerChange::Synced]));
 }
 
 #[tokio::test]
@@ -24,7 +24,7 @@ async fn a_cancelled_call_of_next_loses_no_change() {
         .changes(true)
         .await
         .expect("the speaker runs");
-    assert_eq!(changes.next().await, Ok(vec![Change::Synced]));
+    assert_eq!(changes.next().await, Ok(vec![SpeakerChange::Synced]));
     for index in 0..20 {
         // The call is cancelled while it waits, and sometimes after its reply has arrived.
         let _ = timeout(Duration::from_micros(index * 50), changes.next()).await;
@@ -37,7 +37,7 @@ async fn a_cancelled_call_of_next_loses_no_change() {
             let changes = changes.next().await.expect("the speaker runs");
             if changes
                 .iter()
-                .any(|change| matches!(change, Change::Path(path) if path.prefix == last))
+                .any(|change| matches!(change, SpeakerChange::Path(path) if path.prefix == last))
             {
                 return;
             }
@@ -64,7 +64,11 @@ async fn an_observer_gets_everything_that_exists_then_synced_then_changes() {
     assert!(
         matches!(
             &first[..],
-            [Change::Peer(_), Change::Path(_), Change::Synced]
+            [
+                SpeakerChange::Peer(_),
+                SpeakerChange::Path(_),
+                SpeakerChange::Synced
+            ]
         ),
         "{first:#?}"
     );
@@ -80,11 +84,11 @@ async fn an_observer_gets_everything_that_exists_then_synced_then_changes() {
         .expect("the changes arrive in time");
     let name = client.ip().to_string();
     assert!(
-        seen.contains(&Change::PeerRemoved(name.clone())),
+        seen.contains(&SpeakerChange::PeerRemoved(name.clone())),
         "{seen:#?}"
     );
     let is_removed = seen.iter().any(
-        |change| matches!(change, Change::PathRemoved(path) if path.peer.as_ref() == Some(&name)),
+        |change| matches!(change, SpeakerChange::PathRemoved(path) if path.peer.as_ref() == Some(&name)),
     );
     assert!(is_removed, "{seen:#?}");
 }

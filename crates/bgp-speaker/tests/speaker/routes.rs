@@ -41,7 +41,7 @@ async fn a_router_with_add_path_gets_the_paths_of_all_clients() {
     let clients = [(); 3].map(|()| TestSpeaker::start());
     let router = TestSpeaker::start();
     let add_path = |mode| {
-        vec![FamilySettings {
+        vec![OfferedFamily {
             family: Family::Ipv4Unicast,
             add_path: Some(mode),
         }]
@@ -99,7 +99,7 @@ async fn an_unspecified_next_hop_is_replaced_by_the_local_address_of_the_session
     let name = client.peers().await[0].name.clone();
     let sent = client
         .handle
-        .paths(PathQuery::all(Table::AdjRibOut(name)))
+        .paths(PathQuery::all(PathTable::AdjRibOut(name)))
         .await;
     let sent = sent.expect("the speaker runs");
     assert!(

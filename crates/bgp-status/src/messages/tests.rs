@@ -2,7 +2,7 @@ use std::time::Instant;
 
 use bgp_packet::{Family, RouterId};
 use bgp_rib::PeerCounts;
-use bgp_session::{Counters, FailureReason, Negotiated, SessionError, Status};
+use bgp_session::{FailureReason, Negotiated, SessionCounters, SessionError, SessionStatus};
 
 use super::*;
 
@@ -14,14 +14,14 @@ fn peer() -> PeerStatus {
         address: "[2001:db8::1]:1179".parse().unwrap(),
         configured_asn: Some(Asn(64513)),
         is_dynamic: false,
-        session: Status {
+        session: SessionStatus {
             state: SessionState::Connect,
             since: Instant::now(),
             negotiated: None,
             hold_deadline: None,
             dial_deadline: None,
             last_error: None,
-            counters: Counters::default(),
+            counters: SessionCounters::default(),
         },
         local_address: None,
         in_state: Duration::from_millis(1500),

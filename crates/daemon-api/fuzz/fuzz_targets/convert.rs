@@ -9,7 +9,7 @@
 use std::fmt::Debug;
 
 use daemon_api::{
-    ConversionError, DesiredEvent, DesiredSetAssembly, announcer::v1 as announcer, bgp::v1 as bgp,
+    ConversionError, DesiredSetEvent, DesiredSetAssembly, announcer::v1 as announcer, bgp::v1 as bgp,
     dataplane::v1 as dataplane, discovery::v1 as discovery, noderoute::v1 as noderoute,
     reflector::v1 as reflector, virtualserver::v1 as virtualserver,
 };
@@ -156,11 +156,11 @@ fn complete_change(octets: &[u8]) {
     assert!(received.len() <= 1, "{received:?}");
     for event in received {
         match event {
-            DesiredEvent::Change(_) | DesiredEvent::Synced => {
+            DesiredSetEvent::Change(_) | DesiredSetEvent::Synced => {
                 let again = DesiredSetAssembly::default().receive(encoded_and_decoded(&response));
                 assert_eq!(again, [event]);
             }
-            DesiredEvent::Invalid { error, .. } => assert!(!error.field.is_empty(), "{error}"),
+            DesiredSetEvent::Invalid { error, .. } => assert!(!error.field.is_empty(), "{error}"),
         }
     }
 }
@@ -171,11 +171,11 @@ fn watch_stream(mut octets: &[u8]) {
     while let Ok(response) = discovery::WatchResponse::decode_length_delimited(&mut octets) {
         for event in assembly.receive(response) {
             match event {
-                DesiredEvent::Change(DesiredChange::PutVirtualServer(server)) => {
+                DesiredSetEvent::Change(DesiredChange::PutVirtualServer(server)) => {
                     assert_eq!(server.validate(), Ok(()));
                 }
-                DesiredEvent::Change(_) | DesiredEvent::Synced => {}
-                DesiredEvent::Invalid { error, .. } => assert!(!error.field.is_empty(), "{error}"),
+                DesiredSetEvent::Change(_) | DesiredSetEvent::Synced => {}
+                DesiredSetEvent::Invalid { error, .. } => assert!(!error.field.is_empty(), "{error}"),
             }
         }
     }

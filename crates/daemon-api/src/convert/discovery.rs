@@ -22,7 +22,7 @@ const LONGEST_CHANGE: usize = 1_024;
 
 /// An event of a `DiscoveryService.Watch`: a change of one object, or the mark `synced`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum DesiredEvent {
+pub enum DesiredSetEvent {
     /// An object is new, has changed, or no longer exists.
     Change(DesiredChange),
     /// A message about an object is invalid; the receiver keeps the last good state of the object.
@@ -42,7 +42,7 @@ pub struct DesiredSetAssembly {
     /// Virtual servers with a message in the unfinished change.
     touched: BTreeSet<VirtualServerId>,
     /// Events of the unfinished change that are not about virtual servers.
-    pending: Vec<DesiredEvent>,
+    pending: Vec<DesiredSetEvent>,
     /// Number of messages of the unfinished change so far.
     messages: usize,
 }
@@ -63,20 +63,20 @@ struct ReceivedHead {
 
 impl DesiredSetAssembly {
     /// Stores a message. Returns the events of the change if the message is the last of the change,
-    /// otherwise nothing. Returns [`DesiredEvent::Invalid`] for a change that has too many
+    /// otherwise nothing. Returns [`DesiredSetEvent::Invalid`] for a change that has too many
     /// messages.
-    pub fn receive(&mut self, message: discovery::WatchResponse) -> Vec<DesiredEvent> {
+    pub fn receive(&mut self, message: discovery::WatchResponse) -> Vec<DesiredSetEvent> {
         if let Some(event) = message.event
             && let Err((id, error)) = self.take(event)
         {
-            self.pending.push(DesiredEvent::Invalid { id, error });
+            self.pending.push(DesiredSetEvent::Invalid { id, error });
         }
         self.messages += 1;
         if message.complete {
             self.messages = 0;
             return self.complete();
         }
-        if self.pending.last() == Some(&DesiredEvent::Synced) {
+        if self.pending.last() == Some(&DesiredSetEvent::Synced) {
             return self.abandon("must be set in the message with `synced`".to_owned());
         }
         if self.messages == LONGEST_CHANGE {
@@ -89,11 +89,11 @@ impl DesiredSetAssembly {
     }
 
     /// Drops a change that its sender does not complete, so that the change cannot fill the memory.
-    fn abandon(&mut self, problem: String) -> Vec<DesiredEvent> {
+    fn abandon(&mut self, problem: String) -> Vec<DesiredSetEvent> {
         self.messages = 0;
         self.touched.clear();
         self.pending.clear();
-        vec![DesiredEvent::Invalid {
+        vec![DesiredSetEvent::Invalid {
             id: None,
             error: ConversionError::new("complete", problem),
         }]
@@ -139,32 +139,36 @@ impl DesiredSetAssembly {
                 let range = ServiceRange::try_from(range)
                     .map_err(|error| (None, error.within("service_range")))?;
                 let change = DesiredChange::PutServiceRange(range);
-                self.pending.push(DesiredEvent::Change(change));
+                self.pending.push(DesiredSetEvent::Change(change));
             }
             Event::RemovedServiceRange(range) => {
                 let range = ServiceRange::try_from(range)
                     .map_err(|error| (None, error.within("removed_service_range")))?;
                 let change = DesiredChange::RemoveServiceRange(range);
-                self.pending.push(DesiredEvent::Change(change));
+                self.pending.push(DesiredSetEvent::Change(change));
             }
-            Event::Synced(discovery::Synced {}) => self.pending.push(DesiredEvent::Synced),
+            Event::Synced(discovery::Synced {}) => self.pending.push(DesiredSetEvent::Synced),
         }
         Ok(())
     }
 
     /// Returns the events of the complete change. Removals come first, so that at no moment two
     /// objects claim the same ports or addresses.
-    fn complete(&mut self) -> Vec<DesiredEvent> {
+    fn complete(&mut self) -> Vec<DesiredSetEvent> {
         let touched = std::mem::take(&mut self.touched);
         let mut events = Vec::new();
         let mut assembled = Vec::new();
         for id in touched {
             events.extend(match self.virtual_servers.get_mut(&id) {
-                None => Some(DesiredEvent::Change(DesiredChange::RemoveVirtualServer(id))),
+                None => Some(DesiredSetEvent::Change(DesiredChange::RemoveVirtualServer(
+                    id,
+                ))),
                 Some(received) => {
                     assembled.push(match received.assemble() {
-                        Ok(server) => DesiredEvent::Change(DesiredChange::PutVirtualServer(server)),
-                        Err(error) => DesiredEvent::Invalid {
+                        Ok(server) => {
+                            DesiredSetEvent::Change(DesiredChange::PutVirtualServer(server))
+                        }
+                        Err(error) => DesiredSetEvent::Invalid {
                             id: Some(id),
                             error,
                         },
@@ -177,7 +181,7 @@ impl DesiredSetAssembly {
         // `synced` follows every object that exists, so the assembled virtual servers go before it.
         let synced = events
             .iter()
-            .position(|event| *event == DesiredEvent::Synced);
+            .position(|event| *event == DesiredSetEvent::Synced);
         let synced = synced.unwrap_or(events.len());
         events.splice(synced..synced, assembled);
         events

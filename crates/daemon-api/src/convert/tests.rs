@@ -175,7 +175,7 @@ proptest! {
             DesiredChange::PutVirtualServer(virtual_server),
         ] {
             let received = DesiredSetAssembly::default().receive_all(events(&change));
-            prop_assert_eq!(received, [DesiredEvent::Change(change)]);
+            prop_assert_eq!(received, [DesiredSetEvent::Change(change)]);
         }
     }
 
@@ -189,7 +189,7 @@ proptest! {
         let turn = usize::try_from(seed % events.len() as u64).unwrap();
         events.rotate_left(turn);
         let received = DesiredSetAssembly::default().receive_all(events);
-        prop_assert_eq!(received, [DesiredEvent::Change(change)]);
+        prop_assert_eq!(received, [DesiredSetEvent::Change(change)]);
     }
 
     #[test]
@@ -251,7 +251,7 @@ fn events(change: &DesiredChange) -> Vec<Event> {
 
 impl DesiredSetAssembly {
     /// Receives the events as one change, and checks that only the last event completes it.
-    fn receive_all(&mut self, events: Vec<Event>) -> Vec<DesiredEvent> {
+    fn receive_all(&mut self, events: Vec<Event>) -> Vec<DesiredSetEvent> {
         let last = events.len();
         let mut received = Vec::new();
         for (event, number) in events.into_iter().zip(1..) {
@@ -279,8 +279,8 @@ fn server(real_servers: &[&str]) -> VirtualServer {
     server
 }
 
-fn put(server: &VirtualServer) -> DesiredEvent {
-    DesiredEvent::Change(DesiredChange::PutVirtualServer(server.clone()))
+fn put(server: &VirtualServer) -> DesiredSetEvent {
+    DesiredSetEvent::Change(DesiredChange::PutVirtualServer(server.clone()))
 }
 
 #[test]
@@ -304,7 +304,7 @@ fn a_part_replaces_the_earlier_part_with_the_same_number() {
     );
     let removed = DesiredChange::RemoveVirtualServer(after.id);
     let received = assembly.receive_all(events(&removed));
-    assert_eq!(received, [DesiredEvent::Change(removed)]);
+    assert_eq!(received, [DesiredSetEvent::Change(removed)]);
 }
 
 #[test]
@@ -335,8 +335,8 @@ fn a_change_without_a_last_message_is_dropped_after_1024_messages() {
         })
     };
     let synced = Event::Synced(discovery::Synced {});
-    let problem = |received: &[DesiredEvent]| match received {
-        [DesiredEvent::Invalid { id: None, error }] => error.to_string(),
+    let problem = |received: &[DesiredSetEvent]| match received {
+        [DesiredSetEvent::Invalid { id: None, error }] => error.to_string(),
         other => panic!("{other:?}"),
     };
     assert_eq!(
@@ -349,7 +349,7 @@ fn a_change_without_a_last_message_is_dropped_after_1024_messages() {
     }
     let refused = problem(&receive(Event::ServiceRange(range.into()), false));
     assert!(refused.contains("is unset in 1024 messages"), "{refused}");
-    assert_eq!(receive(synced, true), [DesiredEvent::Synced]);
+    assert_eq!(receive(synced, true), [DesiredSetEvent::Synced]);
 }
 
 #[test]
@@ -416,9 +416,9 @@ fn a_head_or_part_above_a_limit_is_refused_with_the_limit() {
 }
 
 #[track_caller]
-fn problem(events: &[DesiredEvent]) -> String {
+fn problem(events: &[DesiredSetEvent]) -> String {
     match events {
-        [DesiredEvent::Invalid { error, .. }] => error.to_string(),
+        [DesiredSetEvent::Invalid { error, .. }] => error.to_string(),
         other => panic!("{other:?}"),
     }
 }

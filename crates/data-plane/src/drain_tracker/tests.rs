@@ -129,7 +129,7 @@ fn a_drain_ends_without_connections_or_at_its_timeout_although_the_set_is_sent_a
         assert_eq!(after.real_servers.len(), server.real_servers.len());
     }
     let addresses: Vec<SocketAddr> = in_table(&server).weights.into_keys().collect();
-    let counted = |active| Connections {
+    let counted = |active| ConnectionCounts {
         active,
         inactive: 1,
     };

@@ -6,7 +6,7 @@ use daemon_api::{dataplane::v1 as wire, duration};
 use ipnet::IpNet;
 
 use crate::{
-    forwarder::Connections,
+    forwarder::ConnectionCounts,
     health_check::{Health, HealthCheckKey},
     status::{MissingStep, RealServerStatus, ServiceAddressStatus, VirtualServerStatus},
 };
@@ -27,7 +27,7 @@ pub(super) fn service_address(
 
 pub(super) fn virtual_server(
     status: &VirtualServerStatus,
-    connections: &BTreeMap<SocketAddr, Connections>,
+    connections: &BTreeMap<SocketAddr, ConnectionCounts>,
     duration_of: impl Fn(HealthCheckKey) -> Option<Duration>,
 ) -> wire::VirtualServerStatus {
     let real_servers = status
@@ -57,7 +57,7 @@ pub(super) fn virtual_server(
 
 fn real_server(
     status: &RealServerStatus,
-    connections: Connections,
+    connections: ConnectionCounts,
     check_duration: Option<Duration>,
 ) -> wire::RealServerStatus {
     let health = match status.health.health {

@@ -43,7 +43,7 @@ fn status(health: Health, is_checked: bool) -> VirtualServerStatus {
     let server = server();
     let inputs = StatusInputs {
         observation: programmed(&server, health),
-        why_impossible: None,
+        impossible_reason: None,
         is_checked,
     };
     VirtualServerStatus::new(&server, inputs, |_| state(health))
@@ -57,7 +57,7 @@ fn unprogrammed(impossible: bool) -> VirtualServerStatus {
             error: Some(no_scheduler()),
             ..Observation::default()
         },
-        why_impossible: impossible.then(no_scheduler),
+        impossible_reason: impossible.then(no_scheduler),
         is_checked: true,
     };
     VirtualServerStatus::new(&server(), inputs, |_| state(Health::Healthy))
@@ -113,7 +113,7 @@ fn a_draining_real_server_does_not_count_towards_the_minimum() {
     server.minimum_healthy = 2;
     let inputs = StatusInputs {
         observation: programmed(&server, Health::Healthy),
-        why_impossible: None,
+        impossible_reason: None,
         is_checked: true,
     };
     let status = VirtualServerStatus::new(&server, inputs, |_| state(Health::Healthy));

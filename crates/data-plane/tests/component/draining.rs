@@ -3,17 +3,17 @@
 use std::time::Duration;
 
 use daemon_api::{discovery::v1::watch_response::Event, virtualserver::v1::RealServerState};
-use data_plane_testbed::{ID, Kernel, ONE, RANGE, State, TWO, desired, events, run};
+use data_plane_testbed::{ID, ONE, RANGE, TWO, TestKernel, TestKernelState, desired, events, run};
 use virtual_server::{DesiredChange, DesiredSet, FailureAction, VirtualServer, Weight};
 
 use crate::fake_kernel::MemoryKernel;
 
-type Serving = data_plane_testbed::Serving<MemoryKernel>;
+type DrainFixture = data_plane_testbed::DrainFixture<MemoryKernel>;
 
 #[test]
 fn a_real_server_that_is_no_longer_listed_drains_until_its_last_connection_has_ended() {
     run(|| async {
-        let mut serving = Serving::draining(|_| {}).await;
+        let mut serving = DrainFixture::draining(|_| {}).await;
         let listed = serving.world.virtual_servers().await;
         let states: Vec<_> = (listed[0].desired.as_ref().unwrap().real_servers.iter())
             .map(|real_server| (real_server.address.as_str(), real_server.state()))
@@ -29,7 +29,7 @@ fn a_real_server_that_is_no_longer_listed_drains_until_its_last_connection_has_e
         // A further desired set, as after a reconnection, neither starts nor ends a drain.
         let mut heavier = serving.with_real_servers(&[TWO]);
         heavier.real_servers[0].weight = Weight(2);
-        serving.world.say(&[heavier]);
+        serving.world.publish(&[heavier]);
         serving.world.wait_for_weight(ID, TWO, Some(2)).await;
         assert_eq!(serving.kernel.state().weight(ID, ONE), Some(0));
         serving.kernel.take_writes();
@@ -50,7 +50,7 @@ fn a_real_server_that_is_no_longer_listed_drains_until_its_last_connection_has_e
 fn a_drain_ends_at_the_drain_timeout_although_a_connection_remains() {
     run(|| async {
         let timeout = Duration::from_millis(100);
-        let serving = Serving::draining(|server| server.drain_timeout = timeout).await;
+        let serving = DrainFixture::draining(|server| server.drain_timeout = timeout).await;
         serving.wait_for_weight(None).await;
         serving.assert_outcome("deadline");
     });
@@ -60,7 +60,7 @@ fn a_drain_ends_at_the_drain_timeout_although_a_connection_remains() {
 fn a_draining_real_server_that_fails_its_health_check_is_removed_although_on_failure_is_quiesce() {
     run(|| async {
         let mut serving =
-            Serving::draining(|server| server.on_failure = FailureAction::Quiesce).await;
+            DrainFixture::draining(|server| server.on_failure = FailureAction::Quiesce).await;
         serving.one.take();
         serving.wait_for_weight(None).await;
         serving.assert_outcome("failed");
@@ -70,7 +70,7 @@ fn a_draining_real_server_that_fails_its_health_check_is_removed_although_on_fai
 #[test]
 fn a_draining_real_server_that_is_listed_again_gets_its_weight_back() {
     run(|| async {
-        let mut serving = Serving::draining(|_| {}).await;
+        let mut serving = DrainFixture::draining(|_| {}).await;
         serving.list(&[ONE, TWO]);
         serving.wait_for_weight(Some(1)).await;
         let listed = serving.world.virtual_servers().await;
@@ -83,7 +83,7 @@ fn a_draining_real_server_that_is_listed_again_gets_its_weight_back() {
 #[test]
 fn a_restarted_daemon_continues_a_drain() {
     run(|| async {
-        let serving = Serving::draining(|_| {}).await;
+        let serving = DrainFixture::draining(|_| {}).await;
         let kernel = serving.kernel;
         let mut world = serving.world.restart().await;
         world.wait_until_serving(RANGE).await;
@@ -96,7 +96,7 @@ fn a_restarted_daemon_continues_a_drain() {
 #[test]
 fn an_invalid_object_neither_ends_nor_restarts_a_drain() {
     run(|| async {
-        let serving = Serving::draining(|_| {}).await;
+        let serving = DrainFixture::draining(|_| {}).await;
         // The set has an invalid virtual server, and a new valid virtual server that shows when
         // the set has been applied.
         let changes =

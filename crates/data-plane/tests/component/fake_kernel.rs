@@ -8,10 +8,10 @@ use std::{
 
 use daemon_runtime::{Daemon, ListenAddress};
 use data_plane::{
-    AuditedSlice, Config, ConnectionCounters, Connections, CountedConnections, Forwarder, Health,
-    Observation, Steps,
+    AuditedSlice, Config, ConnectionCounters, ConnectionCounts, CountedConnections, DataPlaneSteps,
+    Forwarder, Health, Observation,
 };
-use data_plane_testbed::Kernel;
+use data_plane_testbed::TestKernel;
 use ipnet::IpNet;
 use virtual_server::{DesiredSet, RealServer, RealServerState, VirtualServer, VirtualServerId};
 
@@ -23,7 +23,7 @@ type Weights = BTreeMap<SocketAddr, u32>;
 pub(crate) struct MemoryKernelState {
     pub(crate) table: BTreeMap<VirtualServerId, Weights>,
     pub(crate) local: BTreeSet<IpNet>,
-    pub(crate) connections: BTreeMap<SocketAddr, Connections>,
+    pub(crate) connections: BTreeMap<SocketAddr, ConnectionCounts>,
     /// All writes since the last read, oldest first.
     pub(crate) writes: Vec<String>,
     /// The last structure that the owner sent.
@@ -50,7 +50,7 @@ struct FakeForwarder {
 #[error("refused by a test")]
 struct FakeError;
 
-impl Kernel for MemoryKernel {
+impl TestKernel for MemoryKernel {
     type State = MemoryKernelState;
 
     async fn start(&self, config: Config, daemon: &mut Daemon) -> ListenAddress {
@@ -60,7 +60,7 @@ impl Kernel for MemoryKernel {
             pending: BTreeSet::new(),
             has_failed: false,
         };
-        let steps = Steps::register(daemon.readiness());
+        let steps = DataPlaneSteps::register(daemon.readiness());
         let address = data_plane::start(forwarder, steps, config, daemon);
         address.await.unwrap()
     }
@@ -70,13 +70,13 @@ impl Kernel for MemoryKernel {
     }
 }
 
-impl data_plane_testbed::State for MemoryKernelState {
+impl data_plane_testbed::TestKernelState for MemoryKernelState {
     fn weight(&self, id: &str, real_server: &str) -> Option<u32> {
         let weights = self.table.get(&id.parse().unwrap())?;
         weights.get(&real_server.parse().unwrap()).copied()
     }
 
-    fn connections(&mut self) -> &mut BTreeMap<SocketAddr, Connections> {
+    fn connections(&mut self) -> &mut BTreeMap<SocketAddr, ConnectionCounts> {
         &mut self.connections
     }
 
@@ -86,7 +86,7 @@ impl data_plane_testbed::State for MemoryKernelState {
 }
 
 impl MemoryKernelState {
-    fn connections_of(&self, id: &VirtualServerId) -> BTreeMap<SocketAddr, Connections> {
+    fn connections_of(&self, id: &VirtualServerId) -> BTreeMap<SocketAddr, ConnectionCounts> {
         let counted = |address| self.connections.get(address).copied().unwrap_or_default();
         let weights = self.table.get(id).into_iter().flatten();
         weights
@@ -128,7 +128,7 @@ impl Forwarder for FakeForwarder {
             .collect()
     }
 
-    async fn follow_structure(
+    async fn apply_structure(
         &mut self,
         _: &DesiredSet,
         prefixes: &BTreeSet<IpNet>,
@@ -199,7 +199,7 @@ impl Forwarder for FakeForwarder {
         }
     }
 
-    fn why_impossible(&self, _: &VirtualServer) -> Option<String> {
+    fn impossible_reason(&self, _: &VirtualServer) -> Option<String> {
         None
     }
 
@@ -246,7 +246,11 @@ impl Forwarder for FakeForwarder {
 }
 
 impl ConnectionCounters for MemoryKernel {
-    async fn read(&self, id: VirtualServerId, _: Option<u32>) -> BTreeMap<SocketAddr, Connections> {
+    async fn read(
+        &self,
+        id: VirtualServerId,
+        _: Option<u32>,
+    ) -> BTreeMap<SocketAddr, ConnectionCounts> {
         self.state().connections_of(&id)
     }
 }

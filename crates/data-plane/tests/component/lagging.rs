@@ -9,7 +9,7 @@ use daemon_api::dataplane::v1::{
 };
 use daemon_runtime::{Daemon, KEPT_REMOVALS};
 use data_plane::Config;
-use data_plane_testbed::{FakeDiscovery, Kernel, LIMIT, ONE, desired, run, virtual_server};
+use data_plane_testbed::{FakeDiscovery, LIMIT, ONE, TestKernel, desired, run, virtual_server};
 use tokio::time::timeout;
 use tonic::{
     Code, Status, Streaming,
@@ -130,7 +130,7 @@ async fn read_until(
 fn a_watch_without_reads_is_aborted_while_other_watches_get_every_change() {
     run(|| async {
         let discovery = FakeDiscovery::start("127.0.0.1:0").await;
-        discovery.say(&set(0));
+        discovery.publish(&set(0));
         let mut daemon = Daemon::new("data-plane");
         let config = Config {
             discovery: format!("http://{}", discovery.address).parse().unwrap(),
@@ -148,7 +148,7 @@ fn a_watch_without_reads_is_aborted_while_other_watches_get_every_change() {
         let mut reading = watch(&address).await;
         let mut read = BTreeSet::new();
         for number in 0..=SETS {
-            discovery.say(&set(number));
+            discovery.publish(&set(number));
             read_until(&mut reading, &mut read, &set(number)).await;
         }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use daemon_api::{MESSAGE_LIMIT, dataplane::v1::ListVirtualServersRequest, message_size};
-use data_plane_testbed::{ID, ONE, World, run, virtual_server};
+use data_plane_testbed::{ID, ONE, TestDataPlane, run, virtual_server};
 use tokio::time::timeout;
 use virtual_server::{RealServer, Scheduler, VirtualServer, Weight};
 
@@ -30,8 +30,8 @@ fn the_largest_valid_virtual_server_is_programmed_and_listed_with_more_than_4_mi
         largest.sort_real_servers();
         assert_eq!(largest.validate(), Ok(()));
         let count = largest.real_servers.len();
-        let world = World::start(&MemoryKernel::default()).await;
-        world.say(&[largest]);
+        let world = TestDataPlane::start(&MemoryKernel::default()).await;
+        world.publish(&[largest]);
         let client = world.client.clone();
         let mut client = client.max_decoding_message_size(MESSAGE_LIMIT);
         let listed = async {

@@ -16,8 +16,8 @@ use daemon_api::dataplane::v1::{
 };
 use daemon_api::discovery::v1 as discovery_v1;
 use data_plane_testbed::{
-    FakeDiscovery, ID, Kernel, LIMIT, ONE, RANGE, State, TWO, World, desired, events, real_server,
-    run, virtual_server,
+    FakeDiscovery, ID, LIMIT, ONE, RANGE, TWO, TestDataPlane, TestKernel, TestKernelState, desired,
+    events, real_server, run, virtual_server,
 };
 use tokio::time::timeout;
 use virtual_server::{DesiredChange, RealServer, Scheduler};
@@ -29,7 +29,7 @@ fn a_virtual_server_comes_up_in_the_order_structure_target_address() {
     run(|| async {
         let _one = real_server(ONE).await;
         let kernel = MemoryKernel::default();
-        let world = World::serving(&kernel, &[virtual_server(ID, &[ONE])]).await;
+        let world = TestDataPlane::serving(&kernel, &[virtual_server(ID, &[ONE])]).await;
         let writes = kernel.take_writes();
         assert_eq!(
             writes,
@@ -56,8 +56,8 @@ fn a_virtual_server_that_the_forwarder_refuses_is_reported_and_retried() {
         let _one = real_server(ONE).await;
         let kernel = MemoryKernel::default();
         kernel.state().refused = Some(ID.parse().unwrap());
-        let mut world = World::start(&kernel).await;
-        world.say(&[virtual_server(ID, &[ONE])]);
+        let mut world = TestDataPlane::start(&kernel).await;
+        world.publish(&[virtual_server(ID, &[ONE])]);
         let address = world.wait_for(|address| address.prefix == RANGE).await;
         assert_eq!(address.missing_step(), MissingStep::Programmed);
         assert_eq!(address.detail, "tcp/10.1.1.10:8080: refused by a test");
@@ -72,7 +72,7 @@ fn an_address_below_its_minimum_stops_serving_and_reports_the_reason() {
     run(|| async {
         let one = real_server(ONE).await;
         let kernel = MemoryKernel::default();
-        let mut world = World::serving(&kernel, &[virtual_server(ID, &[ONE])]).await;
+        let mut world = TestDataPlane::serving(&kernel, &[virtual_server(ID, &[ONE])]).await;
         drop(one);
         let address = world.wait_for(|address| !address.serving).await;
         assert_eq!(address.missing_step(), MissingStep::Healthy);
@@ -87,10 +87,10 @@ fn an_address_does_not_serve_before_the_first_health_check() {
     run(|| async {
         let _one = real_server(ONE).await;
         let kernel = MemoryKernel::default();
-        let mut world = World::start(&kernel).await;
+        let mut world = TestDataPlane::start(&kernel).await;
         let mut server = virtual_server(ID, &[ONE]);
         server.health_check.as_mut().unwrap().initial_jitter = Duration::from_secs(3600);
-        world.say(std::slice::from_ref(&server));
+        world.publish(std::slice::from_ref(&server));
         let address = world.wait_for(|address| address.prefix == RANGE).await;
         assert_eq!(address.missing_step(), MissingStep::Checked);
         assert_eq!(
@@ -99,7 +99,7 @@ fn an_address_does_not_serve_before_the_first_health_check() {
             "the real server is programmed with weight 0"
         );
         server.health_check = None;
-        world.say(&[server]);
+        world.publish(&[server]);
         world.wait_until_serving(RANGE).await;
     });
 }
@@ -109,13 +109,13 @@ fn a_new_virtual_server_does_not_stop_a_serving_address() {
     run(|| async {
         let _one = real_server(ONE).await;
         let kernel = MemoryKernel::default();
-        let mut world = World::start(&kernel).await;
+        let mut world = TestDataPlane::start(&kernel).await;
         let first = virtual_server(ID, &[ONE]);
-        world.say(std::slice::from_ref(&first));
+        world.publish(std::slice::from_ref(&first));
         world.wait_until_serving(RANGE).await;
         let mut second = virtual_server("tcp/10.1.1.11:8080", &[TWO]);
         second.health_check.as_mut().unwrap().initial_jitter = Duration::from_secs(3600);
-        world.say(&[first, second]);
+        world.publish(&[first, second]);
         let address = world.wait_for(|address| address.virtual_servers == 2).await;
         assert!(address.serving, "{address:?}");
     });
@@ -126,7 +126,7 @@ fn the_last_desired_set_is_kept_until_discovery_is_reachable_again() {
     run(|| async {
         let _one = real_server(ONE).await;
         let kernel = MemoryKernel::default();
-        let mut world = World::serving(&kernel, &[virtual_server(ID, &[ONE])]).await;
+        let mut world = TestDataPlane::serving(&kernel, &[virtual_server(ID, &[ONE])]).await;
         let address = world.stop_discovery();
         timeout(LIMIT, async {
             while !world
@@ -143,7 +143,7 @@ fn the_last_desired_set_is_kept_until_discovery_is_reachable_again() {
         assert!(world.readiness.is_ready(), "{}", world.readiness.report());
 
         world.restart_discovery(address).await;
-        world.say(&[]);
+        world.publish(&[]);
         world.wait_for_kernel(|state| state.table.is_empty()).await;
     });
 }
@@ -156,15 +156,15 @@ fn an_address_that_moves_into_or_out_of_a_range_stays_local_throughout() {
         let mut alone = in_range.clone();
         alone.service_ranges.clear();
         let kernel = MemoryKernel::default();
-        let mut world = World::start(&kernel).await;
-        world.discovery().say(&alone);
+        let mut world = TestDataPlane::start(&kernel).await;
+        world.discovery().publish(&alone);
         world.wait_until_serving("10.1.1.10/32").await;
         for (set, added, removed) in [
             (&in_range, RANGE, "10.1.1.10/32"),
             (&alone, "10.1.1.10/32", RANGE),
         ] {
             kernel.take_writes();
-            world.discovery().say(set);
+            world.discovery().publish(set);
             world.wait_until_serving(added).await;
             let local = [added.parse().unwrap()].into();
             world.wait_for_kernel(|state| state.local == local).await;
@@ -182,9 +182,9 @@ fn an_invalid_object_keeps_its_last_valid_state() {
     run(|| async {
         let _one = real_server(ONE).await;
         let kernel = MemoryKernel::default();
-        let mut world = World::start(&kernel).await;
+        let mut world = TestDataPlane::start(&kernel).await;
         let server = virtual_server(ID, &[ONE]);
-        world.say(std::slice::from_ref(&server));
+        world.publish(std::slice::from_ref(&server));
         world.wait_until_serving(RANGE).await;
         let range = desired(&[]).service_ranges.first().copied().unwrap();
         let mut broken = events(&DesiredChange::PutVirtualServer(server));
@@ -214,7 +214,7 @@ fn an_oversized_virtual_server_does_not_delay_the_others() {
     run(|| async {
         let (_one, _two) = (real_server(ONE).await, real_server(TWO).await);
         let kernel = MemoryKernel::default();
-        let mut world = World::start(&kernel).await;
+        let mut world = TestDataPlane::start(&kernel).await;
         // One real server more than the maximum.
         let mut oversized = virtual_server("tcp/[fd00:1::1]:8080", &[]);
         oversized.scheduler = Scheduler::Rr;
@@ -256,10 +256,10 @@ fn a_stream_that_breaks_before_synced_is_reopened_after_growing_pauses() {
         let kernel = MemoryKernel::default();
         let discovery = FakeDiscovery::start("127.0.0.1:0").await;
         discovery.break_streams(true);
-        discovery.say(&desired(&[]));
+        discovery.publish(&desired(&[]));
         let mut opened = discovery.opened();
         let begin = std::time::Instant::now();
-        let mut world = World::start_with(&kernel, discovery).await;
+        let mut world = TestDataPlane::start_with(&kernel, discovery).await;
         let sixth = timeout(LIMIT, opened.wait_for(|count| *count >= 6)).await;
         drop(sixth.unwrap().unwrap());
         // The five pauses are 20, 40, 80, 160 and 320 ms, each shortened by at most a fifth.
@@ -267,7 +267,7 @@ fn a_stream_that_breaks_before_synced_is_reopened_after_growing_pauses() {
         assert!(elapsed >= Duration::from_millis(490), "{elapsed:?}");
         let _one = real_server(ONE).await;
         world.discovery().break_streams(false);
-        world.say(&[virtual_server(ID, &[ONE])]);
+        world.publish(&[virtual_server(ID, &[ONE])]);
         world.wait_until_serving(RANGE).await;
     });
 }
@@ -276,7 +276,7 @@ fn a_stream_that_breaks_before_synced_is_reopened_after_growing_pauses() {
 fn a_watch_without_changes_gets_heartbeats() {
     run(|| async {
         let kernel = MemoryKernel::default();
-        let mut world = World::start(&kernel).await;
+        let mut world = TestDataPlane::start(&kernel).await;
         let request = WatchServiceAddressesRequest {
             heartbeat_interval: Duration::from_millis(1).try_into().ok(),
         };
@@ -305,8 +305,8 @@ fn the_data_plane_lingers_after_the_stop_request_while_an_announcer_watches() {
     run(|| async {
         let one = real_server(ONE).await;
         let kernel = MemoryKernel::default();
-        let mut world = World::start_lingering(&kernel, Duration::from_secs(3600)).await;
-        world.say(&[virtual_server(ID, &[ONE])]);
+        let mut world = TestDataPlane::start_lingering(&kernel, Duration::from_secs(3600)).await;
+        world.publish(&[virtual_server(ID, &[ONE])]);
         world.wait_until_serving(RANGE).await;
         let request = WatchServiceAddressesRequest::default();
         let announcer = world.client.watch_service_addresses(request).await.unwrap();

@@ -6,7 +6,7 @@ use daemon_api::dataplane::v1::{
     ListServiceAddressesRequest, ListVirtualServersRequest, WatchServiceAddressesRequest,
     WatchVirtualServersRequest, watch_virtual_servers_response::Event,
 };
-use data_plane_testbed::{FakeDiscovery, LIMIT, ONE, World, desired, run, virtual_server};
+use data_plane_testbed::{FakeDiscovery, LIMIT, ONE, TestDataPlane, desired, run, virtual_server};
 use tokio::time::timeout;
 use tonic::Code;
 
@@ -19,12 +19,12 @@ const IDS: [&str; 3] = [
 ];
 
 /// Starts a data plane with three virtual servers outside of service ranges.
-async fn world() -> World<MemoryKernel> {
+async fn world() -> TestDataPlane<MemoryKernel> {
     let discovery = FakeDiscovery::start("127.0.0.1:0").await;
     let mut set = desired(&IDS.map(|id| virtual_server(id, &[ONE])));
     set.service_ranges.clear();
-    discovery.say(&set);
-    let mut world = World::start_with(&MemoryKernel::default(), discovery).await;
+    discovery.publish(&set);
+    let mut world = TestDataPlane::start_with(&MemoryKernel::default(), discovery).await;
     let watch = world
         .client
         .watch_virtual_servers(WatchVirtualServersRequest {});

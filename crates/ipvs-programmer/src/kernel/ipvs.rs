@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
-use data_plane::Connections;
+use data_plane::ConnectionCounts;
 use netlink_packet_generic::{
     GenlMessage,
     ctrl::{GenlCtrl, GenlCtrlCmd, nlas::GenlCtrlAttrs},
@@ -107,7 +107,7 @@ impl Ipvs {
     pub(super) fn read_connections(
         &mut self,
         key: EntryKey,
-    ) -> Result<BTreeMap<SocketAddr, Connections>, IpvsKernelError> {
+    ) -> Result<BTreeMap<SocketAddr, ConnectionCounts>, IpvsKernelError> {
         let real_servers = self.read_real_servers(key)?.unwrap_or_default();
         Ok(real_servers
             .into_iter()

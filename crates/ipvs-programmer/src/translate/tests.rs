@@ -91,7 +91,7 @@ proptest! {
     ) {
         let address = SocketAddr::new(address.ip(), address.port());
         let request = request(&TableChange::AddRealServer(key, address, entry));
-        let expected = (address, entry, Connections::default());
+        let expected = (address, entry, ConnectionCounts::default());
         prop_assert_eq!(real_server(&request, key.family()), Some(expected));
     }
 }

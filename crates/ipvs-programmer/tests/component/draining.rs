@@ -1,12 +1,14 @@
 //! Tests of draining real servers.
 
-use data_plane::Connections;
-use data_plane_testbed::{ID, Kernel, ONE, RANGE, State, TWO, World, run, virtual_server};
+use data_plane::ConnectionCounts;
+use data_plane_testbed::{
+    ID, ONE, RANGE, TWO, TestDataPlane, TestKernel, TestKernelState, run, virtual_server,
+};
 use virtual_server::{VirtualServer, VirtualServerId, Weight};
 
 use crate::fake_kernel::{self, FakeIpvsKernel};
 
-type Serving = data_plane_testbed::Serving<FakeIpvsKernel>;
+type DrainFixture = data_plane_testbed::DrainFixture<FakeIpvsKernel>;
 
 #[test]
 fn a_new_table_places_a_draining_real_server_by_its_configured_weight_like_an_existing_table() {
@@ -16,7 +18,7 @@ fn a_new_table_places_a_draining_real_server_by_its_configured_weight_like_an_ex
             server.real_servers[0].state = virtual_server::RealServerState::Draining;
         };
         // An existing table: the real server was in service before it drains.
-        let serving = Serving::start(|_| {}).await;
+        let serving = DrainFixture::start(|_| {}).await;
         let mut draining = serving.settings.clone();
         set_weight_5_and_draining(&mut draining);
         let change = |weight: u32| {
@@ -24,7 +26,7 @@ fn a_new_table_places_a_draining_real_server_by_its_configured_weight_like_an_ex
             move |write: &String| write.contains(&real_server)
         };
         serving.kernel.take_writes();
-        serving.world.say(std::slice::from_ref(&draining));
+        serving.world.publish(std::slice::from_ref(&draining));
         serving.wait_for_weight(Some(0)).await;
         let writes = serving.kernel.take_writes();
         assert!(change(5)(&writes[0]), "{writes:#?}");
@@ -33,14 +35,14 @@ fn a_new_table_places_a_draining_real_server_by_its_configured_weight_like_an_ex
         // server possibly no longer listens.
         draining.real_servers[0].weight = Weight(3);
         draining.real_servers[1].weight = Weight(2);
-        serving.world.say(std::slice::from_ref(&draining));
+        serving.world.publish(std::slice::from_ref(&draining));
         serving.world.wait_for_weight(ID, TWO, Some(2)).await;
         let writes = serving.kernel.take_writes();
         assert_eq!(writes.len(), 1, "{writes:#?}");
         let discovery = serving.world.stop().await.unwrap();
         // A new table: the real server already drains when the table is written.
         let kernel = FakeIpvsKernel::default();
-        let mut world = World::start_with(&kernel, discovery).await;
+        let mut world = TestDataPlane::start_with(&kernel, discovery).await;
         world.wait_until_serving(RANGE).await;
         let writes = kernel.take_writes();
         let added = writes.iter().position(change(3)).unwrap();
@@ -65,7 +67,7 @@ fn a_real_server_of_a_port_range_continues_to_drain_after_a_restart() {
         };
         let (one, two) = ("10.244.0.1:0", "10.244.0.2:0");
         let kernel = FakeIpvsKernel::default();
-        let connections = Connections {
+        let connections = ConnectionCounts {
             active: 1,
             inactive: 0,
         };
@@ -76,8 +78,8 @@ fn a_real_server_of_a_port_range_continues_to_drain_after_a_restart() {
             let mut existing = entries.filter_map(|entry| entry.real_servers.get(&address));
             existing.next().map(|real_server| real_server.weight)
         };
-        let world = World::serving(&kernel, &[of_range(&[one, two])]).await;
-        world.say(&[of_range(&[two])]);
+        let world = TestDataPlane::serving(&kernel, &[of_range(&[one, two])]).await;
+        world.publish(&[of_range(&[two])]);
         world
             .wait_for_kernel(|state| weight(state) == Some(0))
             .await;

@@ -7,8 +7,8 @@ use std::{
 };
 
 use daemon_runtime::{Daemon, ListenAddress};
-use data_plane::{Config, Connections};
-use data_plane_testbed::Kernel;
+use data_plane::{Config, ConnectionCounts};
+use data_plane_testbed::TestKernel;
 use ipnet::IpNet;
 use ipvs_programmer::{
     IpvsKernelError, NetlinkError,
@@ -32,7 +32,7 @@ pub(crate) struct FakeKernelState {
     pub(crate) sysctls: BTreeMap<String, String>,
     /// The sysctl that cannot be written.
     pub(crate) read_only_sysctl: Option<&'static str>,
-    pub(crate) connections: BTreeMap<SocketAddr, Connections>,
+    pub(crate) connections: BTreeMap<SocketAddr, ConnectionCounts>,
     /// All writes in order.
     pub(crate) writes: Vec<String>,
     pub(crate) without_nftables: bool,
@@ -47,7 +47,7 @@ pub(crate) struct FakeKernelState {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct FakeIpvsKernel(Arc<Mutex<FakeKernelState>>);
 
-impl Kernel for FakeIpvsKernel {
+impl TestKernel for FakeIpvsKernel {
     type State = FakeKernelState;
 
     async fn start(&self, config: Config, daemon: &mut Daemon) -> ListenAddress {
@@ -60,14 +60,14 @@ impl Kernel for FakeIpvsKernel {
     }
 }
 
-impl data_plane_testbed::State for FakeKernelState {
+impl data_plane_testbed::TestKernelState for FakeKernelState {
     fn weight(&self, id: &str, real_server: &str) -> Option<u32> {
         let entry = self.table.entries.get(&key(id))?;
         let real_server = entry.real_servers.get(&real_server.parse().unwrap())?;
         Some(real_server.weight)
     }
 
-    fn connections(&mut self) -> &mut BTreeMap<SocketAddr, Connections> {
+    fn connections(&mut self) -> &mut BTreeMap<SocketAddr, ConnectionCounts> {
         &mut self.connections
     }
 
@@ -132,7 +132,7 @@ impl ConnectionTable for FakeIpvsKernel {
     fn read_connections(
         &mut self,
         key: EntryKey,
-    ) -> Result<BTreeMap<SocketAddr, Connections>, IpvsKernelError> {
+    ) -> Result<BTreeMap<SocketAddr, ConnectionCounts>, IpvsKernelError> {
         let state = self.state();
         let Some(entry) = state.table.entries.get(&key) else {
             return Ok(BTreeMap::new());

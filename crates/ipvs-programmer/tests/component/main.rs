@@ -8,9 +8,10 @@ mod fake_kernel;
 use std::time::Duration;
 
 use daemon_api::dataplane::v1::{Health, MissingStep, ServiceAddress};
-use data_plane::Connections;
+use data_plane::ConnectionCounts;
 use data_plane_testbed::{
-    ID, Kernel, ONE, RANGE, State, TWO, World, desired, real_server, run, virtual_server,
+    ID, ONE, RANGE, TWO, TestDataPlane, TestKernel, TestKernelState, desired, real_server, run,
+    virtual_server,
 };
 use virtual_server::{
     Entry, EntryKey, EntryScheduler, EntrySettings, FailureAction, ForwardingMethod,
@@ -43,8 +44,8 @@ fn a_virtual_server_gets_first_the_guard_then_the_table_entry_then_the_local_add
     run(|| async {
         let (_one, _two) = (real_server(ONE).await, real_server(TWO).await);
         let kernel = FakeIpvsKernel::default();
-        let mut world = World::start(&kernel).await;
-        world.say(&[virtual_server(ID, &[ONE, TWO])]);
+        let mut world = TestDataPlane::start(&kernel).await;
+        world.publish(&[virtual_server(ID, &[ONE, TWO])]);
         let address = world.wait_until_serving(RANGE).await;
         assert_eq!(address.detail, "1 of 1 virtual servers are serving");
         assert_eq!(address.virtual_servers, 1);
@@ -85,7 +86,7 @@ fn without_a_desired_set_the_kernel_is_not_changed() {
             .table
             .entries
             .insert(key(ID), foreign_entry());
-        let mut world = World::start(&kernel).await;
+        let mut world = TestDataPlane::start(&kernel).await;
         assert_eq!(world.service_addresses().await, []);
         // This is longer than several audit intervals.
         tokio::time::sleep(Duration::from_millis(500)).await;
@@ -101,15 +102,15 @@ fn a_restart_writes_nothing_and_continues_to_serve() {
         let one = real_server(ONE).await;
         let kernel = FakeIpvsKernel::default();
         let mut server = virtual_server(ID, &[ONE, TWO]);
-        let world = World::serving(&kernel, std::slice::from_ref(&server)).await;
+        let world = TestDataPlane::serving(&kernel, std::slice::from_ref(&server)).await;
         let discovery = world.stop().await.unwrap();
         kernel.take_writes();
 
         // The first check happens after an hour, so the weights come only from the existing entry.
         server.health_check.as_mut().unwrap().initial_jitter = Duration::from_secs(3600);
         drop(one);
-        discovery.say(&desired(&[server]));
-        let mut world = World::start_with(&kernel, discovery).await;
+        discovery.publish(&desired(&[server]));
+        let mut world = TestDataPlane::start_with(&kernel, discovery).await;
         world.wait_until_serving(RANGE).await;
         let real_servers = &world.virtual_servers().await[0].real_servers;
         let weights: Vec<_> = real_servers
@@ -143,7 +144,7 @@ fn owned_entries_that_are_not_desired_are_removed_and_foreign_entries_stay() {
             entries.insert(left_by_earlier_run, ours);
             state.local.insert("10.7.0.0/16".parse().unwrap());
         }
-        let _world = World::serving(&kernel, &[virtual_server(ID, &[ONE])]).await;
+        let _world = TestDataPlane::serving(&kernel, &[virtual_server(ID, &[ONE])]).await;
         let state = kernel.state();
         assert_eq!(state.table.entries.get(&foreign), Some(&foreign_entry()));
         assert_eq!(
@@ -160,11 +161,11 @@ fn a_failed_real_server_is_quiesced_or_removed_and_returns_when_it_is_healthy() 
     run(|| async {
         let (one, _two) = (real_server(ONE).await, real_server(TWO).await);
         let kernel = FakeIpvsKernel::default();
-        let mut world = World::start(&kernel).await;
+        let mut world = TestDataPlane::start(&kernel).await;
         let mut removing = virtual_server("tcp/10.1.1.11:8080", &[ONE, TWO]);
         removing.on_failure = FailureAction::Remove;
         let other = removing.id.to_string();
-        world.say(&[virtual_server(ID, &[ONE, TWO]), removing]);
+        world.publish(&[virtual_server(ID, &[ONE, TWO]), removing]);
         world.wait_until_serving(RANGE).await;
         world.wait_for_weight(&other, ONE, Some(1)).await;
         drop(one);
@@ -192,7 +193,7 @@ fn a_change_of_one_real_server_writes_one_change_to_the_kernel() {
     run(|| async {
         let (_one, _two) = (real_server(ONE).await, real_server(TWO).await);
         let kernel = FakeIpvsKernel::default();
-        let mut world = World::start(&kernel).await;
+        let mut world = TestDataPlane::start(&kernel).await;
         let mut servers: Vec<_> = (1..=50)
             .map(|last| {
                 let mut server = virtual_server(&format!("tcp/10.1.1.{last}:8080"), &[ONE, TWO]);
@@ -200,12 +201,12 @@ fn a_change_of_one_real_server_writes_one_change_to_the_kernel() {
                 server
             })
             .collect();
-        world.say(&servers);
+        world.publish(&servers);
         world.wait_until_serving(RANGE).await;
         kernel.take_writes();
         servers[7].real_servers[1].state = RealServerState::Draining;
         let id = servers[7].id.to_string();
-        world.say(&servers);
+        world.publish(&servers);
         world.wait_for_weight(&id, TWO, Some(0)).await;
         let writes = kernel.take_writes();
         assert_eq!(writes.len(), 1, "{writes:#?}");
@@ -218,12 +219,12 @@ fn a_removed_virtual_server_loses_its_local_address_before_its_entry() {
     run(|| async {
         let _one = real_server(ONE).await;
         let kernel = FakeIpvsKernel::default();
-        let mut world = World::start(&kernel).await;
+        let mut world = TestDataPlane::start(&kernel).await;
         let alone = virtual_server("tcp/10.5.0.1:8080", &[ONE]);
-        world.say(&[alone]);
+        world.publish(&[alone]);
         world.wait_until_serving("10.5.0.1/32").await;
         kernel.take_writes();
-        world.say(&[]);
+        world.publish(&[]);
         world
             .wait_for_kernel(|state| !state.table.entries.contains_key(&key("tcp/10.5.0.1:8080")))
             .await;
@@ -249,12 +250,12 @@ fn without_nftables_direct_routing_works_and_other_virtual_servers_report_the_re
         let _one = real_server(ONE).await;
         let kernel = FakeIpvsKernel::default();
         kernel.state().without_nftables = true;
-        let mut world = World::start(&kernel).await;
+        let mut world = TestDataPlane::start(&kernel).await;
         let mut masquerade = virtual_server("tcp/10.1.1.11:8080", &[ONE]);
         masquerade.forwarding_method = ForwardingMethod::Masquerade;
         let mut range = virtual_server("tcp/10.1.1.12:8000-8999", &["10.244.0.1:0"]);
         range.health_check = None;
-        world.say(&[virtual_server(ID, &[ONE]), masquerade, range]);
+        world.publish(&[virtual_server(ID, &[ONE]), masquerade, range]);
         let address = world.wait_until_serving(RANGE).await;
         assert_eq!(
             (address.virtual_servers, address.serving_virtual_servers),
@@ -294,10 +295,10 @@ fn a_failed_nftables_transaction_takes_no_virtual_server_out_of_service() {
             server
         };
         let kernel = FakeIpvsKernel::default();
-        let mut world = World::serving(&kernel, &[masquerade(ID)]).await;
+        let mut world = TestDataPlane::serving(&kernel, &[masquerade(ID)]).await;
         kernel.state().nftables_fails = true;
         const NEXT: &str = "tcp/10.1.1.11:8080";
-        world.say(&[masquerade(ID), masquerade(NEXT)]);
+        world.publish(&[masquerade(ID), masquerade(NEXT)]);
         let two = |address: &ServiceAddress| address.virtual_servers == 2;
         let address = world.wait_for(two).await;
         assert_eq!(
@@ -317,10 +318,10 @@ fn a_failed_nftables_transaction_takes_no_virtual_server_out_of_service() {
 fn a_port_range_is_programmed_as_an_entry_with_a_firewall_mark() {
     run(|| async {
         let kernel = FakeIpvsKernel::default();
-        let mut world = World::start(&kernel).await;
+        let mut world = TestDataPlane::start(&kernel).await;
         let mut server = virtual_server("udp/10.1.1.12:8000-8999", &["10.244.0.1:0"]);
         server.health_check = None;
-        world.say(&[server]);
+        world.publish(&[server]);
         world.wait_until_serving(RANGE).await;
         let mark = world.virtual_servers().await[0].firewall_mark;
         let state = kernel.state();
@@ -342,10 +343,10 @@ fn a_missing_scheduler_is_reported_with_its_module_and_tried_again() {
         let _one = real_server(ONE).await;
         let kernel = FakeIpvsKernel::default();
         kernel.state().without_mh = true;
-        let mut world = World::start(&kernel).await;
+        let mut world = TestDataPlane::start(&kernel).await;
         let mut other = virtual_server("tcp/10.5.0.1:8080", &[ONE]);
         other.scheduler = Scheduler::Wlc;
-        world.say(&[virtual_server(ID, &[ONE]), other]);
+        world.publish(&[virtual_server(ID, &[ONE]), other]);
         world.wait_until_serving("10.5.0.1/32").await;
         let address = world
             .wait_for(|address| address.missing_step() == MissingStep::Programmed)
@@ -367,8 +368,8 @@ fn a_down_loopback_interface_is_reported_and_the_local_address_is_added_when_it_
         let _one = real_server(ONE).await;
         let kernel = FakeIpvsKernel::default();
         kernel.state().lo_down = true;
-        let mut world = World::start(&kernel).await;
-        world.say(&[virtual_server(ID, &[ONE])]);
+        let mut world = TestDataPlane::start(&kernel).await;
+        world.publish(&[virtual_server(ID, &[ONE])]);
         let address = world
             .wait_for(|address| address.missing_step() == MissingStep::LocalAddress)
             .await;
@@ -388,7 +389,7 @@ fn after_a_lost_answer_the_entry_is_read_back_and_not_written_again() {
         let _one = real_server(ONE).await;
         let kernel = FakeIpvsKernel::default();
         kernel.state().lose_next_answer = true;
-        let _world = World::serving(&kernel, &[virtual_server(ID, &[ONE])]).await;
+        let _world = TestDataPlane::serving(&kernel, &[virtual_server(ID, &[ONE])]).await;
         let writes = kernel.take_writes();
         let added = writes
             .iter()
@@ -406,7 +407,7 @@ fn changes_of_another_program_are_repaired() {
     run(|| async {
         let _one = real_server(ONE).await;
         let kernel = FakeIpvsKernel::default();
-        let mut world = World::serving(&kernel, &[virtual_server(ID, &[ONE])]).await;
+        let mut world = TestDataPlane::serving(&kernel, &[virtual_server(ID, &[ONE])]).await;
         {
             let mut state = kernel.state();
             state.table.entries.remove(&key(ID));
@@ -434,7 +435,7 @@ fn a_foreign_entry_with_a_desired_key_is_changed_to_an_owned_entry() {
             .table
             .entries
             .insert(key(ID), foreign_entry());
-        let _world = World::serving(&kernel, &[virtual_server(ID, &[ONE])]).await;
+        let _world = TestDataPlane::serving(&kernel, &[virtual_server(ID, &[ONE])]).await;
         assert!(kernel.state().table.entries[&key(ID)].settings.owned);
         let writes = kernel.take_writes();
         assert!(
@@ -449,7 +450,7 @@ fn listed_real_servers_have_the_kernels_connection_counters() {
     run(|| async {
         let _one = real_server(ONE).await;
         let kernel = FakeIpvsKernel::default();
-        let counters = Connections {
+        let counters = ConnectionCounts {
             active: 12,
             inactive: 34,
         };
@@ -457,7 +458,7 @@ fn listed_real_servers_have_the_kernels_connection_counters() {
             .state()
             .connections
             .insert(ONE.parse().unwrap(), counters);
-        let mut world = World::serving(&kernel, &[virtual_server(ID, &[ONE])]).await;
+        let mut world = TestDataPlane::serving(&kernel, &[virtual_server(ID, &[ONE])]).await;
         let real = &world.virtual_servers().await[0].real_servers[0];
         assert_eq!(
             (real.active_connections, real.inactive_connections),
@@ -477,11 +478,11 @@ fn missing_sysctls_that_masquerade_needs_are_set() {
             .state()
             .sysctls
             .insert("net/ipv4/vs/sloppy_tcp".into(), "1".into());
-        let mut world = World::start(&kernel).await;
+        let mut world = TestDataPlane::start(&kernel).await;
         let mut server = virtual_server(ID, &[ONE]);
         server.forwarding_method = ForwardingMethod::Masquerade;
         assert_eq!(server.id.protocol, Protocol::Tcp);
-        world.say(&[server]);
+        world.publish(&[server]);
         world.wait_until_serving(RANGE).await;
         let writes = kernel.take_writes();
         assert!(
@@ -506,13 +507,13 @@ fn a_masquerade_virtual_server_is_not_served_until_ip_forward_is_set() {
         let _one = real_server(ONE).await;
         let kernel = FakeIpvsKernel::default();
         kernel.state().read_only_sysctl = Some(FORWARD);
-        let mut world = World::start(&kernel).await;
+        let mut world = TestDataPlane::start(&kernel).await;
         let mut server = virtual_server(ID, &[ONE]);
-        world.say(std::slice::from_ref(&server));
+        world.publish(std::slice::from_ref(&server));
         world.wait_until_serving(RANGE).await;
         // The existing entry has to be removed: with Masquerade, clients would get no answer.
         server.forwarding_method = ForwardingMethod::Masquerade;
-        world.say(&[server]);
+        world.publish(&[server]);
         world
             .wait_for(|address| !address.serving && address.detail.contains("ip_forward"))
             .await;
@@ -530,12 +531,12 @@ fn a_udp_virtual_server_is_not_served_without_expire_nodest_conn_and_removes_fai
         let (one, _two) = (real_server(ONE).await, real_server(TWO).await);
         let kernel = FakeIpvsKernel::default();
         kernel.state().read_only_sysctl = Some(EXPIRE);
-        let mut world = World::start(&kernel).await;
+        let mut world = TestDataPlane::start(&kernel).await;
         let mut server = virtual_server(id, &[ONE, TWO]);
         server.health_check.as_mut().unwrap().kind = HealthCheckKind::TcpConnect {
             port: 8080.try_into().ok(),
         };
-        world.say(std::slice::from_ref(&server));
+        world.publish(std::slice::from_ref(&server));
         world
             .wait_for(|address| !address.serving && address.detail.contains("expire_nodest_conn"))
             .await;
@@ -548,7 +549,7 @@ fn a_udp_virtual_server_is_not_served_without_expire_nodest_conn_and_removes_fai
         drop(one);
         world.wait_for_weight(id, ONE, None).await;
         server.real_servers[1].state = RealServerState::Draining;
-        world.say(&[server]);
+        world.publish(&[server]);
         world.wait_for_weight(id, TWO, None).await;
         let written = kernel.take_writes();
         let quiesced = written.iter().find(|write| write.contains("SetRealServer"));

@@ -11,11 +11,14 @@ use virtual_server::{
 };
 
 use super::{
-    Content, Document, Entry,
+    Content, VirtualServersDocument, VirtualServersEntry,
     places::{EntryIndexes, Places},
 };
 
-pub(super) fn content(document: Document, text: &str) -> Result<Content, Problems<Problem>> {
+pub(super) fn content(
+    document: VirtualServersDocument,
+    text: &str,
+) -> Result<Content, Problems<Problem>> {
     let mut reader = DocumentReader {
         places: LazyCell::new(Box::new(|| Places::of(text))),
         service_ranges: BTreeMap::new(),
@@ -69,7 +72,7 @@ impl DocumentReader<'_> {
     }
 
     /// Adds the virtual servers of one entry to the desired set.
-    fn take_entry(&mut self, index: usize, entry: &Entry) {
+    fn take_entry(&mut self, index: usize, entry: &VirtualServersEntry) {
         let mut origin = EntryIndexes {
             entry: index,
             ..EntryIndexes::default()
@@ -149,7 +152,7 @@ impl DocumentReader<'_> {
     fn take_virtual_server(
         &mut self,
         origin: EntryIndexes,
-        entry: &Entry,
+        entry: &VirtualServersEntry,
         mut server: VirtualServer,
     ) {
         let id = server.id;
@@ -208,7 +211,12 @@ impl DocumentReader<'_> {
         });
     }
 
-    fn place_of(&self, field: FieldPath, origin: EntryIndexes, entry: &Entry) -> Option<Place> {
+    fn place_of(
+        &self,
+        field: FieldPath,
+        origin: EntryIndexes,
+        entry: &VirtualServersEntry,
+    ) -> Option<Place> {
         let FieldPath::VirtualServer(_, field) = field else {
             return None;
         };
@@ -223,7 +231,7 @@ impl DocumentReader<'_> {
     }
 }
 
-fn options(entry: &Entry) -> Options {
+fn options(entry: &VirtualServersEntry) -> Options {
     Options {
         scheduler: Some(entry.scheduler),
         scheduler_flags: entry.scheduler_flags,

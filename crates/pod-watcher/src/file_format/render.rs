@@ -5,7 +5,7 @@ use virtual_server::{
     SchedulerFlags, VirtualServer,
 };
 
-use super::{Document, Entry, Persistence};
+use super::{EntryPersistence, VirtualServersDocument, VirtualServersEntry};
 
 /// Returns the document of a desired set, without the fields that have their default. [`parse`] of
 /// the document returns an equal desired set.
@@ -13,12 +13,16 @@ use super::{Document, Entry, Persistence};
 /// [`parse`]: super::parse
 #[must_use]
 pub fn render(desired: &DesiredSet) -> String {
-    let entries = desired.virtual_servers.values().map(Entry::from);
-    let document = Document::new(desired.service_ranges.iter().map(|range| range.prefix));
-    entries.fold(document, Document::with).text()
+    let entries = desired
+        .virtual_servers
+        .values()
+        .map(VirtualServersEntry::from);
+    let document =
+        VirtualServersDocument::new(desired.service_ranges.iter().map(|range| range.prefix));
+    entries.fold(document, VirtualServersDocument::with).text()
 }
 
-impl From<&VirtualServer> for Entry {
+impl From<&VirtualServer> for VirtualServersEntry {
     fn from(server: &VirtualServer) -> Self {
         let longest = if server.id.address.is_ipv4() { 32 } else { 128 };
         let differing = |number: u8| Some(number).filter(|number| *number != longest);
@@ -31,7 +35,7 @@ impl From<&VirtualServer> for Entry {
             scheduler_flags: scheduler_flags(server.scheduler),
             forwarding_method: server.forwarding_method,
             tunnel_kind: None,
-            persistence: server.persistence.map(|persistence| Persistence {
+            persistence: server.persistence.map(|persistence| EntryPersistence {
                 timeout: persistence.timeout,
                 client_prefix_length: differing(persistence.client_prefix_length),
             }),

@@ -100,11 +100,11 @@ impl ScopeEvent {
     pub(crate) fn new<K: Converted>(scope: &Arc<Scope>, watched: WatchEvent<K>) -> Self {
         let input = |input| ScopeEventKind::Input(Box::new(input));
         let kind = match watched {
-            WatchEvent::Began => input(Input::Restarted((**scope).clone())),
+            WatchEvent::ListStarted => input(Input::Restarted((**scope).clone())),
             WatchEvent::Put(object) => input(object.put()),
             WatchEvent::Deleted(object) => input(object.deleted()),
             WatchEvent::Listed => input(Input::RestartedDone((**scope).clone())),
-            WatchEvent::Trouble(description) => ScopeEventKind::Failed(description),
+            WatchEvent::Failed(description) => ScopeEventKind::Failed(description),
             WatchEvent::Recovered => ScopeEventKind::Recovered,
         };
         Self {

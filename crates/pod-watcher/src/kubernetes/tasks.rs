@@ -9,7 +9,7 @@ use k8s_openapi::api::{
 };
 use kubernetes_client::{
     grant::Resource,
-    watch::{Follow, Watchable},
+    watch::{ListWatch, Watchable},
 };
 use service_catalog::{
     catalog::Catalog,
@@ -85,7 +85,7 @@ impl ScopeWatch<'_> {
         label_selector: Option<String>,
     ) -> impl Future<Output = Result<(), Infallible>> + Send + use<K> {
         let namespace = self.scope.namespace.as_deref().map(str::to_owned);
-        let follow = Follow {
+        let follow = ListWatch {
             origin: self.config.origin.clone(),
             resource: Resource::of::<K>(namespace),
             label_selector,

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use bgp_packet::{AddPathMode, Family};
 use bgp_rib::{PrefixFilter, PrefixRule};
-use bgp_session::FamilySettings;
+use bgp_session::OfferedFamily;
 use bgp_speaker::Md5Key;
 use daemon_runtime::{config_file::Problem, in_words};
 use serde_saphyr::Spanned;
@@ -111,7 +111,7 @@ pub(super) fn minimum_hold_time(
     }
 }
 
-pub(super) fn families(group: &document::PeerGroupFields) -> Result<Vec<FamilySettings>, Problem> {
+pub(super) fn families(group: &document::PeerGroupFields) -> Result<Vec<OfferedFamily>, Problem> {
     let add_path = match group.add_path {
         AddPathName::None => None,
         AddPathName::Receive => Some(AddPathMode::Receive),
@@ -123,7 +123,7 @@ pub(super) fn families(group: &document::PeerGroupFields) -> Result<Vec<FamilySe
             FamilyName::Ipv4 => Family::Ipv4Unicast,
             FamilyName::Ipv6 => Family::Ipv6Unicast,
         };
-        FamilySettings { family, add_path }
+        OfferedFamily { family, add_path }
     };
     let Some(families) = &group.families else {
         return Ok([FamilyName::Ipv4, FamilyName::Ipv6]

@@ -12,8 +12,8 @@ use bgp_packet::{AddPathMode, Asn, ClusterId, IpNet, PathAttributes, PathId, Rou
 use bgp_rib::{ExportPolicy, ImportPolicy};
 use bgp_session::SessionState;
 use bgp_speaker::{
-    Change, Changes, Configuration, GroupConfig, PathStatus, PeerConfig, PeerStatus, SessionConfig,
-    Speaker, SpeakerConfig, SpeakerHandle,
+    BgpSpeaker, Configuration, GroupConfig, PathStatus, PeerConfig, PeerStatus, SessionConfig,
+    SpeakerChange, SpeakerChanges, SpeakerConfig, SpeakerHandle,
 };
 use daemon_api::{
     bgp::v1 as bgp,
@@ -189,7 +189,7 @@ pub(crate) struct TestPeer {
     pub(crate) handle: SpeakerHandle,
     pub(crate) listens_on: Option<SocketAddr>,
     task: JoinHandle<()>,
-    changes: Changes,
+    changes: SpeakerChanges,
     pub(crate) peers: BTreeMap<String, PeerStatus>,
     pub(crate) paths: BTreeMap<(IpNet, Option<PathId>), PathStatus>,
     /// Number of paths that the reflector has withdrawn.
@@ -248,7 +248,7 @@ impl TestPeer {
     }
 
     async fn start(address: [u8; 4], listen: Vec<SocketAddr>, peers: Configuration) -> Self {
-        let speaker = Speaker::bind(SpeakerConfig {
+        let speaker = BgpSpeaker::bind(SpeakerConfig {
             local_asn: ASN,
             router_id: RouterId(address.into()),
             cluster_id: ClusterId(address.into()),
@@ -302,22 +302,22 @@ impl TestPeer {
         soon(what, follow).await;
     }
 
-    fn apply(&mut self, change: Change) {
+    fn apply(&mut self, change: SpeakerChange) {
         match change {
-            Change::Peer(peer) => {
+            SpeakerChange::Peer(peer) => {
                 self.peers.insert(peer.name.clone(), *peer);
             }
-            Change::PeerRemoved(name) => {
+            SpeakerChange::PeerRemoved(name) => {
                 self.peers.remove(&name);
             }
-            Change::Path(path) => {
+            SpeakerChange::Path(path) => {
                 self.paths.insert((path.prefix, path.path_id), path);
             }
-            Change::PathRemoved(path) => {
+            SpeakerChange::PathRemoved(path) => {
                 self.withdrawn += 1;
                 self.paths.remove(&(path.prefix, path.path_id));
             }
-            Change::Synced => {}
+            SpeakerChange::Synced => {}
         }
     }
 

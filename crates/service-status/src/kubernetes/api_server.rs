@@ -1,11 +1,11 @@
-//! Connection to the API server and logging of write failures.
+//! ApiServerConnection to the API server and logging of write failures.
 
 use std::{fmt, time::Duration};
 
 use kube::Client;
 use kubernetes_client::{
-    client::{self, Connection, Origin},
-    grant::Asked,
+    client::{self, ApiServerConnection, ApiServerOrigin},
+    grant::ApiRequest,
 };
 
 use crate::metrics::StatusMetrics;
@@ -20,8 +20,8 @@ const SILENCE: Duration = Duration::from_secs(20);
 
 /// The connection of one task to the API server.
 pub(crate) struct ApiServer {
-    origin: Origin,
-    connection: Option<Connection>,
+    origin: ApiServerOrigin,
+    connection: Option<ApiServerConnection>,
     pub(crate) metrics: StatusMetrics,
 }
 
@@ -33,7 +33,7 @@ pub(crate) struct FailureLog {
 }
 
 impl ApiServer {
-    pub(crate) fn new(origin: Origin, metrics: StatusMetrics) -> Self {
+    pub(crate) fn new(origin: ApiServerOrigin, metrics: StatusMetrics) -> Self {
         Self {
             origin,
             connection: None,
@@ -75,12 +75,12 @@ impl ApiServer {
     pub(crate) async fn refused(
         &mut self,
         error: &kube::Error,
-        asked: &Asked<'_>,
+        asked: &ApiRequest<'_>,
         problems: &mut FailureLog,
     ) {
         self.failed(error).await;
         problems.log_failure(&self.metrics, &client::label(error), || {
-            client::in_words(error, &self.url(), asked)
+            client::describe_error(error, &self.url(), asked)
         });
     }
 

@@ -9,8 +9,8 @@ use k8s_openapi::{
 };
 use kube::{Api, api::PostParams};
 use kubernetes_client::{
-    client::innermost,
-    grant::{Asked, Resource},
+    client::root_cause,
+    grant::{ApiRequest, Resource},
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -65,7 +65,7 @@ impl LeaseCandidate {
                 Ok(Ok(())) => tracing::info!(lease = self.name, "released the Lease"),
                 Ok(Err(error)) => {
                     tracing::info!(
-                        error = innermost(&error),
+                        error = root_cause(&error),
                         "cannot release the Lease; it expires by itself"
                     );
                 }
@@ -130,7 +130,7 @@ impl LeaseCandidate {
             // Another pod wrote the Lease first.
             Err(kube::Error::Api(status)) if status.code == 409 => failures.log_recovery(),
             Err(error) => {
-                let asked = Asked {
+                let asked = ApiRequest {
                     verb,
                     resource,
                     subresource: None,

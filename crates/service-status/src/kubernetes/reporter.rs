@@ -12,7 +12,7 @@ use kube::{
     Api,
     api::{DeleteParams, Patch, PatchParams},
 };
-use kubernetes_client::grant::{Asked, Resource};
+use kubernetes_client::grant::{ApiRequest, Resource};
 use serde_json::json;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -171,7 +171,7 @@ impl Reporter {
                 return false;
             }
         };
-        let asked = Asked {
+        let asked = ApiRequest {
             verb: "patch",
             resource: &Resource::of::<Lease>(Some(self.namespace.clone())),
             subresource: None,

@@ -30,10 +30,10 @@ use kube::{
     api::{ListParams, Patch, PatchParams, PostParams},
 };
 use kubernetes_client::{
-    client::{self, Origin},
-    grant::{Asked, Resource},
+    client::{self, ApiServerOrigin},
+    grant::{ApiRequest, Resource},
     metrics::RequestMetrics,
-    watch::{Follow, WatchEvent},
+    watch::{ListWatch, WatchEvent},
 };
 use serde_json::json;
 use service_catalog::model::ObjectKey;
@@ -74,7 +74,7 @@ const MAX_EVALUATED: usize = 256;
 pub(crate) struct StatusWriter {
     pub(crate) server: ApiServer,
     pub(crate) request_metrics: RequestMetrics,
-    pub(crate) origin: Origin,
+    pub(crate) origin: ApiServerOrigin,
     pub(crate) views: Views,
     /// The time until which this pod leads. `None` while it does not lead.
     pub(crate) leads: watch::Receiver<Option<Instant>>,
@@ -148,7 +148,7 @@ impl StatusWriter {
     /// pod are finished or left to another pod.
     async fn lead(&mut self, report_removed: &CancellationToken) -> bool {
         let (sender, mut events) = mpsc::channel(256);
-        let follow = Follow {
+        let follow = ListWatch {
             origin: self.origin.clone(),
             resource: Resource::of::<Lease>(Some(self.namespace.clone())),
             label_selector: Some(format!("{REPORT_LABEL}={}", self.lease_name)),
@@ -389,7 +389,7 @@ impl StatusWriter {
         };
         let result = answer(request).await;
         let resource = Resource::of::<Service>(Some(namespace.to_owned()));
-        let asked = Asked {
+        let asked = ApiRequest {
             verb: "patch",
             resource: &resource,
             subresource: Some("status"),
@@ -419,7 +419,7 @@ impl StatusWriter {
         let name = &occurrence.event.name;
         let namespace = occurrence.event.service.namespace();
         let resource = Resource::of::<KubernetesEvent>(Some(namespace.to_owned()));
-        let asked = Asked {
+        let asked = ApiRequest {
             verb: "create",
             resource: &resource,
             subresource: None,
@@ -453,7 +453,7 @@ impl StatusWriter {
         &mut self,
         result: Result<kube::Result<T>, String>,
         object: &'static str,
-        asked: &Asked<'_>,
+        asked: &ApiRequest<'_>,
         tolerated: &[u16],
     ) -> Result<Option<T>, WriteFailure> {
         let error = match result {
@@ -481,7 +481,7 @@ impl StatusWriter {
         };
         Err(WriteFailure {
             label: client::label(&error),
-            text: client::in_words(&error, &self.server.url(), asked),
+            text: client::describe_error(&error, &self.server.url(), asked),
             scope: match code {
                 None | Some(401 | 429) => FailureScope::Server,
                 Some(500..) => FailureScope::Transient,
@@ -524,11 +524,11 @@ fn ip_mode_of(answer: &Service) -> Option<IpMode> {
 /// Converts an event of the watch of Leases.
 fn report_event(event: WatchEvent<Lease>) -> ReportEvent {
     match event {
-        WatchEvent::Began => ReportEvent::Began,
+        WatchEvent::ListStarted => ReportEvent::Began,
         WatchEvent::Put(lease) => ReportEvent::Put(report_lease(lease)),
         WatchEvent::Deleted(lease) => ReportEvent::Deleted(lease.metadata.name.unwrap_or_default()),
         WatchEvent::Listed => ReportEvent::Listed,
-        WatchEvent::Trouble(trouble) => ReportEvent::Trouble(trouble),
+        WatchEvent::Failed(trouble) => ReportEvent::Trouble(trouble),
         WatchEvent::Recovered => ReportEvent::Recovered,
     }
 }

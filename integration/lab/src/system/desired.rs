@@ -2,7 +2,10 @@
 
 use std::{net::IpAddr, num::NonZeroU16, time::Duration};
 
-pub use pod_watcher::file_format::{Document as Desired, Entry as VirtualServer, Persistence};
+pub use pod_watcher::file_format::{
+    EntryPersistence as Persistence, VirtualServersDocument as Desired,
+    VirtualServersEntry as VirtualServer,
+};
 use virtual_server::{
     HealthCheckChoice, HealthCheckOptions, Ports, RealServer, RealServerHistory, RealServerState,
     Weight,

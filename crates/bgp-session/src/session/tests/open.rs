@@ -60,7 +60,7 @@ fn the_own_router_id_is_rejected_from_a_peer_of_the_same_as_only() {
 #[test]
 fn a_peer_without_a_common_family_is_rejected() {
     let settings = SessionSettings {
-        families: vec![FamilySettings {
+        families: vec![OfferedFamily {
             family: Family::Ipv6Unicast,
             add_path: None,
         }],
