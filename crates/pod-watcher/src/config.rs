@@ -5,8 +5,8 @@ use std::{collections::BTreeSet, net::IpAddr, path::PathBuf, time::Duration};
 use daemon_runtime::{ConfigError, ListenAddress, config_file::FileError};
 use kubernetes_client::client::ApiServerOrigin;
 use service_catalog::{
-    model::{Kind, Scope},
-    settings::{PodService, Settings},
+    model::{ObjectKind, WatchScope},
+    settings::{CatalogSettings, PodService},
 };
 use service_status::StatusConfig;
 use virtual_server::IpNet;
@@ -63,7 +63,7 @@ pub struct ClusterConfig {
     /// Namespace of the pod, or of the kubeconfig's context.
     pub namespace: String,
     /// Settings by which the catalog converts Services to virtual servers.
-    pub settings: Settings,
+    pub settings: CatalogSettings,
     /// Label selector of the Services. `None`: all Services.
     pub service_selector: Option<String>,
     /// Label selector of the pods. `None`: all pods.
@@ -155,7 +155,7 @@ impl ClusterConfig {
             })?;
         Ok(Self {
             origin,
-            settings: Settings {
+            settings: CatalogSettings {
                 scopes: scopes(args, &namespace),
                 reserved: address_of(&url).into_iter().collect(),
                 is_confined: true,
@@ -175,7 +175,7 @@ impl ClusterConfig {
 ///
 /// # Errors
 /// The value of a flag is invalid. The error has one line for each problem, with the flag.
-pub fn settings(args: &ClusterArgs) -> Result<Settings, ConfigError> {
+pub fn settings(args: &ClusterArgs) -> Result<CatalogSettings, ConfigError> {
     if let Some(name) = args.namespaces.iter().find(|name| !is_name(name)) {
         return Err(ConfigError(format!(
             "--namespaces: {name:?} is not the name of a namespace; write names of lowercase \
@@ -183,7 +183,7 @@ pub fn settings(args: &ClusterArgs) -> Result<Settings, ConfigError> {
              out for the own namespace"
         )));
     }
-    let settings = Settings {
+    let settings = CatalogSettings {
         load_balancer_class: args.load_balancer_class.clone(),
         service_ranges: args.service_ranges.iter().copied().collect(),
         pools: args.address_pools.clone(),
@@ -225,7 +225,7 @@ fn reserved_prefixes(allowed_prefixes: &[IpNet]) -> impl Iterator<Item = String>
 }
 
 /// Returns the scopes to list and watch: one for each kind of objects and each namespace.
-fn scopes(args: &ClusterArgs, own_namespace: &str) -> Vec<Scope> {
+fn scopes(args: &ClusterArgs, own_namespace: &str) -> Vec<WatchScope> {
     // A set, because the end of a list removes all other objects of its namespace: two lists of one
     // namespace would remove the objects of each other.
     let namespaces: BTreeSet<Option<Box<str>>> = if args.all_namespaces {
@@ -238,15 +238,15 @@ fn scopes(args: &ClusterArgs, own_namespace: &str) -> Vec<Scope> {
             .map(|namespace| Some(namespace.as_str().into()))
             .collect()
     };
-    let mut kinds = vec![Kind::Service, Kind::EndpointSlice];
+    let mut kinds = vec![ObjectKind::Service, ObjectKind::EndpointSlice];
     if args.pod_weights || args.pod_selector.is_some() {
-        kinds.push(Kind::Pod);
+        kinds.push(ObjectKind::Pod);
     }
     let mut scopes = Vec::new();
     for kind in kinds {
         for namespace in &namespaces {
             let namespace = namespace.clone();
-            scopes.push(Scope { kind, namespace });
+            scopes.push(WatchScope { kind, namespace });
         }
     }
     scopes

@@ -37,7 +37,7 @@ pub mod validate;
 use std::{convert::Infallible, time::Duration};
 
 use daemon_runtime::{Daemon, GrpcContract, ListenAddress};
-use service_status::{Cluster, End, StatusMetrics};
+use service_status::{ClusterAccess, EndSignals, StatusMetrics};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
@@ -56,7 +56,7 @@ use crate::{
 /// Time for the end of all tasks after the linger time.
 const DRAIN_MARGIN: Duration = Duration::from_secs(10);
 
-const _: () = assert!(service_status::LONGEST_END.as_millis() < DRAIN_MARGIN.as_millis());
+const _: () = assert!(service_status::LONGEST_SHUTDOWN.as_millis() < DRAIN_MARGIN.as_millis());
 
 const CONTRACT: GrpcContract = GrpcContract {
     services: &["portlb.discovery.v1.DiscoveryService"],
@@ -82,9 +82,9 @@ pub async fn start(config: Config, daemon: &mut Daemon) -> Result<ListenAddress,
             let metrics = ClusterMetrics::register(daemon.metrics());
             let source = tasks::source(&kubernetes.cluster, &metrics, daemon);
             let writes = StatusMetrics::register(daemon.metrics());
-            let end = End::default();
+            let end = EndSignals::default();
             if let Some(status) = kubernetes.status {
-                let cluster = Cluster {
+                let cluster = ClusterAccess {
                     origin: kubernetes.cluster.origin,
                     watch_timeout: kubernetes.cluster.watch_timeout,
                     requests: metrics.requests,
@@ -107,14 +107,14 @@ pub async fn start_with(
     linger: Duration,
     daemon: &mut Daemon,
 ) -> Result<ListenAddress, StartError> {
-    serve(source, grpc_listen, linger, End::default(), daemon).await
+    serve(source, grpc_listen, linger, EndSignals::default(), daemon).await
 }
 
 async fn serve(
     source: impl DesiredSetSource,
     grpc_listen: &ListenAddress,
     linger: Duration,
-    end: End,
+    end: EndSignals,
     daemon: &mut Daemon,
 ) -> Result<ListenAddress, StartError> {
     let step = daemon.readiness().step("source", index::NOT_READ);
@@ -135,8 +135,8 @@ async fn serve(
         watchers.close();
         // The linger time ends early when the last watcher leaves.
         match timeout(linger, watchers.wait()).await {
-            Ok(()) => end.unwatched.cancel(),
-            Err(_) => end.alone.cancel(),
+            Ok(()) => end.data_plane_ended.cancel(),
+            Err(_) => end.daemon_ended_alone.cancel(),
         }
         Ok::<_, Infallible>(())
     });

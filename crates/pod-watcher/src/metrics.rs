@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicU64;
 
 use daemon_runtime::{Counter, Family, Gauge, Histogram, Labels, Metrics};
 use kubernetes_client::metrics::RequestMetrics;
-use service_catalog::catalog::Counts;
+use service_catalog::catalog::CatalogCounts;
 
 use crate::index::DesiredSetSize;
 
@@ -153,7 +153,7 @@ impl ClusterMetrics {
         this
     }
 
-    pub(crate) fn set_counts(&self, counts: &Counts) {
+    pub(crate) fn set_counts(&self, counts: &CatalogCounts) {
         for (kind, count) in [
             ("Service", counts.services),
             ("EndpointSlice", counts.endpoint_slices),

@@ -5,10 +5,10 @@
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
 use service_catalog::{
-    catalog::{Catalog, Input, ServiceView},
+    catalog::{Catalog, CatalogInput, ServiceView},
     finding::Finding,
     model::ObjectKey,
-    settings::Settings,
+    settings::CatalogSettings,
 };
 
 use crate::{
@@ -30,7 +30,10 @@ pub struct Rendered {
 ///
 /// # Errors
 /// A file cannot be read, or the API server would refuse an object. Each problem is one string.
-pub fn from_manifests(paths: &[PathBuf], settings: Settings) -> Result<Rendered, Vec<String>> {
+pub fn from_manifests(
+    paths: &[PathBuf],
+    settings: CatalogSettings,
+) -> Result<Rendered, Vec<String>> {
     from_results(manifests::read(paths), settings)
 }
 
@@ -39,15 +42,19 @@ pub fn from_manifests(paths: &[PathBuf], settings: Settings) -> Result<Rendered,
 ///
 /// # Errors
 /// The text cannot be parsed, or the API server would refuse an object. Each problem is one string.
-pub fn from_text(file: &str, text: &str, settings: Settings) -> Result<Rendered, Vec<String>> {
+pub fn from_text(
+    file: &str,
+    text: &str,
+    settings: CatalogSettings,
+) -> Result<Rendered, Vec<String>> {
     from_results(manifests::parse(file, text), settings)
 }
 
 fn from_results(
     all: Vec<Result<Manifest, ManifestError>>,
-    settings: Settings,
+    settings: CatalogSettings,
 ) -> Result<Rendered, Vec<String>> {
-    let mut catalog = Catalog::new(Settings {
+    let mut catalog = Catalog::new(CatalogSettings {
         scopes: Vec::new(),
         ..settings
     });
@@ -70,13 +77,13 @@ fn from_results(
         match manifest.object {
             Some(ManifestObject::Service(service)) => {
                 selectors.insert(service.key.clone(), service.has_selector);
-                catalog.handle(Input::Service(service));
+                catalog.handle(CatalogInput::Service(service));
             }
             Some(ManifestObject::EndpointSlice(slice)) => {
-                catalog.handle(Input::EndpointSlice(slice))
+                catalog.handle(CatalogInput::EndpointSlice(slice))
             }
             Some(ManifestObject::Endpoints(object)) => endpoints.push(object),
-            Some(ManifestObject::Pod(pod)) => catalog.handle(Input::Pod(pod)),
+            Some(ManifestObject::Pod(pod)) => catalog.handle(CatalogInput::Pod(pod)),
             None => {}
         }
     }
@@ -85,7 +92,7 @@ fn from_results(
     let slices = mirrored.into_iter().filter_map(|(_, slices)| slices.ok());
     slices
         .flatten()
-        .for_each(|slice| catalog.handle(Input::EndpointSlice(slice)));
+        .for_each(|slice| catalog.handle(CatalogInput::EndpointSlice(slice)));
     if errors.is_empty() {
         Ok(of(&mut catalog))
     } else {
@@ -126,7 +133,7 @@ pub(crate) fn allocate_all(catalog: &mut Catalog) -> usize {
             return rounds;
         }
         for (key, addresses) in given {
-            catalog.assume_kept(&key, &addresses);
+            catalog.assume_recorded(&key, &addresses);
         }
     }
 }

@@ -17,10 +17,10 @@ use crate::{
 };
 use service_catalog::{
     annotations,
-    catalog::{Catalog, Input},
+    catalog::{Catalog, CatalogInput},
     finding::{Finding, Reason, Subject},
     model::{Annotations, ObjectKey},
-    settings::Settings,
+    settings::CatalogSettings,
 };
 
 /// Exit code if a manifest is invalid.
@@ -32,7 +32,7 @@ const UNUSABLE: u8 = 2;
 #[must_use]
 pub fn run(
     paths: &[PathBuf],
-    settings: Settings,
+    settings: CatalogSettings,
     is_strict: bool,
     format: OutputFormat,
 ) -> ExitCode {
@@ -68,19 +68,19 @@ fn write_to(mut stream: impl Write, text: &str) {
 /// Checks the manifests in the files. If the settings have no address pool, the check assumes the
 /// pools that the Services name.
 #[must_use]
-pub fn check(paths: &[PathBuf], settings: Settings) -> ValidationReport {
+pub fn check(paths: &[PathBuf], settings: CatalogSettings) -> ValidationReport {
     check_manifests(manifests::read(paths), settings)
 }
 
 /// Checks the manifests in `text` like [`check`]. `file` is the name of the file in messages.
 #[must_use]
-pub fn check_text(file: &str, text: &str, settings: Settings) -> ValidationReport {
+pub fn check_text(file: &str, text: &str, settings: CatalogSettings) -> ValidationReport {
     check_manifests(manifests::parse(file, text), settings)
 }
 
 fn check_manifests(
     results: Vec<Result<Manifest, ManifestError>>,
-    mut settings: Settings,
+    mut settings: CatalogSettings,
 ) -> ValidationReport {
     settings.scopes.clear();
     let are_pools_assumed = settings.pools.is_empty();
@@ -130,7 +130,7 @@ struct UncheckedServices {
 }
 
 struct Validation {
-    settings: Settings,
+    settings: CatalogSettings,
     are_pools_assumed: bool,
     /// Catalog with the valid objects of all manifests.
     catalog: Catalog,
@@ -172,10 +172,10 @@ impl Validation {
                 }
                 // A Service can have several manifests, such as one in each overlay of kustomize.
                 if !manifest.problems.is_empty() || self.services.contains_key(&key) {
-                    let input = Input::Service(service);
+                    let input = CatalogInput::Service(service);
                     self.check_alone(input, &BTreeMap::from([(key, manifest)]));
                 } else {
-                    self.catalog.handle(Input::Service(service));
+                    self.catalog.handle(CatalogInput::Service(service));
                     self.services.insert(key, manifest);
                 }
             }
@@ -186,12 +186,12 @@ impl Validation {
                                 Service; write the label with the name of the Service";
                     self.add_message(MessageSeverity::Remark, &manifest, "metadata.labels", text);
                 }
-                self.catalog.handle(Input::EndpointSlice(slice));
+                self.catalog.handle(CatalogInput::EndpointSlice(slice));
             }
             ManifestObject::Endpoints(endpoints) => self.endpoints.push((endpoints, manifest)),
             ManifestObject::Pod(pod) => {
                 self.check_annotations(&manifest, &pod.annotations);
-                self.catalog.handle(Input::Pod(pod));
+                self.catalog.handle(CatalogInput::Pod(pod));
             }
         }
     }
@@ -242,13 +242,13 @@ impl Validation {
     }
 
     /// Checks one Service without the other objects.
-    fn check_alone(&mut self, input: Input, service: &BTreeMap<ObjectKey, Manifest>) {
+    fn check_alone(&mut self, input: CatalogInput, service: &BTreeMap<ObjectKey, Manifest>) {
         let catalog = &mut self.single_service_catalog;
         catalog.handle(input);
         render::allocate_all(catalog);
         let messages = catalog_messages(catalog, service, self.are_pools_assumed);
         for key in service.keys() {
-            catalog.handle(Input::ServiceDeleted(key.clone()));
+            catalog.handle(CatalogInput::ServiceDeleted(key.clone()));
         }
         catalog.take_output();
         self.add(messages);
@@ -276,7 +276,7 @@ impl Validation {
             match mirrored {
                 Ok(slices) => slices
                     .into_iter()
-                    .for_each(|slice| self.catalog.handle(Input::EndpointSlice(slice))),
+                    .for_each(|slice| self.catalog.handle(CatalogInput::EndpointSlice(slice))),
                 Err(reason) => self.add_message(MessageSeverity::Remark, &manifest, "", &reason),
             }
         }

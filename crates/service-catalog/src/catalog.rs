@@ -18,7 +18,7 @@ use std::{
 
 use virtual_server::DesiredSet;
 
-pub use self::output::{Counts, Output, ServiceView};
+pub use self::output::{CatalogCounts, CatalogOutput, ServiceView};
 use self::{
     allocator::Allocator,
     changes::ChangeSet,
@@ -30,9 +30,9 @@ use self::{
 use super::{
     addresses::{AddressClaim, Age},
     left_out::LeftOutCounts,
-    model::{EndpointSlice, Kind, ObjectKey, Pod, Scope, Service},
+    model::{EndpointSlice, ObjectKey, ObjectKind, Pod, Service, WatchScope},
     service_spec::{self, ParsedService},
-    settings::Settings,
+    settings::CatalogSettings,
 };
 
 /// A change of a cluster, as the input of the [`Catalog`].
@@ -41,7 +41,7 @@ use super::{
     clippy::large_enum_variant,
     reason = "the catalog consumes each input immediately and stores none"
 )]
-pub enum Input {
+pub enum CatalogInput {
     /// The Service is new or has changed.
     Service(Service),
     ServiceDeleted(ObjectKey),
@@ -53,10 +53,10 @@ pub enum Input {
     PodDeleted(ObjectKey),
     /// A complete list of the objects in this scope begins. Earlier objects stay until the list is
     /// complete.
-    Restarted(Scope),
+    Restarted(WatchScope),
     /// The list is complete: an earlier object of this scope that the list did not contain no
     /// longer exists.
-    RestartedDone(Scope),
+    RestartedDone(WatchScope),
 }
 
 /// The objects of a cluster, and the desired set and the views that follow from them. It has no
@@ -67,7 +67,7 @@ pub enum Input {
 /// the cluster.
 #[derive(Debug)]
 pub struct Catalog {
-    settings: Settings,
+    settings: CatalogSettings,
     listing: Listing,
     entries: BTreeMap<ObjectKey, ServiceRecord>,
     slice_owners: HashMap<ObjectKey, ObjectKey>,
@@ -80,13 +80,13 @@ pub struct Catalog {
     /// Services to evaluate for the next output.
     affected: BTreeSet<ObjectKey>,
     has_output: bool,
-    counts: Counts,
+    counts: CatalogCounts,
 }
 
 impl Catalog {
     /// Creates a catalog without any object of a cluster.
     #[must_use]
-    pub fn new(settings: Settings) -> Self {
+    pub fn new(settings: CatalogSettings) -> Self {
         let mut catalog = Self {
             listing: Listing::new(&settings.scopes),
             entries: BTreeMap::new(),
@@ -97,7 +97,7 @@ impl Catalog {
             new_claims: BTreeSet::new(),
             affected: BTreeSet::new(),
             has_output: false,
-            counts: Counts::default(),
+            counts: CatalogCounts::default(),
             settings,
         };
         if let Some(pods) = &catalog.settings.pods {
@@ -108,25 +108,25 @@ impl Catalog {
     }
 
     /// Stores an input and marks the affected Services. The work is left to [`Self::take_output`].
-    pub fn handle(&mut self, input: Input) {
+    pub fn handle(&mut self, input: CatalogInput) {
         match input {
-            Input::Service(service) => {
-                self.listing.record(Kind::Service, &service.key);
+            CatalogInput::Service(service) => {
+                self.listing.record(ObjectKind::Service, &service.key);
                 self.put_service(service);
             }
-            Input::ServiceDeleted(key) => self.forget_service(&key),
-            Input::EndpointSlice(slice) => {
-                self.listing.record(Kind::EndpointSlice, &slice.key);
+            CatalogInput::ServiceDeleted(key) => self.forget_service(&key),
+            CatalogInput::EndpointSlice(slice) => {
+                self.listing.record(ObjectKind::EndpointSlice, &slice.key);
                 self.put_slice(slice);
             }
-            Input::EndpointSliceDeleted(key) => self.forget_slice(&key),
-            Input::Pod(pod) => {
-                self.listing.record(Kind::Pod, &pod.key);
+            CatalogInput::EndpointSliceDeleted(key) => self.forget_slice(&key),
+            CatalogInput::Pod(pod) => {
+                self.listing.record(ObjectKind::Pod, &pod.key);
                 self.put_pod(pod);
             }
-            Input::PodDeleted(key) => self.forget_pod(&key),
-            Input::Restarted(scope) => self.listing.begin(scope),
-            Input::RestartedDone(scope) => self.finish_list(&scope),
+            CatalogInput::PodDeleted(key) => self.forget_pod(&key),
+            CatalogInput::Restarted(scope) => self.listing.begin(scope),
+            CatalogInput::RestartedDone(scope) => self.finish_list(&scope),
         }
     }
 
@@ -138,8 +138,8 @@ impl Catalog {
     }
 
     /// Returns the changes that follow from the inputs since the last call.
-    pub fn take_output(&mut self) -> Output {
-        let mut output = Output::default();
+    pub fn take_output(&mut self) -> CatalogOutput {
+        let mut output = CatalogOutput::default();
         if !self.is_synced() {
             return output;
         }
@@ -163,10 +163,10 @@ impl Catalog {
 
     /// Treats the addresses that the view of the Service allocates as if the status of the Service
     /// recorded them. For callers that want the final desired set but do not write any status.
-    pub fn assume_kept(&mut self, key: &ObjectKey, addresses: &[IpAddr]) {
+    pub fn assume_recorded(&mut self, key: &ObjectKey, addresses: &[IpAddr]) {
         let entry = self.entries.get_mut(key);
         if let Some(state) = entry.and_then(|entry| entry.state.as_mut()) {
-            state.assume_kept(addresses);
+            state.assume_recorded(addresses);
             self.reclaim(key);
             self.affected.insert(key.clone());
         }
@@ -191,8 +191,8 @@ impl Catalog {
 
     /// Returns the numbers of objects in the catalog.
     #[must_use]
-    pub fn counts(&self) -> Counts {
-        Counts {
+    pub fn counts(&self) -> CatalogCounts {
+        CatalogCounts {
             endpoint_slices: self.slice_owners.len(),
             pods: self.pods.len(),
             ..self.counts
@@ -378,12 +378,12 @@ impl Catalog {
             .extend(with_endpoint.map(|(key, _)| key.clone()));
     }
 
-    fn finish_list(&mut self, scope: &Scope) {
+    fn finish_list(&mut self, scope: &WatchScope) {
         let listed = self.listing.end(scope);
         let Some(listed) = listed else { return };
         let is_missing = |key: &&ObjectKey| scope.covers(key) && !listed.contains(*key);
         match scope.kind {
-            Kind::Service => {
+            ObjectKind::Service => {
                 let services = self.entries.iter().filter(|(_, entry)| entry.is_service());
                 let missing: Vec<ObjectKey> = services
                     .map(|(key, _)| key)
@@ -392,7 +392,7 @@ impl Catalog {
                     .collect();
                 missing.iter().for_each(|key| self.forget_service(key));
             }
-            Kind::EndpointSlice => {
+            ObjectKind::EndpointSlice => {
                 let missing: Vec<ObjectKey> = self
                     .slice_owners
                     .keys()
@@ -401,7 +401,7 @@ impl Catalog {
                     .collect();
                 missing.iter().for_each(|key| self.forget_slice(key));
             }
-            Kind::Pod => {
+            ObjectKind::Pod => {
                 let missing: Vec<ObjectKey> =
                     self.pods.keys().filter(is_missing).cloned().collect();
                 missing.iter().for_each(|key| self.forget_pod(key));
@@ -433,7 +433,7 @@ impl Catalog {
     }
 
     /// Evaluates a Service, and adds the differences to `changes` and `output`.
-    fn evaluate(&mut self, key: &ObjectKey, changes: &mut ChangeSet, output: &mut Output) {
+    fn evaluate(&mut self, key: &ObjectKey, changes: &mut ChangeSet, output: &mut CatalogOutput) {
         let Some(entry) = self.entries.get_mut(key) else {
             return;
         };

@@ -67,7 +67,7 @@ pub enum Reason {
 
 /// The type of an Event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Severity {
+pub enum EventSeverity {
     Normal,
     Warning,
 }
@@ -183,7 +183,7 @@ impl Reason {
 
     /// Returns the type of the Event.
     #[must_use]
-    pub const fn severity(self) -> Severity {
+    pub const fn severity(self) -> EventSeverity {
         match self {
             Self::BadAnnotation
             | Self::BadSpecification
@@ -194,10 +194,10 @@ impl Reason {
             | Self::NoUsableEndpoint
             | Self::ExternalIpsIntercepted
             | Self::SourceRangesUnsupported
-            | Self::ClientAddressHidden => Severity::Warning,
+            | Self::ClientAddressHidden => EventSeverity::Warning,
             Self::WeightsRounded
             | Self::TrafficPolicyIgnored
-            | Self::TrafficDistributionIgnored => Severity::Normal,
+            | Self::TrafficDistributionIgnored => EventSeverity::Normal,
         }
     }
 
@@ -223,7 +223,7 @@ impl Reason {
     }
 }
 
-impl Severity {
+impl EventSeverity {
     /// Returns the `type` of the Event: `Normal` or `Warning`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -240,7 +240,7 @@ impl fmt::Display for Reason {
     }
 }
 
-impl fmt::Display for Severity {
+impl fmt::Display for EventSeverity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }

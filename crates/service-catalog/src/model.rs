@@ -5,7 +5,7 @@
 
 use std::{fmt, net::IpAddr, num::NonZeroU16, sync::Arc};
 
-use virtual_server::Protocol;
+use virtual_server::{AddressFamily, Protocol};
 
 /// Prefix of the names of portlb's annotations and conditions.
 pub const PREFIX: &str = "portlb.io/";
@@ -38,7 +38,7 @@ pub struct ObjectKey {
 
 /// The kind of an object that is watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
+pub enum ObjectKind {
     Service,
     EndpointSlice,
     Pod,
@@ -46,8 +46,8 @@ pub enum Kind {
 
 /// The objects that one list and watch covers.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Scope {
-    pub kind: Kind,
+pub struct WatchScope {
+    pub kind: ObjectKind,
     /// `None` means all namespaces.
     pub namespace: Option<Box<str>>,
 }
@@ -73,7 +73,7 @@ pub struct Service {
     /// The value of the annotation [`SOURCE_RANGES_ANNOTATION`].
     pub annotated_source_ranges: Option<Box<str>>,
     /// `spec.ipFamilies`. Empty if the Service comes from a manifest that does not set the field.
-    pub ip_families: Vec<Family>,
+    pub ip_families: Vec<AddressFamily>,
     /// True if `spec.ipFamilyPolicy` is `RequireDualStack`.
     pub requires_dual_stack: bool,
     pub has_selector: bool,
@@ -106,8 +106,6 @@ pub enum ServiceType {
     /// An alias in DNS, without endpoints.
     ExternalName,
 }
-
-pub type Family = virtual_server::AddressFamily;
 
 /// An entry of `spec.ports` of a Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -199,13 +197,13 @@ pub struct EndpointPort {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     pub address: IpAddr,
-    pub readiness: Readiness,
+    pub readiness: EndpointReadiness,
 }
 
 /// The readiness of an endpoint or a pod, from its conditions. If an address is listed twice, the
 /// greater value counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Readiness {
+pub enum EndpointReadiness {
     /// Terminating or not ready. The endpoint gets no new connections unless the Service sets
     /// `publishNotReadyAddresses`.
     NotReady,
@@ -220,7 +218,7 @@ pub struct Pod {
     pub annotations: Annotations,
     /// Empty if the pod has not started yet or has ended.
     pub addresses: Vec<IpAddr>,
-    pub readiness: Readiness,
+    pub readiness: EndpointReadiness,
 }
 
 impl ObjectKey {
@@ -263,7 +261,7 @@ impl CountWithExample {
     }
 }
 
-impl Scope {
+impl WatchScope {
     /// Reports whether the list and watch covers the namespace of the object.
     #[must_use]
     pub fn covers(&self, key: &ObjectKey) -> bool {

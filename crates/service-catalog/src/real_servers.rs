@@ -12,7 +12,7 @@ use super::{
     annotations::RealServerAnnotations,
     finding::{Finding, Reason},
     left_out::{LeftOut, LeftOutReason},
-    model::{Endpoint, EndpointPort, Readiness},
+    model::{Endpoint, EndpointPort, EndpointReadiness},
     service_spec::{self, PortSpec, ServiceSpec, TargetPort},
 };
 
@@ -246,9 +246,9 @@ fn real_server(
         .and_then(|annotations| annotations(endpoint.address));
     let pod_annotations = pod_annotations.unwrap_or_default();
     let state = match endpoint.readiness {
-        Readiness::Ready => RealServerState::Ready,
-        Readiness::NotReady if spec.publishes_not_ready => RealServerState::Ready,
-        Readiness::NotReady => RealServerState::Draining,
+        EndpointReadiness::Ready => RealServerState::Ready,
+        EndpointReadiness::NotReady if spec.publishes_not_ready => RealServerState::Ready,
+        EndpointReadiness::NotReady => RealServerState::Draining,
     };
     let requested_state = pod_annotations
         .state

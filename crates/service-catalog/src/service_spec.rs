@@ -21,7 +21,7 @@ use super::{
     finding::{Finding, Reason, Subject},
     model::{PREFIX, Service, ServicePort, ServiceType},
     restrictions,
-    settings::{PodService, Settings},
+    settings::{CatalogSettings, PodService},
 };
 
 /// Largest number of port entries of a Service. Each entry becomes a virtual server of every
@@ -105,7 +105,7 @@ pub struct ParsedService {
 }
 
 /// Reports whether portlb serves the Service, judging from its class.
-pub fn is_ours(service: &Service, settings: &Settings) -> bool {
+pub fn is_ours(service: &Service, settings: &CatalogSettings) -> bool {
     let class = settings.load_balancer_class.as_str();
     !service.is_being_deleted
         && (service.service_type == ServiceType::LoadBalancer
@@ -139,7 +139,7 @@ fn annotation_value<'a>(service: &'a Service, searched: &str) -> Option<&'a str>
 }
 
 /// Parses a Service that portlb serves.
-pub fn of_service(service: &Service, settings: &Settings) -> ParsedService {
+pub fn of_service(service: &Service, settings: &CatalogSettings) -> ParsedService {
     let mut errors = Vec::new();
     let annotations = annotations::read(annotations::SERVICE_ANNOTATIONS, &service.annotations);
     let annotations = annotations.unwrap_or_else(|refusals| {
@@ -268,7 +268,7 @@ pub(crate) fn parse_pods(pods: &PodService) -> Result<ServiceSpec, Vec<Finding>>
 
 struct ServiceParser<'a> {
     service: &'a Service,
-    settings: &'a Settings,
+    settings: &'a CatalogSettings,
     annotations: &'a ServiceAnnotations,
 }
 

@@ -4,12 +4,12 @@ use std::{borrow::Cow, collections::BTreeSet, net::IpAddr, num::NonZeroU16, str:
 
 use virtual_server::{BadValue, DesiredSet, IpNet, Ports, Protocol, ServiceRange};
 
-use super::{annotations::RefusedSetting, finding::Subject, model::Scope};
+use super::{annotations::RefusedSetting, finding::Subject, model::WatchScope};
 
-/// The settings of the operator. [`Settings::validate`] checks the values that the operator wrote
+/// The settings of the operator. [`CatalogSettings::validate`] checks the values that the operator wrote
 /// as text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Settings {
+pub struct CatalogSettings {
     /// The class of the Services that portlb serves: `portlb.io/portlb` by default.
     pub load_balancer_class: String,
     /// Prefixes that are announced as a whole.
@@ -29,7 +29,7 @@ pub struct Settings {
     pub is_confined: bool,
     /// The scopes that are listed and watched. There is no output before each of them has been
     /// listed once.
-    pub scopes: Vec<Scope>,
+    pub scopes: Vec<WatchScope>,
 }
 
 /// A named pool of service addresses.
@@ -64,7 +64,7 @@ pub struct PodPorts {
     pub ports: Ports,
 }
 
-impl Settings {
+impl CatalogSettings {
     /// Checks the settings of the operator.
     ///
     /// # Errors
@@ -129,7 +129,7 @@ impl Settings {
     }
 }
 
-impl Settings {
+impl CatalogSettings {
     /// Returns the reason why no Service can name the address, or `None` if Services can.
     pub(super) fn refuse_address(&self, address: IpAddr) -> Option<String> {
         if self.reserved.contains(&address) {

@@ -5,11 +5,11 @@ use tokio_util::sync::CancellationToken;
 /// Signals after a termination signal: exactly one of the two tokens is cancelled, either because
 /// the whole pod ends or because only this daemon ends.
 #[derive(Clone, Debug, Default)]
-pub struct End {
+pub struct EndSignals {
     /// Cancelled when the data plane of this pod has ended its watch: this pod announces nothing
     /// any longer.
-    pub unwatched: CancellationToken,
+    pub data_plane_ended: CancellationToken,
     /// Cancelled when the data plane still watches at the end of the linger time: it continues
     /// without this daemon, and its announcements stay.
-    pub alone: CancellationToken,
+    pub daemon_ended_alone: CancellationToken,
 }

@@ -4,7 +4,7 @@
 
 use service_catalog::{
     catalog::ServiceView,
-    finding::{Finding, Severity},
+    finding::{EventSeverity, Finding},
     model::ObjectKey,
 };
 
@@ -16,7 +16,7 @@ pub(crate) struct ServiceEvent {
     pub(crate) name: String,
     pub(crate) service: ObjectKey,
     pub(crate) uid: String,
-    pub(crate) severity: Severity,
+    pub(crate) severity: EventSeverity,
     pub(crate) reason: &'static str,
     pub(crate) message: String,
 }

@@ -34,7 +34,7 @@ use service_catalog::{catalog::ServiceView, model::ObjectKey};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-pub use self::{end_signals::End, metrics::StatusMetrics};
+pub use self::{end_signals::EndSignals, metrics::StatusMetrics};
 use self::{
     grpc::AnnouncerWatch,
     kubernetes::{
@@ -46,7 +46,7 @@ use self::{
 };
 
 /// Longest time from the end of the data plane until the Lease is released.
-pub const LONGEST_END: Duration = reporter::SHUTDOWN_TIMEOUT
+pub const LONGEST_SHUTDOWN: Duration = reporter::SHUTDOWN_TIMEOUT
     .saturating_add(writer::SHUTDOWN_TIMEOUT)
     .saturating_add(candidate::SHUTDOWN_TIMEOUT);
 
@@ -68,7 +68,7 @@ pub struct StatusConfig {
 
 /// The connection to the cluster whose Services get a status.
 #[derive(Clone, Debug)]
-pub struct Cluster {
+pub struct ClusterAccess {
     pub origin: ApiServerOrigin,
     /// The API server ends a watch after this time.
     pub watch_timeout: Duration,
@@ -83,11 +83,11 @@ pub struct Cluster {
 /// only this daemon ends, the Lease is released immediately, and this pod's report stays until it
 /// is renewed or expires.
 pub fn start(
-    cluster: &Cluster,
+    cluster: &ClusterAccess,
     config: StatusConfig,
     views: Views,
     metrics: &StatusMetrics,
-    end: &End,
+    end: &EndSignals,
     daemon: &mut Daemon,
 ) {
     let StatusConfig {
@@ -135,7 +135,7 @@ pub fn start(
         watch_timeout: cluster.watch_timeout,
     };
     let (report_removed, written) = (CancellationToken::new(), CancellationToken::new());
-    let report = reporter.run(end.unwatched.clone());
+    let report = reporter.run(end.data_plane_ended.clone());
     let status = writer.run(report_removed.clone());
     let lease = candidate.run(written.clone());
     daemon.spawn_until_stopped("announcements", announcements.run());
@@ -153,12 +153,12 @@ pub fn start(
 /// Runs the task until it returns or until only this daemon ends, then cancels `ended`.
 async fn run_until_alone(
     task: impl Future<Output = ()>,
-    end: End,
+    end: EndSignals,
     ended: CancellationToken,
 ) -> Result<(), Infallible> {
     tokio::select! {
         () = task => {}
-        () = end.alone.cancelled() => {}
+        () = end.daemon_ended_alone.cancelled() => {}
     }
     ended.cancel();
     Ok(())

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use service_catalog::{
     catalog::ServiceView,
-    finding::Severity,
+    finding::EventSeverity,
     model::{
         ADDRESS_CONDITION, ANNOUNCED_CONDITION, Condition, Ingress, ObjectKey,
         WEIGHT_LEVELS_CONDITION, address_message, address_reason, weight_levels_reason,
@@ -53,7 +53,7 @@ pub(crate) enum IpMode {
 /// A change of the status that is reported as an Event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct StatusChange {
-    pub(crate) severity: Severity,
+    pub(crate) severity: EventSeverity,
     pub(crate) reason: &'static str,
     pub(crate) message: String,
     /// Time of the change, in seconds since 1970. It distinguishes the Events of repeated changes.
@@ -222,13 +222,13 @@ fn change(
         return None;
     }
     let (severity, reason) = match *reason {
-        "Announced" => (Severity::Normal, "Announced"),
-        "PartlyAnnounced" => (Severity::Warning, "Degraded"),
+        "Announced" => (EventSeverity::Normal, "Announced"),
+        "PartlyAnnounced" => (EventSeverity::Warning, "Degraded"),
         _ if matches!(before, Some("Announced" | "PartlyAnnounced")) => {
-            (Severity::Warning, "Withdrawn")
+            (EventSeverity::Warning, "Withdrawn")
         }
         // `kubectl describe` shows Events of a Service, but not its conditions.
-        "NotAnnounced" => (Severity::Normal, "NotAnnounced"),
+        "NotAnnounced" => (EventSeverity::Normal, "NotAnnounced"),
         _ => return None,
     };
     let suggestion = match reason {

@@ -7,12 +7,12 @@
 
 use libfuzzer_sys::fuzz_target;
 use pod_watcher::{file_format, render, validate};
-use service_catalog::settings::Settings;
+use service_catalog::settings::CatalogSettings;
 
 fuzz_target!(|text: &str| {
-    let settings = || Settings {
+    let settings = || CatalogSettings {
         load_balancer_class: "portlb.io/portlb".to_owned(),
-        ..Settings::default()
+        ..CatalogSettings::default()
     };
     let report = validate::check_text("fuzz", text, settings());
     let _ = report.json(true);

@@ -9,11 +9,11 @@ use k8s_openapi::{
         util::intstr::IntOrString,
     },
 };
-use virtual_server::Protocol;
+use virtual_server::{AddressFamily, Protocol};
 
 use service_catalog::model::{
     ADDRESS_CONDITION, ANNOUNCED_CONDITION, Annotations, Condition, Endpoint, EndpointPort,
-    EndpointSlice, Family, Ingress, NotUsed, ObjectKey, PREFIX, Pod, Readiness,
+    EndpointReadiness, EndpointSlice, Ingress, NotUsed, ObjectKey, PREFIX, Pod,
     SOURCE_RANGES_ANNOTATION, Service, ServicePort, ServiceType, WEIGHT_LEVELS_CONDITION,
     WrittenStatus,
 };
@@ -76,8 +76,8 @@ pub(crate) fn service(service: core::Service) -> Service {
             .unwrap_or_default()
             .iter()
             .filter_map(|family| match family.as_str() {
-                "IPv4" => Some(Family::V4),
-                "IPv6" => Some(Family::V6),
+                "IPv4" => Some(AddressFamily::V4),
+                "IPv6" => Some(AddressFamily::V6),
                 _ => None,
             })
             .collect(),
@@ -223,11 +223,11 @@ pub(crate) fn endpoints_port(port: core::EndpointPort) -> EndpointPort {
 /// Returns the readiness of an endpoint. An endpoint without the condition `ready` is ready, as the
 /// API defines. An endpoint that is not ready gets no new connections, whether it is terminating or
 /// not; it keeps its connections while the slice lists it (docs/decisions/0014).
-fn readiness(conditions: &discovery::EndpointConditions) -> Readiness {
+fn readiness(conditions: &discovery::EndpointConditions) -> EndpointReadiness {
     if conditions.ready.unwrap_or(true) {
-        Readiness::Ready
+        EndpointReadiness::Ready
     } else {
-        Readiness::NotReady
+        EndpointReadiness::NotReady
     }
 }
 
@@ -241,9 +241,9 @@ pub(crate) fn pod(pod: core::Pod) -> Pod {
         .iter()
         .any(|condition| condition.type_ == "Ready" && condition.status == "True");
     let readiness = if is_ready && !has_ended && meta.deletion_timestamp.is_none() {
-        Readiness::Ready
+        EndpointReadiness::Ready
     } else {
-        Readiness::NotReady
+        EndpointReadiness::NotReady
     };
     let addresses = if has_ended {
         Vec::new()

@@ -9,8 +9,8 @@ use daemon_runtime::Publisher;
 use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
 use kubernetes_client::watch::WatchEvent;
 use service_catalog::{
-    catalog::{Catalog, Input, Output, ServiceView},
-    model::{ObjectKey, Scope},
+    catalog::{Catalog, CatalogInput, CatalogOutput, ServiceView},
+    model::{ObjectKey, WatchScope},
 };
 use service_status::Views;
 use tokio::sync::mpsc;
@@ -28,13 +28,13 @@ const BATCH: usize = 512;
 /// An event of the watch of one scope.
 #[derive(Debug)]
 pub(crate) struct ScopeEvent {
-    scope: Arc<Scope>,
+    scope: Arc<WatchScope>,
     kind: ScopeEventKind,
 }
 
 #[derive(Debug)]
 enum ScopeEventKind {
-    Input(Box<Input>),
+    CatalogInput(Box<CatalogInput>),
     /// Description of the failure.
     Failed(String),
     Recovered,
@@ -49,7 +49,7 @@ pub struct KubernetesSource {
     /// Buffer for the events of one batch, reused for the next batch.
     batch: Vec<ScopeEvent>,
     /// Scopes whose list or watch fails, with the description of the failure.
-    failures: BTreeMap<Arc<Scope>, String>,
+    failures: BTreeMap<Arc<WatchScope>, String>,
     /// The last reported failure. `None`: the last report was a recovery, or there was no report.
     reported: Option<SourceError>,
     /// Whether the first desired set was returned.
@@ -62,48 +62,48 @@ pub struct KubernetesSource {
 
 /// A type of the API server's objects that is converted to an input of the catalog.
 pub(crate) trait Converted: Sized {
-    fn put(self) -> Input;
-    fn deleted(self) -> Input;
+    fn put(self) -> CatalogInput;
+    fn deleted(self) -> CatalogInput;
 }
 
 impl Converted for core::Service {
-    fn put(self) -> Input {
-        Input::Service(objects::service(self))
+    fn put(self) -> CatalogInput {
+        CatalogInput::Service(objects::service(self))
     }
 
-    fn deleted(self) -> Input {
-        Input::ServiceDeleted(objects::service(self).key)
+    fn deleted(self) -> CatalogInput {
+        CatalogInput::ServiceDeleted(objects::service(self).key)
     }
 }
 
 impl Converted for discovery::EndpointSlice {
-    fn put(self) -> Input {
-        Input::EndpointSlice(objects::endpoint_slice(self))
+    fn put(self) -> CatalogInput {
+        CatalogInput::EndpointSlice(objects::endpoint_slice(self))
     }
 
-    fn deleted(self) -> Input {
-        Input::EndpointSliceDeleted(objects::endpoint_slice(self).key)
+    fn deleted(self) -> CatalogInput {
+        CatalogInput::EndpointSliceDeleted(objects::endpoint_slice(self).key)
     }
 }
 
 impl Converted for core::Pod {
-    fn put(self) -> Input {
-        Input::Pod(objects::pod(self))
+    fn put(self) -> CatalogInput {
+        CatalogInput::Pod(objects::pod(self))
     }
 
-    fn deleted(self) -> Input {
-        Input::PodDeleted(objects::pod(self).key)
+    fn deleted(self) -> CatalogInput {
+        CatalogInput::PodDeleted(objects::pod(self).key)
     }
 }
 
 impl ScopeEvent {
-    pub(crate) fn new<K: Converted>(scope: &Arc<Scope>, watched: WatchEvent<K>) -> Self {
-        let input = |input| ScopeEventKind::Input(Box::new(input));
+    pub(crate) fn new<K: Converted>(scope: &Arc<WatchScope>, watched: WatchEvent<K>) -> Self {
+        let input = |input| ScopeEventKind::CatalogInput(Box::new(input));
         let kind = match watched {
-            WatchEvent::ListStarted => input(Input::Restarted((**scope).clone())),
+            WatchEvent::ListStarted => input(CatalogInput::Restarted((**scope).clone())),
             WatchEvent::Put(object) => input(object.put()),
             WatchEvent::Deleted(object) => input(object.deleted()),
-            WatchEvent::Listed => input(Input::RestartedDone((**scope).clone())),
+            WatchEvent::Listed => input(CatalogInput::RestartedDone((**scope).clone())),
             WatchEvent::Failed(description) => ScopeEventKind::Failed(description),
             WatchEvent::Recovered => ScopeEventKind::Recovered,
         };
@@ -149,7 +149,7 @@ impl KubernetesSource {
     fn handle(&mut self, batch: &mut Vec<ScopeEvent>) {
         for event in batch.drain(..) {
             match event.kind {
-                ScopeEventKind::Input(input) => self.catalog.handle(*input),
+                ScopeEventKind::CatalogInput(input) => self.catalog.handle(*input),
                 ScopeEventKind::Failed(description) => {
                     self.failures.insert(event.scope, description);
                 }
@@ -164,7 +164,7 @@ impl KubernetesSource {
         self.metrics.set_counts(&self.catalog.counts());
     }
 
-    fn report_output(&mut self, output: Output) {
+    fn report_output(&mut self, output: CatalogOutput) {
         if !self.catalog.is_synced() {
             return;
         }

@@ -13,7 +13,7 @@ use kubernetes_client::{
 };
 use service_catalog::{
     catalog::Catalog,
-    model::{Kind, Scope},
+    model::{ObjectKind, WatchScope},
 };
 use tokio::sync::mpsc;
 
@@ -50,16 +50,16 @@ pub(crate) fn source(
             shutdown,
         };
         match scope.kind {
-            Kind::Service => {
+            ObjectKind::Service => {
                 let selector = config.service_selector.clone();
                 let task = watch.follow::<Service>(PAGE_OF_SERVICES, selector);
                 daemon.spawn("watch of services", task);
             }
-            Kind::EndpointSlice => {
+            ObjectKind::EndpointSlice => {
                 let task = watch.follow::<EndpointSlice>(PAGE_OF_SLICES, None);
                 daemon.spawn("watch of endpointslices", task);
             }
-            Kind::Pod => {
+            ObjectKind::Pod => {
                 let selector = config.pod_selector.clone();
                 let task = watch.follow::<Pod>(PAGE_OF_PODS, selector);
                 daemon.spawn("watch of pods", task);
@@ -73,7 +73,7 @@ pub(crate) fn source(
 struct ScopeWatch<'a> {
     config: &'a ClusterConfig,
     metrics: &'a ClusterMetrics,
-    scope: &'a Scope,
+    scope: &'a WatchScope,
     sender: mpsc::Sender<ScopeEvent>,
     shutdown: Shutdown,
 }

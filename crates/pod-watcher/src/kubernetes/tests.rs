@@ -22,33 +22,33 @@ use crate::{
     render,
 };
 use service_catalog::{
-    catalog::{Catalog, Input, ServiceView},
-    model::{Kind, ObjectKey, Scope},
-    settings::Settings,
+    catalog::{Catalog, CatalogInput, ServiceView},
+    model::{ObjectKey, ObjectKind, WatchScope},
+    settings::CatalogSettings,
 };
 
 /// Returns settings with a load balancer class and otherwise defaults.
-fn settings() -> Settings {
-    Settings {
+fn settings() -> CatalogSettings {
+    CatalogSettings {
         load_balancer_class: "portlb.io/portlb".to_owned(),
-        ..Settings::default()
+        ..CatalogSettings::default()
     }
 }
 
 /// Returns [`settings`] with address pools, each written as `NAME=PREFIX,...`.
-fn with_pools(pools: &[&str]) -> Settings {
-    Settings {
+fn with_pools(pools: &[&str]) -> CatalogSettings {
+    CatalogSettings {
         pools: pools.iter().map(|pool| pool.parse().unwrap()).collect(),
         ..settings()
     }
 }
 
-fn inputs(manifests: &str) -> Vec<Input> {
+fn inputs(manifests: &str) -> Vec<CatalogInput> {
     let read = manifests::parse("test", manifests);
     let input = |manifest: Manifest| match manifest.object.unwrap() {
-        ManifestObject::Service(service) => Input::Service(service),
-        ManifestObject::EndpointSlice(slice) => Input::EndpointSlice(slice),
-        ManifestObject::Pod(pod) => Input::Pod(pod),
+        ManifestObject::Service(service) => CatalogInput::Service(service),
+        ManifestObject::EndpointSlice(slice) => CatalogInput::EndpointSlice(slice),
+        ManifestObject::Pod(pod) => CatalogInput::Pod(pod),
         ManifestObject::Endpoints(endpoints) => panic!("{endpoints:?}"),
     };
     read.into_iter()
@@ -120,7 +120,7 @@ const ON_80: &str = "{name: '', port: 80}";
 
 /// Checks that the manifests render to the expected document, followed by the findings as comments.
 #[track_caller]
-fn check(settings: Settings, manifests: &str, expected: Expect) {
+fn check(settings: CatalogSettings, manifests: &str, expected: Expect) {
     let mut catalog = Catalog::new(settings);
     feed(&mut catalog, manifests);
     let rendered = render::of(&mut catalog);

@@ -4,7 +4,7 @@ use super::report::MessageSeverity;
 use service_catalog::{
     model::{PREFIX, Service, ServiceType},
     service_spec,
-    settings::Settings,
+    settings::CatalogSettings,
 };
 
 /// Largest number of edited letters up to which a class counts as misspelt.
@@ -21,7 +21,7 @@ pub(super) struct ClassProblem {
 }
 
 /// Returns why this load balancer does not serve a Service; `None` if it serves the Service.
-pub(super) fn check(service: &Service, settings: &Settings) -> Option<ClassProblem> {
+pub(super) fn check(service: &Service, settings: &CatalogSettings) -> Option<ClassProblem> {
     if service_spec::is_ours(service, settings) {
         return None;
     }

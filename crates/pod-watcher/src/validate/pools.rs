@@ -52,7 +52,7 @@ pub(super) fn assumed<'a>(services: impl Iterator<Item = &'a Service>) -> Vec<Ad
 #[cfg(test)]
 mod tests {
     use super::*;
-    use service_catalog::settings::Settings;
+    use service_catalog::settings::CatalogSettings;
 
     fn services(pools: &[(&str, usize)]) -> Vec<Service> {
         let of_pool = |(pool, count): &(&str, usize)| {
@@ -83,9 +83,9 @@ mod tests {
             sizes,
             expected.map(|(name, prefix)| (name, prefix.to_owned()))
         );
-        let settings = Settings {
+        let settings = CatalogSettings {
             pools,
-            ..Settings::default()
+            ..CatalogSettings::default()
         };
         assert_eq!(settings.validate(), Ok(()));
     }

@@ -16,9 +16,9 @@ fn check_files(files: &[(&str, &str)], expected: Expect) {
         fs::write(&path, text).unwrap();
         paths.push(path);
     }
-    let settings = Settings {
+    let settings = CatalogSettings {
         load_balancer_class: "portlb.io/portlb".to_owned(),
-        ..Settings::default()
+        ..CatalogSettings::default()
     };
     let report = check(&paths, settings);
     let of_message = |message: &ValidationMessage| match message.severity {
@@ -130,7 +130,7 @@ fn a_document_that_is_not_a_valid_object_is_reported_with_file_and_line() {
             3 Services
         "#]],
     );
-    let settings = Settings::default();
+    let settings = CatalogSettings::default();
     let report = check(&["/nonexistent/web.yaml".into()], settings);
     assert!(
         report.messages[0].text.contains("cannot be read"),
@@ -196,10 +196,10 @@ fn with_an_address_pool_no_pool_is_assumed() {
         GOOD.replace("    portlb.io/address: 10.1.1.10\n", ""),
     )
     .unwrap();
-    let settings = Settings {
+    let settings = CatalogSettings {
         load_balancer_class: "portlb.io/portlb".to_owned(),
         pools: vec!["web=10.1.1.128/25".parse().unwrap()],
-        ..Settings::default()
+        ..CatalogSettings::default()
     };
     let report = check(&[path], settings);
     let expected = ValidationReport {

@@ -8,27 +8,27 @@
 
 use libfuzzer_sys::fuzz_target;
 use service_catalog::{
-    catalog::{Catalog, Input},
+    catalog::{Catalog, CatalogInput},
     model::{
-        Annotations, Endpoint, EndpointPort, EndpointSlice, NotUsed, ObjectKey, Pod, Readiness,
+        Annotations, Endpoint, EndpointPort, EndpointSlice, NotUsed, ObjectKey, Pod, EndpointReadiness,
         Service, ServicePort, ServiceType, WrittenStatus,
     },
-    settings::Settings,
+    settings::CatalogSettings,
 };
 use virtual_server::Protocol;
 
 const CLASS: &str = "portlb.io/portlb";
 
 fuzz_target!(|text: &str| {
-    let settings = Settings {
+    let settings = CatalogSettings {
         load_balancer_class: CLASS.to_owned(),
         pools: vec!["web=10.1.1.0/29,fd00::/125".parse().expect("a pool")],
-        ..Settings::default()
+        ..CatalogSettings::default()
     };
     let mut catalog = Catalog::new(settings);
-    catalog.handle(Input::Pod(pod(annotations(text, "p "))));
-    catalog.handle(Input::EndpointSlice(slice(annotations(text, "e "))));
-    catalog.handle(Input::Service(service(annotations(text, "s "))));
+    catalog.handle(CatalogInput::Pod(pod(annotations(text, "p "))));
+    catalog.handle(CatalogInput::EndpointSlice(slice(annotations(text, "e "))));
+    catalog.handle(CatalogInput::Service(service(annotations(text, "s "))));
     catalog.take_output();
     let desired = catalog.desired();
     assert_eq!(desired.validate(), Ok(()));
@@ -88,7 +88,7 @@ fn slice(annotations: Annotations) -> EndpointSlice {
         endpoints: ["10.0.0.1", "10.0.0.2", "fd01::1"]
             .map(|address| Endpoint {
                 address: address.parse().expect("an address"),
-                readiness: Readiness::Ready,
+                readiness: EndpointReadiness::Ready,
             })
             .into(),
         not_used: NotUsed::default(),
@@ -100,6 +100,6 @@ fn pod(annotations: Annotations) -> Pod {
         key: ObjectKey::new("shop", "web-x"),
         annotations,
         addresses: vec!["10.0.0.1".parse().expect("an address")],
-        readiness: Readiness::Ready,
+        readiness: EndpointReadiness::Ready,
     }
 }

@@ -12,7 +12,7 @@ use super::{
         model::ObjectKey,
         real_servers::{self, ConversionContext, EndpointGroup},
         service_spec::{AddressSource, ServiceSpec},
-        settings::Settings,
+        settings::CatalogSettings,
     },
     ServiceView,
     allocator::Allocator,
@@ -22,7 +22,7 @@ use super::{
 
 /// The state outside of a Service that its evaluation depends on.
 pub(super) struct Evaluator<'a> {
-    pub(super) settings: &'a Settings,
+    pub(super) settings: &'a CatalogSettings,
     pub(super) allocator: &'a Allocator,
     pub(super) pods: &'a Pods,
 }

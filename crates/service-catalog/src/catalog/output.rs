@@ -12,7 +12,7 @@ use super::super::{
 
 /// The changes that follow from the inputs since the last output.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Output {
+pub struct CatalogOutput {
     /// Removals come first. Applied to a valid desired set, the changes give a valid desired set.
     pub changes: Vec<DesiredChange>,
     /// The Services with a changed view. `None` means that the Service was deleted or that portlb
@@ -54,7 +54,7 @@ pub struct ServiceView {
 
 /// Numbers of objects in the catalog.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
+pub struct CatalogCounts {
     /// Services that portlb serves.
     pub services: usize,
     /// Services with a finding that is an error.
@@ -69,7 +69,7 @@ pub struct Counts {
     pub left_out: LeftOutCounts,
 }
 
-impl Output {
+impl CatalogOutput {
     /// Reports whether the output has no change.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -240,7 +240,7 @@ impl ServiceState {
     }
 
     /// Changes the stored status as if the condition `portlb.io/Address` recorded the addresses.
-    pub(super) fn assume_kept(&mut self, addresses: &[IpAddr]) {
+    pub(super) fn assume_recorded(&mut self, addresses: &[IpAddr]) {
         self.written.address = Some(Condition {
             status: "True".into(),
             reason: address_reason(addresses).into(),

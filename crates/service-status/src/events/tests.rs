@@ -30,9 +30,9 @@ fn equal_findings_have_one_event_name_and_repeated_changes_have_several() {
     );
     let event = ServiceEvent::of_finding(&key(), &view(), &finding);
     assert_eq!(event, ServiceEvent::of_finding(&key(), &view(), &finding));
-    assert_eq!(event.severity, Severity::Warning);
+    assert_eq!(event.severity, EventSeverity::Warning);
     let mut change = StatusChange {
-        severity: Severity::Normal,
+        severity: EventSeverity::Normal,
         reason: "Announced",
         message: String::new(),
         at_second: 1,

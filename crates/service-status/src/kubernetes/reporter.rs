@@ -65,12 +65,12 @@ pub(crate) struct WrittenReport {
 }
 
 impl Reporter {
-    /// Renews the report until `unwatched` is cancelled, because the data plane has ended. Then
+    /// Renews the report until `data_plane_ended` is cancelled, because the data plane has ended. Then
     /// removes the report.
-    pub(crate) async fn run(mut self, unwatched: CancellationToken) {
+    pub(crate) async fn run(mut self, data_plane_ended: CancellationToken) {
         tokio::select! {
             () = self.renew() => {}
-            () = unwatched.cancelled() => {}
+            () = data_plane_ended.cancelled() => {}
         }
         self.reported.send_replace(None);
         match tokio::time::timeout(SHUTDOWN_TIMEOUT, self.remove_report()).await {

@@ -1,5 +1,5 @@
 use service_catalog::{
-    finding::{Finding, Severity},
+    finding::{EventSeverity, Finding},
     model::WrittenStatus,
 };
 
@@ -60,7 +60,7 @@ fn event() -> Occurrence {
             name: "a.1".to_owned(),
             service: key("a"),
             uid: "u".to_owned(),
-            severity: Severity::Normal,
+            severity: EventSeverity::Normal,
             reason: "Announced",
             message: String::new(),
         },

@@ -8,8 +8,9 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use k8s_openapi::api::core::v1 as core;
 use service_catalog::model::{
-    Endpoint, EndpointPort, EndpointSlice, Family, NotUsed, ObjectKey, Readiness,
+    Endpoint, EndpointPort, EndpointReadiness, EndpointSlice, NotUsed, ObjectKey,
 };
+use virtual_server::AddressFamily;
 
 use super::super::objects;
 
@@ -125,18 +126,19 @@ fn convert_subset(
     let excess = (ready.len() + not_ready.len()).saturating_sub(MOST_MIRRORED);
     let all = ready
         .into_iter()
-        .map(|address| (address.ip, Readiness::Ready));
+        .map(|address| (address.ip, EndpointReadiness::Ready));
     let all = all.chain(
         not_ready
             .into_iter()
-            .map(|address| (address.ip, Readiness::NotReady)),
+            .map(|address| (address.ip, EndpointReadiness::NotReady)),
     );
-    let mut by_family: BTreeMap<Family, BTreeMap<IpAddr, Readiness>> = BTreeMap::new();
+    let mut by_family: BTreeMap<AddressFamily, BTreeMap<IpAddr, EndpointReadiness>> =
+        BTreeMap::new();
     let mut not_used = NotUsed::default();
     for (text, readiness) in all {
         match text.parse::<IpAddr>() {
             Ok(address) => {
-                let family = by_family.entry(Family::of(address)).or_default();
+                let family = by_family.entry(AddressFamily::of(address)).or_default();
                 let known = family.entry(address).or_insert(readiness);
                 *known = readiness.max(*known);
             }
@@ -144,7 +146,7 @@ fn convert_subset(
         }
     }
     if by_family.is_empty() {
-        by_family.insert(Family::V4, BTreeMap::new());
+        by_family.insert(AddressFamily::V4, BTreeMap::new());
     }
     for (family, addresses) in by_family {
         let endpoints = addresses.into_iter();

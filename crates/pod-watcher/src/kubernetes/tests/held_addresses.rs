@@ -176,7 +176,7 @@ fn a_service_without_an_address_gets_an_address_when_the_pool_has_a_free_one() {
           pool another prefix, delete a Service, or write the annotation portlb.io/address"
         ]
     );
-    catalog.handle(Input::ServiceDeleted(ObjectKey::new("shop", "a")));
+    catalog.handle(CatalogInput::ServiceDeleted(ObjectKey::new("shop", "a")));
     watcher.take(&mut catalog);
     assert!(watcher.findings("b").is_empty());
     assert_eq!(

@@ -8,7 +8,7 @@ use service_catalog::left_out::LeftOutReason;
 const NAMED: &str = "  ports: [{name: http, port: 80}, {name: metrics, port: 9090}]\n";
 
 /// Returns the number of endpoints that are left out, by reason; without reasons with the number 0.
-fn counts(settings: Settings, manifests: &str) -> Vec<(LeftOutReason, usize)> {
+fn counts(settings: CatalogSettings, manifests: &str) -> Vec<(LeftOutReason, usize)> {
     let mut catalog = Catalog::new(settings);
     feed(&mut catalog, manifests);
     render::of(&mut catalog);
@@ -147,7 +147,7 @@ fn each_reason_gives_one_finding_and_is_not_counted_after_it_has_ended() {
     feed(&mut catalog, &slice("web", "a", ON_80, &["10.0.2.3"]));
     watcher.take(&mut catalog);
     assert_eq!(counts(&catalog), 1);
-    catalog.handle(Input::ServiceDeleted(ObjectKey::new("shop", "web")));
+    catalog.handle(CatalogInput::ServiceDeleted(ObjectKey::new("shop", "web")));
     watcher.take(&mut catalog);
     assert_eq!(counts(&catalog), 0);
 }

@@ -9,8 +9,8 @@ use service_catalog::finding::Reason;
 
 use super::held_addresses::{from_pool, model_addresses};
 
-fn all_namespaces(kind: Kind) -> Scope {
-    Scope {
+fn all_namespaces(kind: ObjectKind) -> WatchScope {
+    WatchScope {
         kind,
         namespace: None,
     }
@@ -23,22 +23,22 @@ fn web(annotations: &str) -> String {
 #[test]
 fn the_catalog_has_no_output_before_every_scope_is_listed() {
     let scopes = vec![
-        all_namespaces(Kind::Service),
-        all_namespaces(Kind::EndpointSlice),
+        all_namespaces(ObjectKind::Service),
+        all_namespaces(ObjectKind::EndpointSlice),
     ];
-    let mut catalog = Catalog::new(Settings {
+    let mut catalog = Catalog::new(CatalogSettings {
         scopes: scopes.clone(),
         ..settings()
     });
     let mut watcher = TestWatcher::default();
-    catalog.handle(Input::Restarted(scopes[0].clone()));
+    catalog.handle(CatalogInput::Restarted(scopes[0].clone()));
     feed(&mut catalog, &web(""));
-    catalog.handle(Input::RestartedDone(scopes[0].clone()));
+    catalog.handle(CatalogInput::RestartedDone(scopes[0].clone()));
     assert!(catalog.take_output().is_empty());
-    catalog.handle(Input::Restarted(scopes[1].clone()));
+    catalog.handle(CatalogInput::Restarted(scopes[1].clone()));
     feed(&mut catalog, &slice("web", "a", ON_80, &["10.0.2.3"]));
     assert!(catalog.take_output().is_empty());
-    catalog.handle(Input::RestartedDone(scopes[1].clone()));
+    catalog.handle(CatalogInput::RestartedDone(scopes[1].clone()));
     assert!(catalog.is_synced());
     watcher.take(&mut catalog);
     assert_eq!(watcher.shown(), "tcp/10.1.1.10:80 mh -> 10.0.2.3\n");
@@ -46,7 +46,7 @@ fn the_catalog_has_no_output_before_every_scope_is_listed() {
 
 #[test]
 fn the_end_of_a_list_deletes_the_objects_that_the_list_did_not_have() {
-    let in_shop = |kind| Scope {
+    let in_shop = |kind| WatchScope {
         kind,
         namespace: Some("shop".into()),
     };
@@ -61,22 +61,22 @@ fn the_end_of_a_list_deletes_the_objects_that_the_list_did_not_have() {
     feed(&mut catalog, &all.concat());
     watcher.take(&mut catalog);
     let before = watcher.shown();
-    for kind in [Kind::Service, Kind::EndpointSlice] {
-        catalog.handle(Input::Restarted(in_shop(kind)));
+    for kind in [ObjectKind::Service, ObjectKind::EndpointSlice] {
+        catalog.handle(CatalogInput::Restarted(in_shop(kind)));
     }
     feed(&mut catalog, &[&*all[0], &*all[2]].concat());
     assert_eq!(watcher.take(&mut catalog), 0);
     // A list of another namespace deletes no object of this namespace.
-    let elsewhere = Scope {
-        kind: Kind::Service,
+    let elsewhere = WatchScope {
+        kind: ObjectKind::Service,
         namespace: Some("other".into()),
     };
-    catalog.handle(Input::Restarted(elsewhere.clone()));
-    catalog.handle(Input::RestartedDone(elsewhere));
+    catalog.handle(CatalogInput::Restarted(elsewhere.clone()));
+    catalog.handle(CatalogInput::RestartedDone(elsewhere));
     watcher.take(&mut catalog);
     assert_eq!(watcher.shown(), before);
-    for kind in [Kind::Service, Kind::EndpointSlice] {
-        catalog.handle(Input::RestartedDone(in_shop(kind)));
+    for kind in [ObjectKind::Service, ObjectKind::EndpointSlice] {
+        catalog.handle(CatalogInput::RestartedDone(in_shop(kind)));
     }
     watcher.take(&mut catalog);
     assert_eq!(watcher.shown(), "tcp/10.1.1.10:80 mh -> 10.0.2.3\n");
@@ -194,7 +194,7 @@ fn an_address_moves_to_another_service_without_a_removal_of_the_virtual_server()
         watcher.views[&ObjectKey::new("shop", "b")].addresses.len(),
         0
     );
-    catalog.handle(Input::ServiceDeleted(ObjectKey::new("shop", "a")));
+    catalog.handle(CatalogInput::ServiceDeleted(ObjectKey::new("shop", "a")));
     let output = catalog.take_output();
     assert!(
         matches!(&*output.changes, [DesiredChange::PutVirtualServer(server)] if server.name == "shop/b"),
@@ -234,7 +234,9 @@ fn an_endpoint_is_served_again_when_its_address_is_no_longer_a_service_address()
         reasons(&watcher),
         [Reason::EndpointsLeftOut, Reason::NoUsableEndpoint]
     );
-    catalog.handle(Input::ServiceDeleted(ObjectKey::new("shop", "other")));
+    catalog.handle(CatalogInput::ServiceDeleted(ObjectKey::new(
+        "shop", "other",
+    )));
     watcher.take(&mut catalog);
     assert_eq!(watcher.shown(), "tcp/10.1.1.10:80 mh -> 10.0.2.3\n");
     assert_eq!(reasons(&watcher), []);
@@ -387,11 +389,13 @@ fn outcome(events: &[ClusterEvent]) -> BTreeMap<(bool, String), Option<String>> 
     outcome
 }
 
-fn inputs_for(is_slice: bool, name: &str, text: Option<&String>) -> Vec<Input> {
+fn inputs_for(is_slice: bool, name: &str, text: Option<&String>) -> Vec<CatalogInput> {
     match text {
         Some(text) => inputs(text),
-        None if is_slice => vec![Input::EndpointSliceDeleted(ObjectKey::new("shop", name))],
-        None => vec![Input::ServiceDeleted(ObjectKey::new("shop", name))],
+        None if is_slice => vec![CatalogInput::EndpointSliceDeleted(ObjectKey::new(
+            "shop", name,
+        ))],
+        None => vec![CatalogInput::ServiceDeleted(ObjectKey::new("shop", name))],
     }
 }
 
@@ -448,7 +452,7 @@ proptest! {
                 let text = from_pool(name, 80, kept.get(name).map_or("", String::as_str));
                 feed(&mut catalog, &text);
             } else {
-                catalog.handle(Input::ServiceDeleted(ObjectKey::new("shop", name)));
+                catalog.handle(CatalogInput::ServiceDeleted(ObjectKey::new("shop", name)));
                 kept.remove(name);
             }
             watcher.take(&mut catalog);

@@ -16,7 +16,7 @@ fn selected_pods_become_real_servers_without_a_service() {
             "Masquerade".to_owned(),
         )],
     };
-    let settings = Settings {
+    let settings = CatalogSettings {
         pods: Some(pods),
         ..settings()
     };
@@ -86,7 +86,7 @@ fn selected_pods_become_real_servers_without_a_service() {
 
 #[test]
 fn without_a_target_port_selected_pods_listen_on_the_port_of_the_client() {
-    let settings = Settings {
+    let settings = CatalogSettings {
         pods: Some(service_catalog::settings::PodService {
             name: "pods".to_owned(),
             addresses: vec!["10.1.1.10".parse().unwrap()],
@@ -121,7 +121,7 @@ fn without_a_target_port_selected_pods_listen_on_the_port_of_the_client() {
 
 #[test]
 fn the_real_server_of_a_selected_pod_follows_the_pod_until_its_deletion() {
-    let settings = Settings {
+    let settings = CatalogSettings {
         pods: Some(service_catalog::settings::PodService {
             name: "pods".to_owned(),
             addresses: vec!["10.1.1.10".parse().unwrap()],
@@ -143,7 +143,7 @@ fn the_real_server_of_a_selected_pod_follows_the_pod_until_its_deletion() {
     let mut served = |manifests: &str, deleted_in: Option<&str>| {
         feed(&mut catalog, manifests);
         if let Some(namespace) = deleted_in {
-            catalog.handle(Input::PodDeleted(ObjectKey::new(namespace, "a")));
+            catalog.handle(CatalogInput::PodDeleted(ObjectKey::new(namespace, "a")));
         }
         watcher.take(&mut catalog);
         let servers = watcher.desired.virtual_servers.values();

@@ -7,7 +7,7 @@ use super::*;
 #[test]
 fn the_annotation_precedes_load_balancer_ip_and_external_ips_as_source_of_the_address() {
     let spec = "  loadBalancerIP: 10.1.1.2\n  externalIPs: [10.1.1.3]\n  ports: [{port: 80}]\n";
-    let addresses = |manifest: &str, settings: Settings| {
+    let addresses = |manifest: &str, settings: CatalogSettings| {
         let mut catalog = Catalog::new(settings);
         feed(&mut catalog, manifest);
         render::of(&mut catalog);
@@ -242,7 +242,7 @@ fn an_address_outside_of_the_allowed_prefixes_is_refused_with_a_suggestion() {
     );
     // If no flag allows a prefix, every address is refused.
     check(
-        Settings {
+        CatalogSettings {
             is_confined: true,
             ..settings()
         },
@@ -253,7 +253,7 @@ fn an_address_outside_of_the_allowed_prefixes_is_refused_with_a_suggestion() {
         "#]],
     );
     check(
-        Settings {
+        CatalogSettings {
             is_confined: true,
             allowed_prefixes: vec!["10.9.9.0/24".parse().unwrap()],
             ..settings()

@@ -29,7 +29,7 @@ fn invalid_enum_values_and_numbers_of_a_service_are_errors() {
         expect![[r#"
         error a.yaml:12 (document 1): Service shop/web: spec.sessionAffinity: "clientIP" is not an allowed value; did you mean ClientIP? allowed are None, ClientIP
         error a.yaml:13 (document 1): Service shop/web: spec.sessionAffinityConfig.clientIP.timeoutSeconds: 90000 is not a timeout in seconds; write 1 to 86400
-        error a.yaml:14 (document 1): Service shop/web: spec.externalTrafficPolicy: "local" is not an allowed value; did you mean Local? allowed are Cluster, Local
+        error a.yaml:14 (document 1): Service shop/web: spec.externalTrafficPolicy: "local" is not an allowed value; did you mean Local? allowed are ClusterAccess, Local
         error a.yaml:15 (document 1): Service shop/web: spec.ipFamilies[0]: "ipv4" is not an allowed value; did you mean IPv4? allowed are IPv4, IPv6
         error a.yaml:16 (document 1): Service shop/web: spec.ipFamilyPolicy: "Dual" is not an allowed value; did you mean PreferDualStack? allowed are SingleStack, PreferDualStack, RequireDualStack
         error a.yaml:17 (document 1): Service shop/web: spec.trafficDistribution: "Nearest" is not an allowed value; allowed are PreferClose, PreferSameZone, PreferSameNode
@@ -300,11 +300,11 @@ fn an_address_outside_of_the_allowed_prefixes_is_an_error() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("web.yaml");
     fs::write(&path, GOOD).unwrap();
-    let settings = Settings {
+    let settings = CatalogSettings {
         load_balancer_class: "portlb.io/portlb".to_owned(),
         allowed_prefixes: vec!["10.9.0.0/16".parse().unwrap()],
         is_confined: true,
-        ..Settings::default()
+        ..CatalogSettings::default()
     };
     let report = check(&[path], settings);
     let [message] = report.messages.as_slice() else {
@@ -350,9 +350,9 @@ fn a_report_is_written_as_json_and_strict_fails_on_remarks() {
     let path = directory.path().join("web.yaml");
     let local = GOOD.replace("  selector", "  externalTrafficPolicy: Local\n  selector");
     fs::write(&path, local.replace("scheduler: mh", "scheduler: rr")).unwrap();
-    let settings = Settings {
+    let settings = CatalogSettings {
         load_balancer_class: "portlb.io/portlb".to_owned(),
-        ..Settings::default()
+        ..CatalogSettings::default()
     };
     let report = check(&[directory.path().to_owned()], settings);
     assert!(report.passes(false) && !report.passes(true), "{report:?}");

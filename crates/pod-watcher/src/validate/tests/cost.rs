@@ -39,9 +39,9 @@ fn check_list(services: usize) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("list.yaml");
     fs::write(&path, list(services)).unwrap();
-    let settings = Settings {
+    let settings = CatalogSettings {
         load_balancer_class: "portlb.io/portlb".to_owned(),
-        ..Settings::default()
+        ..CatalogSettings::default()
     };
     let report = check(&[path], settings);
     assert_eq!(report.services, services);
@@ -70,12 +70,12 @@ fn pools_give_addresses_to_many_services_in_as_many_rounds_as_to_few() {
     let rounds = |count: usize| {
         let results = manifests::parse("list.yaml", &list(count));
         let services = results.iter().flatten().filter_map(Manifest::service);
-        let mut catalog = Catalog::new(Settings {
+        let mut catalog = Catalog::new(CatalogSettings {
             load_balancer_class: "portlb.io/portlb".to_owned(),
             pools: pools::assumed(services.clone()),
-            ..Settings::default()
+            ..CatalogSettings::default()
         });
-        services.for_each(|service| catalog.handle(Input::Service(service.clone())));
+        services.for_each(|service| catalog.handle(CatalogInput::Service(service.clone())));
         let rounds = render::allocate_all(&mut catalog);
         assert!(catalog.views().all(|(_, view)| view.addresses.len() == 1));
         rounds
