@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use bgp_packet::{Asn, Community, RouterId};
 use clap::Parser;
-use daemon_runtime::{CommonArgs, Defaults, Target, parse_duration};
+use daemon_runtime::{CommonArgs, Defaults, GrpcTarget, parse_duration};
 
 use crate::peer_flag::PeerFlag;
 
@@ -153,7 +153,7 @@ pub struct Args {
         value_name = "TARGET",
         default_value = "http://127.0.0.1:50052"
     )]
-    pub data_plane: Target,
+    pub data_plane: GrpcTarget,
 
     /// Grace period of the data plane, at least 500ms. If the data plane is silent for longer, all
     /// addresses are announced as least preferred. A data plane that restarts within this time

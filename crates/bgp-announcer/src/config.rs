@@ -10,8 +10,8 @@ use bgp_packet::{ClusterId, IpNet, RouterId, overlapping_reserved_range};
 use bgp_rib::{ExportPolicy, ImportPolicy};
 use bgp_speaker::{Configuration, Md5Key, PeerConfig, SessionConfig, SpeakerConfig};
 use daemon_runtime::{
-    ConfigError, GracePeriod, ListenAddress, Target, in_words, longest_retry, parse_duration,
-    parse_prefix,
+    ConfigError, GracePeriod, GrpcTarget, ListenAddress, error_chain, longest_retry,
+    parse_duration, parse_prefix,
 };
 
 use crate::{
@@ -34,9 +34,9 @@ const CONNECT_RETRY_MAXIMUM: Duration = Duration::from_secs(3);
 pub struct Config {
     /// Address on which the gRPC contract is served.
     pub grpc_listen: ListenAddress,
-    pub data_plane: Target,
+    pub data_plane: GrpcTarget,
     /// `None`: no node route is needed.
-    pub node_router: Option<Target>,
+    pub node_router: Option<GrpcTarget>,
     /// Token that is sent with each hold. `None`: no token is sent.
     pub hold_token: Option<HoldToken>,
     /// Longest pause between two attempts to reach the data plane or node-router.
@@ -54,7 +54,7 @@ impl Config {
     pub fn resolve(args: &Args) -> Result<Self, ConfigError> {
         let node_router = match args.node_router.as_str() {
             "none" => None,
-            target => Some(target.parse::<Target>().map_err(|problem| {
+            target => Some(target.parse::<GrpcTarget>().map_err(|problem| {
                 ConfigError(format!(
                     "--node-router `{target}`: {problem}, or none if no node route is needed"
                 ))
@@ -329,21 +329,21 @@ fn peers(args: &Args) -> Result<Configuration, ConfigError> {
 
 fn md5_key(flag: &str, file: Option<&Path>) -> Result<Option<Md5Key>, ConfigError> {
     let key = file.map(Md5Key::read).transpose();
-    key.map_err(|problem| ConfigError(format!("{flag}: {}", in_words(&problem))))
+    key.map_err(|problem| ConfigError(format!("{flag}: {}", error_chain(&problem))))
 }
 
 /// Returns the hold token. Rejects a node-router that is not reached over a unix socket, because
 /// the token must not leave the node.
 fn hold_token(
     file: Option<&Path>,
-    node_router: Option<&Target>,
+    node_router: Option<&GrpcTarget>,
 ) -> Result<Option<HoldToken>, ConfigError> {
     let Some(file) = file else {
         return Ok(None);
     };
     match node_router {
-        Some(Target::Unix(_)) => {}
-        Some(Target::Tcp(_)) => {
+        Some(GrpcTarget::Unix(_)) => {}
+        Some(GrpcTarget::Tcp(_)) => {
             return Err(ConfigError(
                 "--hold-token-file: a token is sent only over a unix socket, because http:// shows the \
                  token to the network; give --node-router unix:PATH, or omit --hold-token-file"
@@ -362,7 +362,7 @@ fn hold_token(
         Ok(_) => Ok(Some(token)),
         Err(problem) => Err(ConfigError(format!(
             "--hold-token-file: {}",
-            in_words(&problem)
+            error_chain(&problem)
         ))),
     }
 }

@@ -18,7 +18,7 @@ use daemon_api::{
     },
     total_size,
 };
-use daemon_runtime::{Event, Shutdown, WatchEnded};
+use daemon_runtime::{PublishedEvent, Shutdown, WatchEnded};
 use futures::{Stream, StreamExt, TryStreamExt};
 use tonic::{Request, Response, Status};
 
@@ -92,11 +92,11 @@ impl AnnouncerService for AnnouncerGrpc {
         let events = events.map_ok(|(revision, event)| wire::WatchAnnouncementsResponse {
             revision,
             event: Some(match event {
-                Event::Changed(prefix, announcement) => {
+                PublishedEvent::Changed(prefix, announcement) => {
                     Wire::Announcement(to_wire(prefix, announcement))
                 }
-                Event::Removed(prefix) => Wire::RemovedAnnouncement(prefix.to_string()),
-                Event::Synced => Wire::Synced(wire::Synced {}),
+                PublishedEvent::Removed(prefix) => Wire::RemovedAnnouncement(prefix.to_string()),
+                PublishedEvent::Synced => Wire::Synced(wire::Synced {}),
             }),
         });
         Ok(Response::new(self.until_stopping(events)))
@@ -140,9 +140,9 @@ impl AnnouncerService for AnnouncerGrpc {
         let events = events.map_ok(move |(revision, event)| wire::WatchSessionsResponse {
             revision,
             event: Some(match event {
-                Event::Changed(_, peer) => Wire::Session(bgp_status::session(asn, &peer)),
-                Event::Removed(name) => Wire::RemovedSession(name),
-                Event::Synced => Wire::Synced(wire::Synced {}),
+                PublishedEvent::Changed(_, peer) => Wire::Session(bgp_status::session(asn, &peer)),
+                PublishedEvent::Removed(name) => Wire::RemovedSession(name),
+                PublishedEvent::Synced => Wire::Synced(wire::Synced {}),
             }),
         });
         Ok(Response::new(self.until_stopping(events)))

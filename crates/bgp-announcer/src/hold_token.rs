@@ -74,7 +74,7 @@ impl HoldToken {
 
 #[cfg(test)]
 mod tests {
-    use daemon_runtime::in_words;
+    use daemon_runtime::error_chain;
 
     use super::*;
 
@@ -86,7 +86,7 @@ mod tests {
         std::fs::write(&file, content).unwrap();
         HoldToken::new(&file)
             .read()
-            .map_err(|error| in_words(&error))
+            .map_err(|error| error_chain(&error))
     }
 
     #[test]
@@ -134,6 +134,6 @@ mod tests {
         assert!(problem.contains("8192 bytes"), "{problem}");
         let folder = tempfile::tempdir().unwrap();
         let problem = HoldToken::new(folder.path()).read().unwrap_err();
-        assert!(in_words(&problem).contains("a directory"), "{problem}");
+        assert!(error_chain(&problem).contains("a directory"), "{problem}");
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bgp_packet::IpNet;
 use bgp_speaker::PeerStatus;
-use daemon_runtime::Step;
+use daemon_runtime::ReadinessStep;
 
 use crate::{
     announcements::{AddressState, AnnouncementDecision, Announcements, DataPlaneState},
@@ -13,11 +13,11 @@ use crate::{
 
 #[derive(Debug)]
 pub(crate) struct AnnouncerReadiness {
-    data_plane: Step,
-    serving: Step,
-    node_route: Option<Step>,
-    session: Step,
-    announced: Step,
+    data_plane: ReadinessStep,
+    serving: ReadinessStep,
+    node_route: Option<ReadinessStep>,
+    session: ReadinessStep,
+    announced: ReadinessStep,
 }
 
 impl AnnouncerReadiness {

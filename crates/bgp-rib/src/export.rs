@@ -7,7 +7,9 @@ use bgp_packet::{AsPathSegment, Asn, ClusterId, Community, IpNet, PathAttributes
 use crate::{
     adj_rib_in::{LearnedAttributes, has_graceful_shutdown},
     decision::DEFAULT_LOCAL_PREF,
-    peer::{PeerId, PeerKind, PeerSettings, RibConfig, Source, SourceProperties, is_same_family},
+    peer::{
+        PathSource, PeerId, PeerKind, PeerSettings, RibConfig, SourceProperties, is_same_family,
+    },
     table::StoredPath,
 };
 
@@ -114,7 +116,7 @@ pub(crate) fn exported(
     prefix: &IpNet,
 ) -> Option<Arc<PathAttributes>> {
     let learned = &path.learned;
-    let is_allowed = learned.source().source() != Source::Peer(id)
+    let is_allowed = learned.source().source() != PathSource::Peer(id)
         && is_advertised(learned.source(), peer.kind)
         && !is_export_forbidden(&learned.attributes().communities, peer.kind)
         && peer.export.prefixes.is_match(prefix);

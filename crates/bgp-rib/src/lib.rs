@@ -40,7 +40,7 @@ pub use client_rule::{ClientRule, NextHopFilter};
 pub use decision::{DEFAULT_LOCAL_PREF, NotBestReason};
 pub use listing::{PathKey, PeerCounts, RibPath, SentPath};
 pub use next_hop::is_reachable_unicast;
-pub use peer::{FamilySettings, LocalAddresses, PeerId, PeerKind, PeerSettings, RibConfig, Source};
+pub use peer::{LocalAddresses, PathSource, PeerId, PeerKind, PeerSettings, RibConfig, RibFamily};
 pub use policy::{
     ExportPolicy, ImportPolicy, InvalidPrefixRule, MaximumPathsAction, PrefixFilter, PrefixRule,
     RejectReason, UnknownAttributes,

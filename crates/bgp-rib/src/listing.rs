@@ -7,7 +7,7 @@ use bgp_packet::{IpNet, PathAttributes, PathId};
 use crate::{
     adj_rib_out::PathChoice,
     decision::NotBestReason,
-    peer::{PeerId, Source},
+    peer::{PathSource, PeerId},
     rib::Rib,
     table::{PathSlot, PrefixEntry, StoredPath},
 };
@@ -17,7 +17,7 @@ use crate::{
 pub struct PathKey {
     /// The prefix of the path, with all host bits set to 0.
     pub prefix: IpNet,
-    pub source: Source,
+    pub source: PathSource,
     /// Path id from the source (RFC 7911). `None`: the source sends no path ids.
     pub path_id: Option<PathId>,
 }
@@ -42,7 +42,7 @@ pub struct SentPath<'a> {
     pub attributes: &'a Arc<PathAttributes>,
     /// The source of the path. `None`: a change is pending, and the path is possibly removed from
     /// the tables.
-    pub source: Option<Source>,
+    pub source: Option<PathSource>,
     /// Whether the path is the best path of the prefix. Always `false` while a change is pending.
     pub is_best: bool,
 }
@@ -59,7 +59,7 @@ pub struct PeerCounts {
 }
 
 impl StoredPath {
-    fn source(&self) -> Source {
+    fn source(&self) -> PathSource {
         self.learned.source().source()
     }
 
@@ -107,8 +107,8 @@ impl Rib {
     /// Returns the path with this key, if it exists.
     pub fn path(&self, key: &PathKey) -> Option<RibPath<'_>> {
         let adj_rib_in = match key.source {
-            Source::Own => &self.own,
-            Source::Peer(id) => &self.peers.get(&id)?.adj_rib_in,
+            PathSource::Own => &self.own,
+            PathSource::Peer(id) => &self.peers.get(&id)?.adj_rib_in,
         };
         let index = self.table.index(key.prefix.trunc())?;
         rib_path(

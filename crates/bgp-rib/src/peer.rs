@@ -21,7 +21,7 @@ impl fmt::Display for PeerId {
 
 /// The origin of a path: this speaker or a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Source {
+pub enum PathSource {
     /// This speaker originated the path.
     Own,
     /// This peer announced the path.
@@ -51,7 +51,7 @@ pub struct RibConfig {
 
 /// An address family that was negotiated with a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FamilySettings {
+pub struct RibFamily {
     pub family: Family,
     /// `true`: the peer is sent all paths of a prefix (RFC 7911). `false`: only the best path.
     pub add_path_send: bool,
@@ -95,13 +95,13 @@ pub struct PeerSettings {
     pub peer_address: IpAddr,
     pub local_addresses: LocalAddresses,
     /// The negotiated families. Paths of other families are neither accepted nor sent.
-    pub families: Vec<FamilySettings>,
+    pub families: Vec<RibFamily>,
     pub import: ImportPolicy,
     pub export: ExportPolicy,
 }
 
 impl PeerSettings {
-    pub(crate) fn family(&self, prefix: &IpNet) -> Option<&FamilySettings> {
+    pub(crate) fn family(&self, prefix: &IpNet) -> Option<&RibFamily> {
         let family = Family::of(*prefix);
         self.families
             .iter()
@@ -124,10 +124,10 @@ pub(crate) enum SourceProperties {
 }
 
 impl SourceProperties {
-    pub(crate) fn source(self) -> Source {
+    pub(crate) fn source(self) -> PathSource {
         match self {
-            Self::Own { .. } => Source::Own,
-            Self::Peer { id, .. } => Source::Peer(id),
+            Self::Own { .. } => PathSource::Own,
+            Self::Peer { id, .. } => PathSource::Peer(id),
         }
     }
 }

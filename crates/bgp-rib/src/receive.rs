@@ -6,7 +6,7 @@ use bgp_packet::{Announced, Family, IpNet, Nlri, PathAttributes, PathId, Update}
 
 use crate::{
     adj_rib_in::{self, AdjRibIn, LearnedAttributes},
-    peer::{PeerId, PeerKind, Source, is_same_family},
+    peer::{PathSource, PeerId, PeerKind, is_same_family},
     policy::{MaximumPathsAction, RejectReason},
     rib::Rib,
     table::{PathChange, PathTable, StoredPath},
@@ -176,7 +176,7 @@ impl Rib {
         let Some(change) = change else {
             return Ok(AnnounceResult::Unchanged);
         };
-        self.propagate(change, Source::Peer(id), nlri.path_id);
+        self.propagate(change, PathSource::Peer(id), nlri.path_id);
         Ok(AnnounceResult::Changed)
     }
 
@@ -191,7 +191,7 @@ impl Rib {
             return false;
         };
         let change = self.table.remove(index, slot);
-        self.propagate(change, Source::Peer(id), nlri.path_id);
+        self.propagate(change, PathSource::Peer(id), nlri.path_id);
         true
     }
 
@@ -221,7 +221,7 @@ impl Rib {
             &learned,
         );
         if let Some(change) = change {
-            self.propagate(change, Source::Own, None);
+            self.propagate(change, PathSource::Own, None);
         }
         Ok(())
     }
@@ -235,7 +235,7 @@ impl Rib {
             return;
         };
         let change = self.table.remove(index, slot);
-        self.propagate(change, Source::Own, None);
+        self.propagate(change, PathSource::Own, None);
     }
 }
 

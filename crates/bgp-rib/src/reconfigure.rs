@@ -6,7 +6,7 @@ use bgp_packet::{Family, Nlri};
 
 use crate::{
     adj_rib_out::SentPathKey,
-    peer::{PeerId, PeerKind, Source},
+    peer::{PathSource, PeerId, PeerKind},
     policy::{ExportPolicy, ImportPolicy},
     receive::store_path,
     rib::Rib,
@@ -96,7 +96,7 @@ impl Rib {
                 &learned,
             );
             if let Some(change) = change {
-                self.propagate(change, Source::Peer(id), path_id);
+                self.propagate(change, PathSource::Peer(id), path_id);
             }
         }
     }

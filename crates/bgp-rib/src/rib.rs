@@ -8,7 +8,7 @@ use crate::{
     adj_rib_in::AdjRibIn,
     adj_rib_out::{AdjRibOut, PathChoice, SentPathKey},
     listing::PathKey,
-    peer::{PeerId, PeerSettings, RibConfig, Source, SourceProperties},
+    peer::{PathSource, PeerId, PeerSettings, RibConfig, SourceProperties},
     send::mark_pending,
     table::{PathChange, PathTable},
 };
@@ -129,7 +129,7 @@ impl Rib {
         }
         for (index, path_id, slot) in peer.adj_rib_in.slots() {
             let change = self.table.remove(index, slot);
-            self.propagate(change, Source::Peer(id), path_id);
+            self.propagate(change, PathSource::Peer(id), path_id);
         }
     }
 
@@ -157,7 +157,7 @@ impl Rib {
     pub(crate) fn propagate(
         &mut self,
         change: PathChange,
-        source: Source,
+        source: PathSource,
         path_id: Option<PathId>,
     ) {
         let PathChange {
@@ -171,7 +171,7 @@ impl Rib {
             let others = receivers
                 .of_all_paths
                 .iter()
-                .filter(|id| source != Source::Peer(**id));
+                .filter(|id| source != PathSource::Peer(**id));
             let best = receivers.of_best_path.iter().filter(|_| is_best_changed);
             let keys = others
                 .map(|id| (id, PathChoice::Slot(slot)))

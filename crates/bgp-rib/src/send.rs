@@ -8,7 +8,7 @@ use bgp_packet::{Family, IpNet, Nlri, PathAttributes, Update};
 use crate::{
     adj_rib_out::{AdjRibOut, PathChoice, PendingItem, SentPathKey, UpdateBatch},
     export,
-    peer::{FamilySettings, PeerId, RibConfig},
+    peer::{PeerId, RibConfig, RibFamily},
     rib::{Rib, RibPeer},
     table::PathTable,
 };
@@ -69,7 +69,7 @@ impl Rib {
     }
 
     /// Makes all paths of the family pending for the peer. Orders the paths such that paths with equal attributes follow each other and share UPDATE messages.
-    pub(crate) fn mark_all(&mut self, id: PeerId, family: FamilySettings, is_refresh: bool) {
+    pub(crate) fn mark_all(&mut self, id: PeerId, family: RibFamily, is_refresh: bool) {
         let mut keys = Vec::new();
         for (prefix, entry) in self.table.entries() {
             if Family::of(entry.prefix()) != family.family {

@@ -13,8 +13,8 @@ use bgp_packet::{
     PathAttributes, PathId, RouterId, Update,
 };
 use bgp_rib::{
-    ExportPolicy, FamilySettings, ImportPolicy, LocalAddresses, NotBestReason, PathKey, PeerId,
-    PeerKind, PeerSettings, PrefixFilter, PrefixRule, Rib, RibConfig, Source,
+    ExportPolicy, ImportPolicy, LocalAddresses, NotBestReason, PathKey, PathSource, PeerId,
+    PeerKind, PeerSettings, PrefixFilter, PrefixRule, Rib, RibConfig, RibFamily,
 };
 use proptest::prelude::*;
 
@@ -151,7 +151,7 @@ fn settings(peer: u32) -> PeerSettings {
             ipv6: Some("fd09::9".parse().unwrap()),
         },
         families: [Family::Ipv4Unicast, Family::Ipv6Unicast]
-            .map(|family| FamilySettings {
+            .map(|family| RibFamily {
                 family,
                 add_path_send: peer.is_multiple_of(2),
             })
@@ -232,7 +232,7 @@ impl RibModel {
                 if self.peers.contains_key(&peer) {
                     let key = PathKey {
                         prefix,
-                        source: Source::Peer(PeerId(peer)),
+                        source: PathSource::Peer(PeerId(peer)),
                         path_id,
                     };
                     self.last_announcements.insert(key, attributes.clone());
@@ -251,7 +251,7 @@ impl RibModel {
                 };
                 self.last_announcements.remove(&PathKey {
                     prefix: nlri.prefix,
-                    source: Source::Peer(PeerId(peer)),
+                    source: PathSource::Peer(PeerId(peer)),
                     path_id: nlri.path_id,
                 });
                 let update = Update {
@@ -268,7 +268,7 @@ impl RibModel {
                 let attributes = attributes(seed, &prefix, None);
                 let key = PathKey {
                     prefix,
-                    source: Source::Own,
+                    source: PathSource::Own,
                     path_id: None,
                 };
                 self.last_announcements.insert(key, attributes.clone());
@@ -278,7 +278,7 @@ impl RibModel {
                 let prefix = prefix(number);
                 self.last_announcements.remove(&PathKey {
                     prefix,
-                    source: Source::Own,
+                    source: PathSource::Own,
                     path_id: None,
                 });
                 rib.withdraw_originated(prefix);
@@ -306,7 +306,7 @@ impl RibModel {
         self.variants.insert(peer, variant);
         for (key, attributes) in &self.last_announcements {
             let is_asked_for = families.contains(&Family::of(key.prefix));
-            if key.source == Source::Peer(PeerId(peer)) && is_asked_for {
+            if key.source == PathSource::Peer(PeerId(peer)) && is_asked_for {
                 let update = announcement(key.prefix, key.path_id, attributes.clone());
                 rib.receive(PeerId(peer), update).unwrap();
             }
@@ -316,7 +316,7 @@ impl RibModel {
     fn forget(&mut self, peer: u32) {
         self.peers.remove(&peer);
         self.last_announcements
-            .retain(|key, _| key.source != Source::Peer(PeerId(peer)));
+            .retain(|key, _| key.source != PathSource::Peer(PeerId(peer)));
     }
 
     fn read(&mut self, rib: &mut Rib, peer: u32, limit: usize) {
@@ -365,10 +365,10 @@ impl RibModel {
         }
         for (key, attributes) in &self.last_announcements {
             match key.source {
-                Source::Own => rib
+                PathSource::Own => rib
                     .originate(key.prefix, Arc::new(attributes.clone()))
                     .unwrap(),
-                Source::Peer(id) => {
+                PathSource::Peer(id) => {
                     let update = announcement(key.prefix, key.path_id, attributes.clone());
                     rib.receive(id, update).unwrap();
                 }
@@ -471,7 +471,7 @@ fn check_steps(steps: Vec<RibEvent>) {
         assert_eq!(rib.counts(PeerId(*peer)).pending, 0);
         let expected: BTreeSet<_> = loc_rib(&rib)
             .into_keys()
-            .filter(|key| key.source == Source::Peer(PeerId(*peer)))
+            .filter(|key| key.source == PathSource::Peer(PeerId(*peer)))
             .collect();
         let listed: BTreeSet<_> = rib.adj_rib_in(PeerId(*peer)).map(|path| path.key).collect();
         assert_eq!(listed, expected);

@@ -6,7 +6,7 @@ use std::{
     time::Instant,
 };
 
-use bgp_rib::{PathKey, PeerId, Rib, Source};
+use bgp_rib::{PathKey, PathSource, PeerId, Rib};
 use tokio::sync::oneshot;
 
 use crate::{
@@ -163,8 +163,8 @@ impl Observers {
         }
         for key in keys {
             let name = match key.source {
-                Source::Own => None,
-                Source::Peer(id) => {
+                PathSource::Own => None,
+                PathSource::Peer(id) => {
                     if !names.contains_key(&id)
                         && let Some(peer) = peers.get(id)
                     {
@@ -291,7 +291,7 @@ mod tests {
         };
         let key = |number: usize| PathKey {
             prefix: IpNet::from(IpAddr::from(u32::try_from(number).unwrap().to_be_bytes())),
-            source: Source::Own,
+            source: PathSource::Own,
             path_id: None,
         };
         for number in 0..MAX_UNREAD {

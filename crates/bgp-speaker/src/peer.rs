@@ -7,7 +7,7 @@ use std::{
 
 use bgp_packet::{Family, RouterId};
 use bgp_rib::{
-    FamilySettings, LocalAddresses, MaximumPathsAction, PeerId, PeerKind, PeerSettings, Source,
+    LocalAddresses, MaximumPathsAction, PathSource, PeerId, PeerKind, PeerSettings, RibFamily,
 };
 use bgp_session::{ConnectionId, Negotiated, Session, SessionState};
 
@@ -108,7 +108,7 @@ impl Peer {
         self.flushed = 0;
         self.logged = LoggedOnce::default();
         self.refreshes.clear();
-        let families = negotiated.families.iter().map(|family| FamilySettings {
+        let families = negotiated.families.iter().map(|family| RibFamily {
             family: family.family,
             add_path_send: family.add_path_send,
         });
@@ -184,10 +184,10 @@ impl Peers {
 
     /// Returns the name of the peer that announced a path. `None`: the path is the speaker's own,
     /// or its peer has been removed.
-    pub(crate) fn name_of(&self, source: Source) -> Option<&str> {
+    pub(crate) fn name_of(&self, source: PathSource) -> Option<&str> {
         match source {
-            Source::Own => None,
-            Source::Peer(id) => self.get(id).map(|peer| peer.config.name.as_str()),
+            PathSource::Own => None,
+            PathSource::Peer(id) => self.get(id).map(|peer| peer.config.name.as_str()),
         }
     }
 

@@ -23,7 +23,7 @@ const MOST_NODES: usize = 10_000_000;
 
 /// A line and a column of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
+pub struct FileLocation {
     /// The number of the line; the first line has number 1.
     pub line: u64,
     /// The number of the character in the line; the first character has number 1.
@@ -32,9 +32,9 @@ pub struct Place {
 
 /// An error in the content of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
+pub struct FileProblem {
     /// `None` if the error concerns the whole file or its position is unknown.
-    pub place: Option<Place>,
+    pub place: Option<FileLocation>,
     /// The error and a suggestion how to fix it.
     pub message: String,
 }
@@ -49,7 +49,7 @@ pub enum FileError {
     #[error("{}", lines(path, problems))]
     Content {
         path: PathBuf,
-        problems: Vec<Problem>,
+        problems: Vec<FileProblem>,
     },
 }
 
@@ -95,9 +95,9 @@ pub async fn off_thread<T: Send + 'static>(load: impl FnOnce() -> T + Send + 'st
 ///
 /// # Errors
 /// The message has the error and a suggestion how to fix it.
-pub fn parse<T: DeserializeOwned>(text: &str, least: &str) -> Result<T, Problem> {
+pub fn parse<T: DeserializeOwned>(text: &str, least: &str) -> Result<T, FileProblem> {
     if is_empty(text) {
-        return Err(Problem {
+        return Err(FileProblem {
             place: None,
             message: format!("the file is empty; write at least {least}"),
         });
@@ -113,8 +113,8 @@ pub fn parse<T: DeserializeOwned>(text: &str, least: &str) -> Result<T, Problem>
     serde_saphyr::from_str_with_options(text, options).map_err(|error| problem(&error, text))
 }
 
-fn lines(path: &Path, problems: &[Problem]) -> String {
-    let line = |problem: &Problem| format!("{}:{problem}", path.display());
+fn lines(path: &Path, problems: &[FileProblem]) -> String {
+    let line = |problem: &FileProblem| format!("{}:{problem}", path.display());
     problems.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
@@ -124,7 +124,7 @@ fn is_empty(text: &str) -> bool {
         .all(|line| line.is_empty() || line.starts_with('#') || line == "---")
 }
 
-impl Place {
+impl FileLocation {
     /// Returns the place of a value. `None` if the parser does not know the place.
     #[must_use]
     pub fn of<T>(value: &serde_saphyr::Spanned<T>) -> Option<Self> {
@@ -139,15 +139,15 @@ impl Place {
     }
 }
 
-fn problem(error: &Error, text: &str) -> Problem {
+fn problem(error: &Error, text: &str) -> FileProblem {
     let error = error.without_snippet();
     let parser_message = UserMessageFormatter.format_message(error);
-    let place = error.location().and_then(Place::known);
+    let place = error.location().and_then(FileLocation::known);
     let place = match place {
         Some(place) => Some(suggestion::tab_place(&parser_message, text, place)),
         None => suggestion::tagged_field(&parser_message, text),
     };
-    Problem {
+    FileProblem {
         place,
         message: message(error, &parser_message, text, place),
     }
@@ -157,7 +157,7 @@ fn problem(error: &Error, text: &str) -> Problem {
     clippy::wildcard_enum_match_arm,
     reason = "the parser has many errors; all others keep the message of the parser"
 )]
-fn message(error: &Error, parser_message: &str, text: &str, place: Option<Place>) -> String {
+fn message(error: &Error, parser_message: &str, text: &str, place: Option<FileLocation>) -> String {
     match error {
         Error::SerdeUnknownField {
             field, expected, ..
@@ -199,11 +199,11 @@ fn printable(character: char) -> impl Iterator<Item = char> {
     plain.into_iter().chain(escaped.into_iter().flatten())
 }
 
-impl fmt::Display for Problem {
+impl fmt::Display for FileProblem {
     /// Writes `line:column: message`, or only a space and the message if the place is unknown.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.place {
-            Some(Place { line, column }) => write!(f, "{line}:{column}: {}", self.message),
+            Some(FileLocation { line, column }) => write!(f, "{line}:{column}: {}", self.message),
             None => write!(f, " {}", self.message),
         }
     }

@@ -4,7 +4,7 @@ use std::error::Error;
 
 /// Returns the message of an error and of all its causes, with colons between them, in one line.
 #[must_use]
-pub fn in_words(error: &dyn Error) -> String {
+pub fn error_chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
@@ -26,6 +26,6 @@ mod tests {
             path: "/nowhere".into(),
             source: std::io::Error::other("no disk"),
         };
-        assert_eq!(in_words(&error), "cannot read /nowhere: no disk");
+        assert_eq!(error_chain(&error), "cannot read /nowhere: no disk");
     }
 }

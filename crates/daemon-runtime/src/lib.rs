@@ -50,19 +50,19 @@ pub use backoff::{Backoff, GracePeriod, LONGEST_RETRY, longest_retry};
 pub use bounded_io::{TIME_AFTER_SLEEP, has_slept, timeout_after_poll, wait_until};
 pub use config_text::{parse_duration, parse_prefix};
 pub use daemon::{Daemon, DaemonError};
-pub use error_chain::in_words;
+pub use error_chain::error_chain;
 pub use grpc::GrpcContract;
 pub use listen::{ListenAddress, listen_address};
 pub use metrics::{Counter, Family, Gauge, Histogram, Labels, Metrics};
 pub use published::{
-    Event, KEPT_REMOVALS, MOST_WATCHES, PublishedSnapshot, Publisher, Reader, Subscription,
-    WatchEnded,
+    KEPT_REMOVALS, MOST_WATCHES, PublishedEvent, PublishedSnapshot, Publisher, Reader,
+    Subscription, WatchEnded,
 };
-pub use readiness::{Readiness, Step};
+pub use readiness::{Readiness, ReadinessStep};
 pub use run::{ConfigError, run};
 pub use shutdown::Shutdown;
 pub use sleep_watch::SleepWatch;
-pub use target::{CONNECT_TIMEOUT, Target};
+pub use target::{CONNECT_TIMEOUT, GrpcTarget};
 pub use unix_socket::SocketPermissions;
 
 pub(crate) use build_info::VERSION;

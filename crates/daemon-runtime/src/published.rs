@@ -2,9 +2,9 @@
 //!
 //! One owner publishes whole objects, and many watchers read them. Each change has a revision.
 //!
-//! - A watcher gets every object, then [`Event::Synced`], then each change. Every object that existed
-//!   when the owner was synced comes before [`Event::Synced`], even if the object changes meanwhile:
-//!   at [`Event::Synced`] a client deletes all objects that it has not received.
+//! - A watcher gets every object, then [`PublishedEvent::Synced`], then each change. Every object that existed
+//!   when the owner was synced comes before [`PublishedEvent::Synced`], even if the object changes meanwhile:
+//!   at [`PublishedEvent::Synced`] a client deletes all objects that it has not received.
 //! - A slow watcher gets only the last of several changes of an object.
 //! - The table keeps the last removal of each key for slow watchers. It keeps as many removals as there
 //!   were objects since the oldest kept removal, but at least [`KEPT_REMOVALS`]. So the removal of all
@@ -57,7 +57,7 @@ impl From<WatchEnded> for tonic::Status {
 
 /// One event of a watch.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event<K, V> {
+pub enum PublishedEvent<K, V> {
     /// An object is new or has changed. The value is the whole object.
     Changed(K, V),
     Removed(K),
@@ -100,11 +100,11 @@ enum Phase<K> {
     NotSynced,
     /// The owner is synced, and the watcher gets the objects that it has not received yet.
     ///
-    /// `ahead` lists their keys. So an object that changes meanwhile comes before [`Event::Synced`],
-    /// and further changes do not delay [`Event::Synced`]. `until` is the revision at the begin of
+    /// `ahead` lists their keys. So an object that changes meanwhile comes before [`PublishedEvent::Synced`],
+    /// and further changes do not delay [`PublishedEvent::Synced`]. `until` is the revision at the begin of
     /// this phase.
     Listing { ahead: VecDeque<K>, until: u64 },
-    /// The watcher has got [`Event::Synced`] and gets each change.
+    /// The watcher has got [`PublishedEvent::Synced`] and gets each change.
     Following,
 }
 
@@ -202,7 +202,7 @@ impl<K: Ord + Clone, V: Clone + PartialEq> Publisher<K, V> {
         }
     }
 
-    /// Declares that the owner has published all its objects. Watchers get [`Event::Synced`].
+    /// Declares that the owner has published all its objects. Watchers get [`PublishedEvent::Synced`].
     pub fn synced(&self) {
         let mut table = lock(&self.table);
         if !table.synced {
@@ -293,10 +293,10 @@ impl<K: Ord + Clone, V: Clone> Reader<K, V> {
 }
 
 /// An event with its revision, or the end of the watch.
-type NextEvent<K, V> = Result<(u64, Event<K, V>), WatchEnded>;
+type NextEvent<K, V> = Result<(u64, PublishedEvent<K, V>), WatchEnded>;
 
 /// An event with its revision, `None` if no event is ready, or the end of the watch.
-type ReadyEvent<K, V> = Result<Option<(u64, Event<K, V>)>, WatchEnded>;
+type ReadyEvent<K, V> = Result<Option<(u64, PublishedEvent<K, V>)>, WatchEnded>;
 
 impl<K: Ord + Clone, V: Clone> Subscription<K, V> {
     /// Waits for the next event and returns it with its revision. `None` after the publisher was
@@ -341,7 +341,7 @@ impl<K: Ord + Clone, V: Clone> Subscription<K, V> {
             // The watcher has now read all removals up to `until`.
             self.cursor = *until;
             self.read_until.fetch_max(*until, Ordering::Relaxed);
-            let synced = (*until, Event::Synced);
+            let synced = (*until, PublishedEvent::Synced);
             self.phase = Phase::Following;
             return Ok(Some(synced));
         }
@@ -373,11 +373,11 @@ impl<K: Ord + Clone, V: Clone> Subscription<K, V> {
 
 impl<K: Ord + Clone, V: Clone> PublishedTable<K, V> {
     /// Returns the last event of `key`. `None` for a removal before the start of the watch.
-    fn event(&self, key: &K, opened_at: u64) -> Option<(u64, Event<K, V>)> {
+    fn event(&self, key: &K, opened_at: u64) -> Option<(u64, PublishedEvent<K, V>)> {
         let (revision, value) = self.latest.get(key)?;
         let event = match value {
-            Some(value) => Event::Changed(key.clone(), value.clone()),
-            None if *revision > opened_at => Event::Removed(key.clone()),
+            Some(value) => PublishedEvent::Changed(key.clone(), value.clone()),
+            None if *revision > opened_at => PublishedEvent::Removed(key.clone()),
             None => return None,
         };
         Some((*revision, event))

@@ -17,7 +17,7 @@ struct StepState {
 
 /// The handle with which a task reports the state of one readiness step.
 #[derive(Debug)]
-pub struct Step {
+pub struct ReadinessStep {
     index: usize,
     steps: watch::Sender<Vec<StepState>>,
 }
@@ -29,8 +29,8 @@ impl Readiness {
         }
     }
 
-    /// Adds a step. The step is missing until its owner calls [`Step::ready`].
-    pub fn step(&self, name: &'static str, detail: &str) -> Step {
+    /// Adds a step. The step is missing until its owner calls [`ReadinessStep::ready`].
+    pub fn step(&self, name: &'static str, detail: &str) -> ReadinessStep {
         let mut index = 0;
         self.steps.send_modify(|steps| {
             index = steps.len();
@@ -40,7 +40,7 @@ impl Readiness {
                 detail: detail.to_owned(),
             });
         });
-        Step {
+        ReadinessStep {
             index,
             steps: self.steps.clone(),
         }
@@ -68,7 +68,7 @@ impl Readiness {
     pub(crate) fn changes(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut receiver = self.steps.subscribe();
         async move {
-            // Every `Step` and every `Readiness` owns a sender, so this error occurs only when the
+            // Every `ReadinessStep` and every `Readiness` owns a sender, so this error occurs only when the
             // daemon ends.
             if receiver.changed().await.is_err() {
                 std::future::pending::<()>().await;
@@ -77,7 +77,7 @@ impl Readiness {
     }
 }
 
-impl Step {
+impl ReadinessStep {
     /// Marks the step as ready. `detail` is for example a warning, or empty.
     pub fn ready(&self, detail: impl Into<String>) {
         self.set(true, detail.into());

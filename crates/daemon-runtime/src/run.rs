@@ -5,7 +5,7 @@ use std::{error::Error, fmt, process::ExitCode};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::{CommonArgs, Daemon, ListenAddress, in_words, log};
+use crate::{CommonArgs, Daemon, ListenAddress, error_chain, log};
 
 /// Exit code for flags or files that cannot be used.
 const UNUSABLE: u8 = 2;
@@ -150,7 +150,7 @@ fn raise_file_limit() {
 }
 
 fn failed(error: &dyn Error) -> ExitCode {
-    tracing::error!(error = in_words(error), "stopped");
+    tracing::error!(error = error_chain(error), "stopped");
     ExitCode::FAILURE
 }
 

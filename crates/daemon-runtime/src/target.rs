@@ -11,14 +11,14 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The address of a gRPC server.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Target {
+pub enum GrpcTarget {
     /// `http://ADDRESS:PORT` with a numeric address.
     Tcp(Uri),
     /// The PATH of `unix:PATH`.
     Unix(PathBuf),
 }
 
-impl Target {
+impl GrpcTarget {
     /// Returns a channel that connects at its first use, and again after the connection was lost.
     pub fn channel(&self) -> Channel {
         match self {
@@ -43,7 +43,7 @@ impl Target {
     }
 }
 
-impl FromStr for Target {
+impl FromStr for GrpcTarget {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -84,7 +84,7 @@ impl FromStr for Target {
     }
 }
 
-impl fmt::Display for Target {
+impl fmt::Display for GrpcTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(uri) => write!(f, "{}", uri.to_string().trim_end_matches('/')),
@@ -99,7 +99,7 @@ mod tests {
 
     #[track_caller]
     fn check(text: &str, expected: Result<&str, &str>) {
-        let parsed = text.parse::<Target>().map(|target| target.to_string());
+        let parsed = text.parse::<GrpcTarget>().map(|target| target.to_string());
         assert_eq!(parsed.as_deref().map_err(String::as_str), expected);
     }
 

@@ -14,7 +14,7 @@ use nix::{
 };
 use tokio::net::{UnixListener, UnixStream};
 
-use crate::{Step, accept::Listen, connection_slots::ClientSource};
+use crate::{ReadinessStep, accept::Listen, connection_slots::ClientSource};
 
 /// Longest path of a socket in bytes: the kernel's limit of 107, minus [`TEMPORARY_SUFFIX`].
 const LONGEST_PATH: usize = 103;
@@ -46,7 +46,7 @@ pub(crate) struct UnixSocket {
     path: PathBuf,
     identity: FileIdentity,
     permissions: Option<SocketPermissions>,
-    step: Option<Step>,
+    step: Option<ReadinessStep>,
     /// False after a failure to bind the path again was logged.
     is_reachable: bool,
 }
@@ -125,7 +125,7 @@ impl UnixSocket {
     }
 
     /// Makes the socket report to `step` whether its path leads to this socket.
-    pub(crate) fn report_to(&mut self, step: Step) {
+    pub(crate) fn report_to(&mut self, step: ReadinessStep) {
         step.ready(self.path.display().to_string());
         self.step = Some(step);
     }

@@ -2,7 +2,7 @@
 
 use std::{future::pending, io, time::Duration};
 
-use daemon_runtime::{Daemon, DaemonError, ListenAddress, in_words};
+use daemon_runtime::{Daemon, DaemonError, ListenAddress, error_chain};
 use tokio::sync::{mpsc, oneshot};
 
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -88,7 +88,10 @@ async fn the_error_of_a_failed_task_has_the_name_of_the_task_and_the_cause() {
         Err(io::Error::other("cannot read the table"))
     });
     let error = ended(daemon).await.unwrap_err();
-    assert_eq!(in_words(&error), "table has failed: cannot read the table");
+    assert_eq!(
+        error_chain(&error),
+        "table has failed: cannot read the table"
+    );
 }
 
 #[tokio::test]
@@ -131,7 +134,7 @@ async fn a_task_that_fails_during_the_drain_stops_the_process_with_an_error() {
     });
     let error = ended(daemon).await.unwrap_err();
     assert_eq!(
-        in_words(&error),
+        error_chain(&error),
         "withdrawal has failed: the session has ended"
     );
 }
@@ -191,6 +194,6 @@ async fn the_unix_socket_is_removed_after_a_task_has_failed() {
     assert!(path.exists());
     daemon.spawn("table", async { Err(io::Error::other("no table")) });
     let error = ended(daemon).await.unwrap_err();
-    assert_eq!(in_words(&error), "table has failed: no table");
+    assert_eq!(error_chain(&error), "table has failed: no table");
     assert!(!path.exists());
 }

@@ -4,7 +4,7 @@
 
 use std::{collections::VecDeque, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
-use daemon_runtime::{Daemon, GrpcContract, ListenAddress, Metrics, Target};
+use daemon_runtime::{Daemon, GrpcContract, GrpcTarget, ListenAddress, Metrics};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpStream, UnixStream},
@@ -234,7 +234,9 @@ async fn an_open_grpc_stream_is_not_closed_during_a_flood_of_connections() {
 }
 
 /// Opens a stream on a new connection.
-async fn watch(target: &Target) -> Result<tonic::Streaming<HealthCheckResponse>, tonic::Status> {
+async fn watch(
+    target: &GrpcTarget,
+) -> Result<tonic::Streaming<HealthCheckResponse>, tonic::Status> {
     let mut client = HealthClient::new(target.channel());
     let watching = client.watch(HealthCheckRequest::default()).await;
     let mut stream = watching?.into_inner();
@@ -242,12 +244,12 @@ async fn watch(target: &Target) -> Result<tonic::Streaming<HealthCheckResponse>,
     Ok(stream)
 }
 
-fn target(address: SocketAddr) -> Target {
+fn target(address: SocketAddr) -> GrpcTarget {
     format!("http://{address}").parse().unwrap()
 }
 
 /// Waits until a new client is served.
-async fn wait_until_served(target: &Target) {
+async fn wait_until_served(target: &GrpcTarget) {
     let served = async {
         loop {
             let mut client = HealthClient::new(target.channel());
@@ -309,7 +311,7 @@ async fn start_on_unix_socket() -> (tempfile::TempDir, PathBuf, Metrics) {
 #[tokio::test]
 async fn idle_connections_of_the_unix_socket_lock_no_client_out() {
     let (_directory, path, metrics) = start_on_unix_socket().await;
-    let socket = Target::Unix(path.clone());
+    let socket = GrpcTarget::Unix(path.clone());
     let mut open_watch = watch(&socket).await.unwrap();
     let mut idle = Vec::new();
     for _ in 0..300 {
@@ -354,14 +356,14 @@ async fn a_connection_whose_client_does_not_read_is_closed_at_the_limit() {
         open.push(stream);
     }
     for _ in 0..5 {
-        wait_until_served(&Target::Unix(path.clone())).await;
+        wait_until_served(&GrpcTarget::Unix(path.clone())).await;
     }
 }
 
 #[tokio::test]
 async fn one_process_has_streams_on_a_quarter_of_the_connections_of_a_unix_socket() {
     let (_directory, path, _metrics) = start_on_unix_socket().await;
-    let socket = Target::Unix(path);
+    let socket = GrpcTarget::Unix(path);
     let mut open = Vec::new();
     for _ in 0..GRPC_CONNECTIONS / 4 {
         open.push(watch(&socket).await.unwrap());

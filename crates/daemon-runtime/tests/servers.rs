@@ -10,8 +10,8 @@ use std::{
 };
 
 use daemon_runtime::{
-    Counter, Daemon, DaemonError, GrpcContract, ListenAddress, Readiness, Shutdown,
-    SocketPermissions, Target,
+    Counter, Daemon, DaemonError, GrpcContract, GrpcTarget, ListenAddress, Readiness, Shutdown,
+    SocketPermissions,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -43,10 +43,10 @@ fn socket(directory: &tempfile::TempDir) -> (PathBuf, ListenAddress) {
     (path.clone(), ListenAddress::Unix(path))
 }
 
-fn target(address: &ListenAddress) -> Target {
+fn target(address: &ListenAddress) -> GrpcTarget {
     match address {
         ListenAddress::Tcp(address) => format!("http://{address}").parse().unwrap(),
-        ListenAddress::Unix(path) => Target::Unix(path.clone()),
+        ListenAddress::Unix(path) => GrpcTarget::Unix(path.clone()),
     }
 }
 
@@ -68,7 +68,7 @@ async fn stop(shutdown: &Shutdown, running: JoinHandle<Result<(), DaemonError>>)
     ended.unwrap().unwrap();
 }
 
-async fn status(target: &Target, service: &str) -> Result<ServingStatus, Code> {
+async fn status(target: &GrpcTarget, service: &str) -> Result<ServingStatus, Code> {
     HealthClient::new(target.channel())
         .check(HealthCheckRequest {
             service: service.to_owned(),
@@ -79,7 +79,7 @@ async fn status(target: &Target, service: &str) -> Result<ServingStatus, Code> {
 }
 
 /// Waits until the health service reports the expected status.
-async fn wait_for_status(target: &Target, service: &str, expected: ServingStatus) {
+async fn wait_for_status(target: &GrpcTarget, service: &str, expected: ServingStatus) {
     let mut updates = HealthClient::new(target.channel())
         .watch(HealthCheckRequest {
             service: service.to_owned(),
@@ -100,7 +100,7 @@ async fn wait_for_status(target: &Target, service: &str, expected: ServingStatus
         .unwrap_or_else(|_| panic!("{service:?} was never {expected:?}"));
 }
 
-async fn reflected_services(target: &Target) -> Vec<String> {
+async fn reflected_services(target: &GrpcTarget) -> Vec<String> {
     let request = ServerReflectionRequest {
         host: String::new(),
         message_request: Some(MessageRequest::ListServices(String::new())),

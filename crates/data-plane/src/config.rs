@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use daemon_runtime::{ListenAddress, Target};
+use daemon_runtime::{GrpcTarget, ListenAddress};
 
 /// The values of the flags of a data plane. The flag parsers have validated them.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Address of the Discovery server, the source of the desired set.
-    pub discovery: Target,
+    pub discovery: GrpcTarget,
     /// Time between two rounds of the audit.
     pub audit_interval: Duration,
     /// Longest time for which the daemon continues after a termination signal while a client

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, net::SocketAddr};
 
-use daemon_runtime::Step;
+use daemon_runtime::ReadinessStep;
 use virtual_server::{DesiredChange, DesiredSet, Problems, VirtualServer, VirtualServerId};
 
 use crate::{discovery::StreamLoss, metrics::DataPlaneMetrics};
@@ -13,12 +13,12 @@ pub(crate) struct DesiredState {
     set: Option<DesiredSet>,
     /// The logged reason for which there is no stream. `None`: the stream is open.
     loss: Option<StreamLoss>,
-    step: Step,
+    step: ReadinessStep,
     metrics: DataPlaneMetrics,
 }
 
 impl DesiredState {
-    pub(crate) fn new(step: Step, metrics: DataPlaneMetrics) -> Self {
+    pub(crate) fn new(step: ReadinessStep, metrics: DataPlaneMetrics) -> Self {
         Self {
             set: None,
             loss: None,

@@ -8,7 +8,7 @@ use daemon_api::{
         WatchRequest, WatchResponse, discovery_service_client::DiscoveryServiceClient,
     },
 };
-use daemon_runtime::{Backoff, LONGEST_RETRY, Target};
+use daemon_runtime::{Backoff, GrpcTarget, LONGEST_RETRY};
 use tokio::sync::mpsc;
 use tonic::{Code, Status, Streaming};
 use virtual_server::{DesiredChange, DesiredSet, VirtualServerId};
@@ -58,7 +58,7 @@ impl From<Status> for LossCause {
 }
 
 /// Watches the desired set and sends the events. Reconnects forever, until the receiver is dropped.
-pub(crate) async fn watch(target: Target, events: mpsc::Sender<DiscoveryEvent>) {
+pub(crate) async fn watch(target: GrpcTarget, events: mpsc::Sender<DiscoveryEvent>) {
     let mut backoff = Backoff::for_neighbouring_daemon(LONGEST_RETRY);
     let mut client = DiscoveryServiceClient::new(target.channel());
     loop {

@@ -13,7 +13,7 @@ use daemon_api::{
     },
     period, total_size,
 };
-use daemon_runtime::{Event, Shutdown, Subscription, WatchEnded, wait_until};
+use daemon_runtime::{PublishedEvent, Shutdown, Subscription, WatchEnded, wait_until};
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use ipnet::IpNet;
 use tokio::{
@@ -128,15 +128,14 @@ impl<C: ConnectionCounters> DataPlaneService for DataPlaneGrpc<C> {
         use watch_virtual_servers_response::Event as Wire;
         let events = self.published.virtual_servers.subscribe()?.into_stream();
         let events = events.map_err(Status::from).map_ok(|(revision, event)| {
-            let event = match event {
-                Event::Changed(_, status) => {
-                    Wire::VirtualServer(convert::virtual_server(&status, &BTreeMap::new(), |_| {
-                        None
-                    }))
-                }
-                Event::Removed(id) => Wire::RemovedVirtualServer((&id).into()),
-                Event::Synced => Wire::Synced(wire::Synced {}),
-            };
+            let event =
+                match event {
+                    PublishedEvent::Changed(_, status) => Wire::VirtualServer(
+                        convert::virtual_server(&status, &BTreeMap::new(), |_| None),
+                    ),
+                    PublishedEvent::Removed(id) => Wire::RemovedVirtualServer((&id).into()),
+                    PublishedEvent::Synced => Wire::Synced(wire::Synced {}),
+                };
             wire::WatchVirtualServersResponse {
                 revision,
                 event: Some(event),
@@ -213,11 +212,11 @@ impl ServiceAddressWatch {
                 };
                 self.revision = revision;
                 match event {
-                    Event::Changed(prefix, status) => {
+                    PublishedEvent::Changed(prefix, status) => {
                         Wire::ServiceAddress(convert::service_address(prefix, &status))
                     }
-                    Event::Removed(prefix) => Wire::RemovedServiceAddress(prefix.to_string()),
-                    Event::Synced => Wire::Synced(wire::Synced {}),
+                    PublishedEvent::Removed(prefix) => Wire::RemovedServiceAddress(prefix.to_string()),
+                    PublishedEvent::Synced => Wire::Synced(wire::Synced {}),
                 }
             }
             alive = heartbeat => {

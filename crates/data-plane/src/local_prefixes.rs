@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use daemon_runtime::in_words;
+use daemon_runtime::error_chain;
 use ipnet::IpNet;
 
 use crate::forwarder::Forwarder;
@@ -39,7 +39,7 @@ impl<F: Forwarder> LocalPrefixState<F> {
         }
         Err(self.errors.get(&prefix).map_or_else(
             || "the address is not accepted as local yet".to_owned(),
-            |error| in_words(error),
+            |error| error_chain(error),
         ))
     }
 
@@ -100,7 +100,7 @@ impl<F: Forwarder> LocalPrefixState<F> {
     /// Logs a failure, but not the repetition of an equal failure.
     fn failed(&mut self, prefix: IpNet, error: F::Error, message: &str) {
         if self.errors.get(&prefix) != Some(&error) {
-            tracing::warn!(%prefix, error = in_words(&error), "{message}");
+            tracing::warn!(%prefix, error = error_chain(&error), "{message}");
             self.errors.insert(prefix, error);
         }
     }
@@ -113,7 +113,7 @@ impl<F: Forwarder> LocalPrefixState<F> {
             Ok(prefixes) => self.local = prefixes,
             Err(error) => {
                 tracing::warn!(
-                    error = in_words(&error),
+                    error = error_chain(&error),
                     "cannot read the local prefixes back; keeping the last known prefixes"
                 );
             }

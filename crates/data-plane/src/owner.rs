@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use daemon_runtime::{Reader, Shutdown, in_words, wait_until};
+use daemon_runtime::{Reader, Shutdown, error_chain, wait_until};
 use ipnet::IpNet;
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -285,7 +285,7 @@ impl<F: Forwarder> DataPlaneOwner<F> {
             tracing::warn!(
                 virtual_server = %id,
                 more = errors.count(),
-                error = in_words(error),
+                error = error_chain(error),
                 "cannot count the connections of draining real servers; retrying"
             );
         }

@@ -2,7 +2,7 @@
 
 use std::{error::Error, time::Duration};
 
-use daemon_runtime::{Daemon, DaemonError, GrpcContract, ListenAddress, Readiness, Step};
+use daemon_runtime::{Daemon, DaemonError, GrpcContract, ListenAddress, Readiness, ReadinessStep};
 use tokio::sync::mpsc;
 use tonic::service::Routes;
 
@@ -27,9 +27,9 @@ const DRAIN_MARGIN: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct DataPlaneSteps {
     /// Ready when a desired set has been received.
-    pub(crate) desired: Step,
+    pub(crate) desired: ReadinessStep,
     /// Ready when the forwarder holds every virtual server of the desired set.
-    pub(crate) programmed: Step,
+    pub(crate) programmed: ReadinessStep,
 }
 
 /// An error that prevents the start of a data plane. `E` is the error of its forwarder.

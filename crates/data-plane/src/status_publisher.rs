@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use daemon_runtime::{Publisher, Reader, Step};
+use daemon_runtime::{Publisher, Reader, ReadinessStep};
 use ipnet::IpNet;
 use virtual_server::VirtualServerId;
 
@@ -25,12 +25,12 @@ pub(crate) struct StatusPublisher {
     service_addresses: BTreeMap<IpNet, ServiceAddressStatus>,
     virtual_server_publisher: Publisher<VirtualServerId, Arc<VirtualServerStatus>>,
     service_address_publisher: Publisher<IpNet, ServiceAddressStatus>,
-    programmed: Step,
+    programmed: ReadinessStep,
     metrics: DataPlaneMetrics,
 }
 
 impl StatusPublisher {
-    pub(crate) fn new(programmed: Step, metrics: DataPlaneMetrics) -> Self {
+    pub(crate) fn new(programmed: ReadinessStep, metrics: DataPlaneMetrics) -> Self {
         Self {
             checked: BTreeSet::new(),
             virtual_servers: BTreeMap::new(),

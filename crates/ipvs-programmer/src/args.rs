@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::Parser;
-use daemon_runtime::{CommonArgs, Defaults, Target, parse_duration};
+use daemon_runtime::{CommonArgs, Defaults, GrpcTarget, parse_duration};
 
 /// Default listen addresses of ipvs-programmer.
 pub const DEFAULTS: Defaults = Defaults {
@@ -44,7 +44,7 @@ pub struct Args {
         value_name = "TARGET",
         default_value = "http://127.0.0.1:50051"
     )]
-    pub discovery: Target,
+    pub discovery: GrpcTarget,
 
     /// Interval of the audit, from 1s to 24h. In each interval, the whole IPVS table is read back
     /// and changes of other programs are repaired. The reading is spread over small steps

@@ -6,9 +6,8 @@ use std::{collections::BTreeMap, net::SocketAddr};
 
 use data_plane::Health;
 use virtual_server::{
-    AddressFamily, Entry, EntryForwardingMethod, EntryKey, EntryScheduler, EntrySettings,
-    FailureAction, Protocol, RealServer, RealServerEntry, RealServerState, Scheduler,
-    VirtualServer,
+    AddressFamily, EntryForwardingMethod, EntryKey, EntryScheduler, EntrySettings, FailureAction,
+    Protocol, RealServer, RealServerEntry, RealServerState, Scheduler, TableEntry, VirtualServer,
 };
 
 use crate::marks::STANDING_MARK;
@@ -20,8 +19,8 @@ use crate::marks::STANDING_MARK;
 pub fn entry(
     virtual_server: &VirtualServer,
     health: impl Fn(&RealServer) -> Health,
-    actual: Option<&Entry>,
-) -> Entry {
+    actual: Option<&TableEntry>,
+) -> TableEntry {
     let mut real_servers = BTreeMap::new();
     for real_server in &virtual_server.real_servers {
         let address = virtual_server.table_address(real_server);
@@ -66,7 +65,7 @@ pub fn entry(
         persistence: virtual_server.persistence,
         one_packet: false,
     };
-    Entry {
+    TableEntry {
         settings,
         real_servers,
     }
@@ -74,7 +73,7 @@ pub fn entry(
 
 /// Returns the configured weights of the real servers that have weight 0 in the entry. A scheduler
 /// that hashes places real servers by these weights. Returns no weights for other schedulers.
-pub fn placements(virtual_server: &VirtualServer, entry: &Entry) -> BTreeMap<SocketAddr, u32> {
+pub fn placements(virtual_server: &VirtualServer, entry: &TableEntry) -> BTreeMap<SocketAddr, u32> {
     if !virtual_server.scheduler.is_hashing() {
         return BTreeMap::new();
     }
@@ -94,7 +93,7 @@ pub fn placements(virtual_server: &VirtualServer, entry: &Entry) -> BTreeMap<Soc
 /// Returns a standing entry: an entry with a firewall mark that no packet has. It keeps the IPVS
 /// table from being empty. IPVS unregisters its hooks with its last entry, and the network stack of
 /// the pod would then reset arriving connections.
-pub fn standing_entry(family: AddressFamily) -> (EntryKey, Entry) {
+pub fn standing_entry(family: AddressFamily) -> (EntryKey, TableEntry) {
     let settings = EntrySettings {
         owned: true,
         scheduler: EntryScheduler::Known(Scheduler::Rr),
@@ -105,7 +104,7 @@ pub fn standing_entry(family: AddressFamily) -> (EntryKey, Entry) {
         family,
         mark: STANDING_MARK,
     };
-    (key, Entry::without_real_servers(settings))
+    (key, TableEntry::without_real_servers(settings))
 }
 
 #[cfg(test)]
@@ -160,7 +159,7 @@ mod tests {
         server.real_servers[0].state = state;
         let address = server.table_address(&server.real_servers[0]);
         let mut actual =
-            Entry::without_real_servers(entry(&server, |_| Health::Healthy, None).settings);
+            TableEntry::without_real_servers(entry(&server, |_| Health::Healthy, None).settings);
         actual
             .real_servers
             .extend(in_table.map(|weight| (address, real_server_entry(weight))));

@@ -7,8 +7,8 @@ use std::{
 
 use ipnet::IpNet;
 use nftables_table::{
-    Chain, Expression, Hook, ICMP_PORT_UNREACHABLE, ICMPV6_PORT_UNREACHABLE, Kind, L4Protocol,
-    Rule, TCP_RST, Table, priority,
+    Chain, ChainType, Expression, Hook, ICMP_PORT_UNREACHABLE, ICMPV6_PORT_UNREACHABLE, L4Protocol,
+    NftablesTable, Rule, TCP_RST, priority,
 };
 use virtual_server::{ForwardingMethod, Ports, Protocol, VirtualServer, VirtualServerId};
 
@@ -37,7 +37,7 @@ pub fn table<'a>(
     prefixes: &BTreeSet<IpNet>,
     virtual_servers: impl IntoIterator<Item = &'a VirtualServer>,
     marks: &BTreeMap<VirtualServerId, u32>,
-) -> Table {
+) -> NftablesTable {
     let mut masqueraded = Vec::new();
     let mut others = BTreeSet::new();
     let mut marked = Vec::new();
@@ -57,7 +57,7 @@ pub fn table<'a>(
     if !marked.is_empty() {
         chains.push(chain(
             "marks",
-            Kind::Filter,
+            ChainType::Filter,
             Hook::Prerouting,
             priority::MANGLE,
             marked,
@@ -78,14 +78,20 @@ pub fn table<'a>(
                 })
             })
             .collect();
-        chains.push(chain("input", Kind::Filter, Hook::Input, AFTER_IPVS, input));
+        chains.push(chain(
+            "input",
+            ChainType::Filter,
+            Hook::Input,
+            AFTER_IPVS,
+            input,
+        ));
         let output = guarded
             .iter()
             .flat_map(|set| [no_reset(set), no_port_unreachable(set)])
             .collect();
         chains.push(chain(
             "output",
-            Kind::Filter,
+            ChainType::Filter,
             Hook::Output,
             priority::FILTER,
             output,
@@ -95,13 +101,13 @@ pub fn table<'a>(
         let rules = masquerade_rules(&masqueraded, &others);
         chains.push(chain(
             "postrouting",
-            Kind::Nat,
+            ChainType::Nat,
             Hook::Postrouting,
             priority::SRCNAT,
             rules,
         ));
     }
-    Table {
+    NftablesTable {
         name: TABLE_NAME.into(),
         chains,
     }
@@ -120,7 +126,7 @@ pub(crate) fn is_masquerade(method: ForwardingMethod) -> bool {
     }
 }
 
-fn chain(name: &str, kind: Kind, hook: Hook, priority: i32, rules: Vec<Rule>) -> Chain {
+fn chain(name: &str, kind: ChainType, hook: Hook, priority: i32, rules: Vec<Rule>) -> Chain {
     Chain {
         name: name.into(),
         kind,
@@ -229,7 +235,7 @@ mod tests {
 
     use super::*;
 
-    fn chains(table: &Table) -> Vec<(&str, usize)> {
+    fn chains(table: &NftablesTable) -> Vec<(&str, usize)> {
         table
             .chains
             .iter()

@@ -1,7 +1,7 @@
 //! Actual and desired state of the nftables table.
 
-use daemon_runtime::{Step, in_words};
-use nftables_table::{Error, Fingerprint, Table};
+use daemon_runtime::{ReadinessStep, error_chain};
+use nftables_table::{NftablesError, NftablesTable, TableFingerprint};
 use virtual_server::ForwardingMethod;
 
 use crate::{
@@ -13,15 +13,15 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct FirewallState {
     kernel: KernelThread,
-    desired: Option<Table>,
-    written_fingerprint: Option<Fingerprint>,
-    error: Option<Error>,
-    step: Step,
+    desired: Option<NftablesTable>,
+    written_fingerprint: Option<TableFingerprint>,
+    error: Option<NftablesError>,
+    step: ReadinessStep,
     metrics: IpvsMetrics,
 }
 
 impl FirewallState {
-    pub(crate) fn new(kernel: KernelThread, step: Step, metrics: IpvsMetrics) -> Self {
+    pub(crate) fn new(kernel: KernelThread, step: ReadinessStep, metrics: IpvsMetrics) -> Self {
         Self {
             kernel,
             desired: None,
@@ -43,7 +43,7 @@ impl FirewallState {
     }
 
     /// Writes the desired table if it has changed or the last attempt failed.
-    pub(crate) async fn set(&mut self, desired: Table) {
+    pub(crate) async fn set(&mut self, desired: NftablesTable) {
         if self.desired.as_ref() == Some(&desired) && !self.needs_retry() {
             return;
         }
@@ -64,7 +64,7 @@ impl FirewallState {
 
     /// Makes the kernel's table equal to the desired table. Returns whether the table had to be
     /// written.
-    async fn ensure(&mut self, desired: Table) -> bool {
+    async fn ensure(&mut self, desired: NftablesTable) -> bool {
         let fingerprint = desired.fingerprint();
         let result = self
             .kernel
@@ -73,7 +73,7 @@ impl FirewallState {
                 if differs {
                     kernel.replace_firewall(&desired)?;
                 }
-                Ok::<_, Error>(differs)
+                Ok::<_, NftablesError>(differs)
             })
             .await;
         let written = match result {
@@ -86,7 +86,7 @@ impl FirewallState {
                 let kind = self.error.as_ref().map(std::mem::discriminant);
                 if kind != Some(std::mem::discriminant(&error)) {
                     tracing::warn!(
-                        error = in_words(&error),
+                        error = error_chain(&error),
                         "cannot write the nftables table; continuing without it: connections \
                          can be reset while this pod starts, clients can reach processes of \
                          this pod on service addresses, and virtual servers with Masquerade, \
@@ -106,7 +106,7 @@ impl FirewallState {
 
     fn detail(&self) -> String {
         match (&self.error, self.written_fingerprint) {
-            (Some(error), _) => format!("continuing without nftables: {}", in_words(error)),
+            (Some(error), _) => format!("continuing without nftables: {}", error_chain(error)),
             (None, Some(fingerprint)) => format!("table {TABLE_NAME} {fingerprint}"),
             (None, None) => String::new(),
         }
@@ -114,7 +114,7 @@ impl FirewallState {
 
     /// Returns why a virtual server that needs nftables cannot be programmed.
     pub(crate) fn why_unusable(&self, method: ForwardingMethod) -> Option<String> {
-        let cause = in_words(self.error.as_ref()?);
+        let cause = error_chain(self.error.as_ref()?);
         let need = if is_masquerade(method) {
             "Masquerade needs nftables to return replies through this pod"
         } else {

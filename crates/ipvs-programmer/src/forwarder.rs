@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
 };
 
-use daemon_runtime::{Readiness, in_words};
+use daemon_runtime::{Readiness, error_chain};
 use data_plane::{
     AuditedSlice, ConnectionCounters, ConnectionCounts, CountedConnections, Forwarder, Health,
     Observation,
@@ -133,7 +133,7 @@ impl IpvsForwarder {
             ),
             Err(error) => {
                 tracing::warn!(
-                    error = in_words(&error),
+                    error = error_chain(&error),
                     "cannot audit the IPVS table; trying again in the next audit"
                 );
             }
@@ -167,7 +167,7 @@ impl IpvsForwarder {
             }
             Err(error) => {
                 tracing::warn!(
-                    error = in_words(&error),
+                    error = error_chain(&error),
                     "cannot audit the IPVS table; trying again in the next audit"
                 );
             }
@@ -263,7 +263,7 @@ impl Forwarder for IpvsForwarder {
             weights: real_servers
                 .map(|(address, real_server)| (*address, real_server.weight))
                 .collect(),
-            error: self.table.error(key).map(|error| in_words(error)),
+            error: self.table.error(key).map(|error| error_chain(error)),
             firewall_mark,
         }
     }
@@ -347,7 +347,7 @@ impl ConnectionCounters for IpvsCounters {
             Ok(connections) => connections,
             Err(error) => {
                 tracing::debug!(
-                    error = in_words(&error),
+                    error = error_chain(&error),
                     "cannot read the connection counters"
                 );
                 BTreeMap::new()

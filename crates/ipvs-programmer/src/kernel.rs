@@ -16,7 +16,7 @@ use ipnet::IpNet;
 use nftables_table::Nftables;
 use nix::errno::Errno;
 use tokio::sync::oneshot;
-use virtual_server::{Entry, EntryKey, EntrySettings, Table, TableChange};
+use virtual_server::{EntryKey, EntrySettings, TableChange, TableEntry, VirtualServerTable};
 
 use crate::error::IpvsKernelError;
 
@@ -42,14 +42,14 @@ impl<K: IpvsTable + ConnectionTable + LocalPrefixAccess + NftablesAccess + Sysct
 /// Access to the IPVS table of a network namespace.
 pub trait IpvsTable {
     /// Reads the whole table.
-    fn read_table(&mut self) -> Result<Table, IpvsKernelError>;
+    fn read_table(&mut self) -> Result<VirtualServerTable, IpvsKernelError>;
 
     /// Reads the settings of every entry, without the real servers. This takes less time than
     /// reading the table.
     fn read_settings(&mut self) -> Result<BTreeMap<EntryKey, EntrySettings>, IpvsKernelError>;
 
     /// Reads one entry. Returns `None` if it does not exist.
-    fn read_entry(&mut self, key: EntryKey) -> Result<Option<Entry>, IpvsKernelError>;
+    fn read_entry(&mut self, key: EntryKey) -> Result<Option<TableEntry>, IpvsKernelError>;
 
     /// Applies the changes in order, and returns the failed changes. Adding an existing entry and
     /// removing a missing entry do not fail, because the caller reads the entries back anyway.
@@ -82,14 +82,14 @@ pub trait NftablesAccess {
     /// Reports whether the kernel has a table that is equal to `table`.
     fn holds_firewall(
         &mut self,
-        table: &nftables_table::Table,
-    ) -> Result<bool, nftables_table::Error>;
+        table: &nftables_table::NftablesTable,
+    ) -> Result<bool, nftables_table::NftablesError>;
 
     /// Replaces the table with the name of `table`.
     fn replace_firewall(
         &mut self,
-        table: &nftables_table::Table,
-    ) -> Result<(), nftables_table::Error>;
+        table: &nftables_table::NftablesTable,
+    ) -> Result<(), nftables_table::NftablesError>;
 }
 
 /// Access to the sysctls of a network namespace.
@@ -124,7 +124,7 @@ impl LinuxKernel {
         })
     }
 
-    fn nftables(&mut self) -> Result<&mut Nftables, nftables_table::Error> {
+    fn nftables(&mut self) -> Result<&mut Nftables, nftables_table::NftablesError> {
         match &mut self.nftables {
             Some(nftables) => Ok(nftables),
             closed @ None => Ok(closed.insert(Nftables::open()?)),
@@ -133,7 +133,7 @@ impl LinuxKernel {
 }
 
 impl IpvsTable for LinuxKernel {
-    fn read_table(&mut self) -> Result<Table, IpvsKernelError> {
+    fn read_table(&mut self) -> Result<VirtualServerTable, IpvsKernelError> {
         self.ipvs.read_table()
     }
 
@@ -141,7 +141,7 @@ impl IpvsTable for LinuxKernel {
         self.ipvs.read_settings()
     }
 
-    fn read_entry(&mut self, key: EntryKey) -> Result<Option<Entry>, IpvsKernelError> {
+    fn read_entry(&mut self, key: EntryKey) -> Result<Option<TableEntry>, IpvsKernelError> {
         self.ipvs.read_entry(key)
     }
 
@@ -176,15 +176,15 @@ impl LocalPrefixAccess for LinuxKernel {
 impl NftablesAccess for LinuxKernel {
     fn holds_firewall(
         &mut self,
-        table: &nftables_table::Table,
-    ) -> Result<bool, nftables_table::Error> {
+        table: &nftables_table::NftablesTable,
+    ) -> Result<bool, nftables_table::NftablesError> {
         self.nftables()?.holds(table)
     }
 
     fn replace_firewall(
         &mut self,
-        table: &nftables_table::Table,
-    ) -> Result<(), nftables_table::Error> {
+        table: &nftables_table::NftablesTable,
+    ) -> Result<(), nftables_table::NftablesError> {
         self.nftables()?.replace(table)
     }
 }

@@ -2,8 +2,8 @@
 
 use netlink_packet_core::{NetlinkDeserializable, NetlinkHeader, NetlinkSerializable};
 use netlink_socket::{
-    DUMP_ATTEMPTS, Message, NLM_F_ACK, NLM_F_DUMP, NLMSG_DONE, NLMSG_ERROR, NetlinkSocket,
-    SocketError, messages, whole,
+    DUMP_ATTEMPTS, NLM_F_ACK, NLM_F_DUMP, NLMSG_DONE, NLMSG_ERROR, NetlinkSocket, ReceivedMessage,
+    SocketError, messages, read_uninterrupted,
 };
 use nix::errno::Errno;
 
@@ -109,7 +109,7 @@ impl Netlink {
     where
         M: NetlinkSerializable + NetlinkDeserializable,
     {
-        let answer = whole(|| self.request_objects(&request, NLM_F_DUMP))?;
+        let answer = read_uninterrupted(|| self.request_objects(&request, NLM_F_DUMP))?;
         answer.ok_or(NetlinkError::Interrupted {
             attempts: DUMP_ATTEMPTS,
         })
@@ -246,7 +246,7 @@ impl<M: NetlinkDeserializable> NetlinkAnswer<M> {
     }
 }
 
-fn header(message: &Message<'_>) -> NetlinkHeader {
+fn header(message: &ReceivedMessage<'_>) -> NetlinkHeader {
     let mut header = NetlinkHeader::default();
     header.message_type = message.message_type;
     header.flags = message.flags;
@@ -293,7 +293,7 @@ mod tests {
     /// repeated. Returns the number of objects and the number of attempts.
     fn read(answers: &[&[(u16, u16)]]) -> (Result<Option<usize>, NetlinkError>, usize) {
         let mut attempts = 0;
-        let objects = whole(|| {
+        let objects = read_uninterrupted(|| {
             let messages = answers[attempts.min(answers.len() - 1)];
             attempts += 1;
             let mut answer = NetlinkAnswer::<Empty> {

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use daemon_runtime::{Labels, Step};
+use daemon_runtime::{Labels, ReadinessStep};
 use nix::errno::Errno;
 use virtual_server::{DesiredSet, VirtualServer};
 
@@ -18,7 +18,7 @@ pub(crate) struct SysctlState {
     /// The needs for which the sysctls were read last.
     needs: Option<SysctlNeeds>,
     missing: Vec<MissingSysctl>,
-    step: Step,
+    step: ReadinessStep,
     metrics: IpvsMetrics,
 }
 
@@ -30,7 +30,7 @@ struct MissingSysctl {
 }
 
 impl SysctlState {
-    pub(crate) fn new(kernel: KernelThread, step: Step, metrics: IpvsMetrics) -> Self {
+    pub(crate) fn new(kernel: KernelThread, step: ReadinessStep, metrics: IpvsMetrics) -> Self {
         Self {
             kernel,
             needs: None,

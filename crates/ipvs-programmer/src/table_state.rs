@@ -6,8 +6,10 @@ use std::{
     time::Instant,
 };
 
-use daemon_runtime::in_words;
-use virtual_server::{Entry, EntryKey, Placements, Table, TableChange, plan_keys};
+use daemon_runtime::error_chain;
+use virtual_server::{
+    EntryKey, Placements, TableChange, TableEntry, VirtualServerTable, plan_keys,
+};
 
 use crate::{
     error::{EntryError, IpvsKernelError},
@@ -25,8 +27,8 @@ const MAX_PLANS: usize = 2;
 #[derive(Debug)]
 pub(crate) struct TableState {
     kernel: KernelThread,
-    actual: Table,
-    target: Table,
+    actual: VirtualServerTable,
+    target: VirtualServerTable,
     /// Configured weights of quiesced real servers. A scheduler that hashes places real servers in
     /// its table by these weights.
     placements: Placements,
@@ -35,11 +37,15 @@ pub(crate) struct TableState {
 }
 
 impl TableState {
-    pub(crate) fn new(kernel: KernelThread, actual: Table, metrics: IpvsMetrics) -> Self {
+    pub(crate) fn new(
+        kernel: KernelThread,
+        actual: VirtualServerTable,
+        metrics: IpvsMetrics,
+    ) -> Self {
         Self {
             kernel,
             actual,
-            target: Table::default(),
+            target: VirtualServerTable::default(),
             placements: Placements::new(),
             errors: BTreeMap::new(),
             metrics,
@@ -50,7 +56,7 @@ impl TableState {
     pub(crate) fn set_target(
         &mut self,
         key: EntryKey,
-        entry: Entry,
+        entry: TableEntry,
         placements: BTreeMap<SocketAddr, u32>,
     ) {
         self.target.entries.insert(key, entry);
@@ -66,11 +72,11 @@ impl TableState {
         self.placements.remove(&key);
     }
 
-    pub(crate) fn target(&self, key: EntryKey) -> Option<&Entry> {
+    pub(crate) fn target(&self, key: EntryKey) -> Option<&TableEntry> {
         self.target.entries.get(&key)
     }
 
-    pub(crate) fn actual(&self, key: EntryKey) -> Option<&Entry> {
+    pub(crate) fn actual(&self, key: EntryKey) -> Option<&TableEntry> {
         self.actual.entries.get(&key)
     }
 
@@ -107,7 +113,7 @@ impl TableState {
 
     /// Records an entry that was read from the kernel. Returns whether it differs from the recorded
     /// entry.
-    pub(crate) fn record_actual(&mut self, key: EntryKey, entry: Option<Entry>) -> bool {
+    pub(crate) fn record_actual(&mut self, key: EntryKey, entry: Option<TableEntry>) -> bool {
         let before = match entry.clone() {
             Some(entry) => self.actual.entries.insert(key, entry),
             None => self.actual.entries.remove(&key),
@@ -189,7 +195,7 @@ impl TableState {
         for key in changed_keys {
             let error = self.errors.get(key);
             if let Some(error) = error.filter(|error| before.get(key) != Some(error)) {
-                let error = in_words(error);
+                let error = error_chain(error);
                 tracing::warn!(entry = %key, error, "cannot program an IPVS entry; trying again");
             }
         }
@@ -200,7 +206,7 @@ impl TableState {
         let read = self
             .kernel
             .call(
-                move |kernel| -> Result<Vec<(EntryKey, Option<Entry>)>, IpvsKernelError> {
+                move |kernel| -> Result<Vec<(EntryKey, Option<TableEntry>)>, IpvsKernelError> {
                     if keys.len() <= MAX_SINGLE_READS {
                         keys.into_iter()
                             .map(|key| Ok((key, kernel.read_entry(key)?)))
@@ -223,7 +229,7 @@ impl TableState {
             }
             Err(error) => {
                 tracing::warn!(
-                    error = in_words(&error),
+                    error = error_chain(&error),
                     "cannot read back the IPVS table; trying again"
                 );
                 for key in changed_keys {

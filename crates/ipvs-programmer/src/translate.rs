@@ -4,10 +4,10 @@ use std::{net::SocketAddr, time::Duration};
 
 use data_plane::ConnectionCounts;
 use netlink_packet_ipvs::{
-    AF_INET, AF_INET6, DestAttribute, Flags, ForwardingMethod as KernelForwarding, IpvsAttribute,
-    IpvsCommand, IpvsMessage, SVC_F_ONEPACKET, SVC_F_PERSISTENT, SVC_F_SCHED_MH_FALLBACK,
-    SVC_F_SCHED_MH_PORT, SVC_F_SCHED_SH_FALLBACK, SVC_F_SCHED_SH_PORT, ServiceAttribute,
-    TunnelFlags, TunnelType, decode_address, encode_address,
+    AF_INET, AF_INET6, DestAttribute, Flags, IpvsAttribute, IpvsCommand,
+    IpvsForwardingMethod as KernelForwarding, IpvsMessage, SVC_F_ONEPACKET, SVC_F_PERSISTENT,
+    SVC_F_SCHED_MH_FALLBACK, SVC_F_SCHED_MH_PORT, SVC_F_SCHED_SH_FALLBACK, SVC_F_SCHED_SH_PORT,
+    ServiceAttribute, TunnelFlags, TunnelType, decode_address, encode_address,
 };
 use virtual_server::{
     AddressFamily, EntryForwardingMethod, EntryKey, EntryScheduler, EntrySettings,

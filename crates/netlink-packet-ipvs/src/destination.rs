@@ -13,7 +13,7 @@ const FORWARDING_MASK: u32 = 0x07;
 /// The way in which the kernel forwards packets to a destination: the value of
 /// `IP_VS_CONN_F_FWD_MASK` in the connection flags.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum ForwardingMethod {
+pub enum IpvsForwardingMethod {
     Masq,
     LocalNode,
     Tunnel,
@@ -51,7 +51,7 @@ attributes! {
         /// `IPVS_DEST_ATTR_PORT`. With port 0, a destination of a firewall-mark service receives
         /// packets on the port that the client used.
         2 Port(u16) NetworkOrder,
-        3 ForwardingMethod(ForwardingMethod) HostOrder,
+        3 ForwardingMethod(IpvsForwardingMethod) HostOrder,
         4 Weight(u32) HostOrder,
         /// `IPVS_DEST_ATTR_U_THRESH`: the destination gets no new connections above this number of
         /// connections. 0: no threshold.
@@ -74,7 +74,7 @@ attributes! {
     }
 }
 
-impl From<u32> for ForwardingMethod {
+impl From<u32> for IpvsForwardingMethod {
     fn from(number: u32) -> Self {
         match number & FORWARDING_MASK {
             0 => Self::Masq,
@@ -87,15 +87,15 @@ impl From<u32> for ForwardingMethod {
     }
 }
 
-impl From<ForwardingMethod> for u32 {
-    fn from(method: ForwardingMethod) -> Self {
+impl From<IpvsForwardingMethod> for u32 {
+    fn from(method: IpvsForwardingMethod) -> Self {
         match method {
-            ForwardingMethod::Masq => 0,
-            ForwardingMethod::LocalNode => 1,
-            ForwardingMethod::Tunnel => 2,
-            ForwardingMethod::DirectRoute => 3,
-            ForwardingMethod::Bypass => 4,
-            ForwardingMethod::Other(other) => other,
+            IpvsForwardingMethod::Masq => 0,
+            IpvsForwardingMethod::LocalNode => 1,
+            IpvsForwardingMethod::Tunnel => 2,
+            IpvsForwardingMethod::DirectRoute => 3,
+            IpvsForwardingMethod::Bypass => 4,
+            IpvsForwardingMethod::Other(other) => other,
         }
     }
 }
@@ -151,7 +151,7 @@ macro_rules! integer_codecs {
     )+};
 }
 integer_codecs!(
-    ForwardingMethod as u32,
+    IpvsForwardingMethod as u32,
     TunnelType as u8,
     TunnelFlags as u16
 );

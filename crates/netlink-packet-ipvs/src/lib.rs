@@ -42,7 +42,7 @@ mod message;
 mod service;
 mod stats;
 
-pub use destination::{DestAttribute, ForwardingMethod, TunnelFlags, TunnelType};
+pub use destination::{DestAttribute, IpvsForwardingMethod, TunnelFlags, TunnelType};
 pub use message::{FAMILY_NAME, FAMILY_VERSION, IpvsAttribute, IpvsCommand, IpvsMessage};
 pub use service::{
     AF_INET, AF_INET6, Flags, SVC_F_HASHED, SVC_F_ONEPACKET, SVC_F_PERSISTENT,

@@ -6,9 +6,9 @@ use netlink_packet_core::{
 };
 use netlink_packet_generic::{GenlHeader, GenlMessage};
 use netlink_packet_ipvs::{
-    AF_INET, AF_INET6, DestAttribute, FAMILY_VERSION, Flags, ForwardingMethod, IpvsAttribute,
-    IpvsCommand, IpvsMessage, SVC_F_SCHED_MH_FALLBACK, SVC_F_SCHED_MH_PORT, ServiceAttribute,
-    StatsAttribute, TunnelFlags, TunnelType, decode_address, encode_address,
+    AF_INET, AF_INET6, DestAttribute, FAMILY_VERSION, Flags, IpvsAttribute, IpvsCommand,
+    IpvsForwardingMethod, IpvsMessage, SVC_F_SCHED_MH_FALLBACK, SVC_F_SCHED_MH_PORT,
+    ServiceAttribute, StatsAttribute, TunnelFlags, TunnelType, decode_address, encode_address,
 };
 use proptest::prelude::*;
 
@@ -84,7 +84,7 @@ fn a_destination_with_a_gue_tunnel_is_encoded_in_the_layout_of_the_kernel() {
                     DestAttribute::AddressFamily(AF_INET6),
                     DestAttribute::Address(encode_address("fd00::1".parse().unwrap())),
                     DestAttribute::Port(0),
-                    DestAttribute::ForwardingMethod(ForwardingMethod::Tunnel),
+                    DestAttribute::ForwardingMethod(IpvsForwardingMethod::Tunnel),
                     DestAttribute::Weight(100),
                     DestAttribute::TunnelType(TunnelType::Gue),
                     DestAttribute::TunnelPort(6080),

@@ -50,7 +50,7 @@ pub struct SocketError {
 
 /// A netlink message in a datagram from the kernel.
 #[derive(Clone, Copy, Debug)]
-pub struct Message<'a> {
+pub struct ReceivedMessage<'a> {
     pub message_type: u16,
     pub flags: u16,
     /// Sequence number of the request that this message answers.
@@ -150,7 +150,7 @@ impl NetlinkSocket {
     }
 }
 
-impl Message<'_> {
+impl ReceivedMessage<'_> {
     /// Reports whether the dumped table changed during the dump, so that objects can be missing.
     #[must_use]
     pub fn is_interrupted(&self) -> bool {
@@ -172,7 +172,7 @@ impl Message<'_> {
 }
 
 /// Returns the messages of a datagram. Stops before the first truncated message.
-pub fn messages(mut rest: &[u8]) -> impl Iterator<Item = Message<'_>> {
+pub fn messages(mut rest: &[u8]) -> impl Iterator<Item = ReceivedMessage<'_>> {
     std::iter::from_fn(move || {
         let (header, _) = rest.split_first_chunk::<HEADER_LEN>()?;
         let number = |at: usize| {
@@ -180,7 +180,7 @@ pub fn messages(mut rest: &[u8]) -> impl Iterator<Item = Message<'_>> {
         };
         let len = number(0) as usize;
         let payload = rest.get(HEADER_LEN..len)?;
-        let message = Message {
+        let message = ReceivedMessage {
             message_type: u16::from_ne_bytes([header[4], header[5]]),
             flags: u16::from_ne_bytes([header[6], header[7]]),
             sequence: number(8),
@@ -196,7 +196,9 @@ pub fn messages(mut rest: &[u8]) -> impl Iterator<Item = Message<'_>> {
 ///
 /// # Errors
 /// Returns the first error of `ask`.
-pub fn whole<T, E>(mut ask: impl FnMut() -> Result<Option<T>, E>) -> Result<Option<T>, E> {
+pub fn read_uninterrupted<T, E>(
+    mut ask: impl FnMut() -> Result<Option<T>, E>,
+) -> Result<Option<T>, E> {
     for _ in 0..DUMP_ATTEMPTS {
         if let Some(answer) = ask()? {
             return Ok(Some(answer));
@@ -234,10 +236,10 @@ mod tests {
     #[test]
     fn an_interrupted_dump_is_repeated_a_limited_number_of_times() {
         let mut answers = [None, None, Some(7)].into_iter();
-        let answer = whole(|| Ok::<_, SocketError>(answers.next().unwrap()));
+        let answer = read_uninterrupted(|| Ok::<_, SocketError>(answers.next().unwrap()));
         assert_eq!(answer, Ok(Some(7)));
         let mut attempts = 0;
-        let answer = whole(|| {
+        let answer = read_uninterrupted(|| {
             attempts += 1;
             Ok::<Option<i32>, SocketError>(None)
         });

@@ -2,9 +2,9 @@
 
 use netlink_bindings::nftables::{OpGetchainDump, OpGettableDo};
 use netlink_bindings::traits::NetlinkRequest;
-use netlink_socket::Message;
+use netlink_socket::ReceivedMessage;
 
-use crate::{Fingerprint, encode};
+use crate::{TableFingerprint, encode};
 
 /// A chain in an answer of the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,19 +18,19 @@ pub struct ReportedChain {
     pub rules: usize,
 }
 
-/// Returns the fingerprint in the comment of a table. Returns `Fingerprint(0)` for a table that
+/// Returns the fingerprint in the comment of a table. Returns `TableFingerprint(0)` for a table that
 /// this crate did not write.
-pub fn fingerprint(message: &Message<'_>) -> Fingerprint {
+pub fn fingerprint(message: &ReceivedMessage<'_>) -> TableFingerprint {
     let (_, attributes) = OpGettableDo::decode_reply(message.payload);
     let fingerprint = attributes
         .get_userdata()
         .ok()
         .and_then(encode::fingerprint_in);
-    fingerprint.unwrap_or(Fingerprint(0))
+    fingerprint.unwrap_or(TableFingerprint(0))
 }
 
 /// Returns the chain that a message describes. Returns `None` for a message without a chain.
-pub fn chain(message: &Message<'_>) -> Option<ReportedChain> {
+pub fn chain(message: &ReceivedMessage<'_>) -> Option<ReportedChain> {
     let (_, attributes) = OpGetchainDump::decode_reply(message.payload);
     Some(ReportedChain {
         table: attributes.get_table().ok()?.to_bytes().to_vec(),

@@ -7,8 +7,8 @@ use netlink_bindings::nftables::{
 };
 
 use crate::{
-    Chain, Error, Fingerprint, Hook, Kind, Rule, Table, expression::encode_expression,
-    interval::intervals,
+    Chain, ChainType, Hook, NftablesError, NftablesTable, Rule, TableFingerprint,
+    expression::encode_expression, interval::intervals,
 };
 
 /// Message types: `NFT_MSG_*` with `NFNL_SUBSYS_NFTABLES` in the upper octet
@@ -54,10 +54,10 @@ pub(crate) struct TransactionRequest {
     pub(crate) operation: String,
 }
 
-impl Table {
+impl NftablesTable {
     /// Returns a hash of the requests that write the table. Tables with equal fingerprints have
     /// equal rules.
-    pub fn fingerprint(&self) -> Fingerprint {
+    pub fn fingerprint(&self) -> TableFingerprint {
         // FNV-1a is short. In contrast to the hasher of the standard library, it returns the same
         // hash in every build.
         let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
@@ -72,13 +72,13 @@ impl Table {
             add(&(request.payload.len() as u64).to_be_bytes());
             add(&request.payload);
         }
-        // `Fingerprint(0)` is reserved for tables that another program wrote.
-        Fingerprint(hash.max(1))
+        // `TableFingerprint(0)` is reserved for tables that another program wrote.
+        TableFingerprint(hash.max(1))
     }
 
     /// Rejects tables for which the kernel returns an error without a useful cause.
-    pub(crate) fn validate(&self) -> Result<(), Error> {
-        let invalid = |problem: String| Err(Error::Invalid { problem });
+    pub(crate) fn validate(&self) -> Result<(), NftablesError> {
+        let invalid = |problem: String| Err(NftablesError::Invalid { problem });
         for name in std::iter::once(&self.name).chain(self.chains.iter().map(|chain| &chain.name)) {
             if name.is_empty() || name.len() > NAME_MAX || name.contains('\0') {
                 return invalid(format!(
@@ -107,7 +107,7 @@ impl Table {
 }
 
 /// Returns the transaction that makes the kernel's table equal to `table`.
-pub(crate) fn replace(table: &Table) -> Vec<TransactionRequest> {
+pub(crate) fn replace(table: &NftablesTable) -> Vec<TransactionRequest> {
     let mut requests = vec![
         new_table(&table.name, None),
         delete(&table.name),
@@ -154,21 +154,21 @@ pub(crate) fn get_chains() -> TransactionRequest {
 
 /// Returns the fingerprint in the user data of a table. Returns `None` if the comment contains no
 /// fingerprint.
-pub(crate) fn fingerprint_in(user_data: &[u8]) -> Option<Fingerprint> {
+pub(crate) fn fingerprint_in(user_data: &[u8]) -> Option<TableFingerprint> {
     let mut rest = user_data;
     while let [kind, length, tail @ ..] = rest {
         let value = tail.get(..usize::from(*length))?;
         if *kind == COMMENT {
             let text = std::str::from_utf8(value).ok()?.trim_end_matches('\0');
             let digits = text.strip_prefix(COMMENT_PREFIX)?;
-            return u64::from_str_radix(digits, 16).ok().map(Fingerprint);
+            return u64::from_str_radix(digits, 16).ok().map(TableFingerprint);
         }
         rest = &tail[usize::from(*length)..];
     }
     None
 }
 
-fn new_table(name: &str, fingerprint: Option<Fingerprint>) -> TransactionRequest {
+fn new_table(name: &str, fingerprint: Option<TableFingerprint>) -> TransactionRequest {
     let mut payload = Vec::new();
     let mut attributes =
         OpNewtableDo::encode_request(&mut payload, &header()).push_name_bytes(name.as_bytes());
@@ -188,7 +188,7 @@ fn new_table(name: &str, fingerprint: Option<Fingerprint>) -> TransactionRequest
 }
 
 /// Returns the requests that add the chains, sets and rules of a table.
-fn contents(table: &Table) -> Vec<TransactionRequest> {
+fn contents(table: &NftablesTable) -> Vec<TransactionRequest> {
     let mut requests = Vec::new();
     let mut set_id = 0;
     for chain in &table.chains {
@@ -207,7 +207,7 @@ fn contents(table: &Table) -> Vec<TransactionRequest> {
     requests
 }
 
-fn new_chain(table: &Table, chain: &Chain) -> TransactionRequest {
+fn new_chain(table: &NftablesTable, chain: &Chain) -> TransactionRequest {
     let mut payload = Vec::new();
     OpNewchainDo::encode_request(&mut payload, &header())
         .push_table_bytes(table.name.as_bytes())
@@ -218,8 +218,8 @@ fn new_chain(table: &Table, chain: &Chain) -> TransactionRequest {
         .end_nested()
         .push_policy(VerdictCode::Accept as u32)
         .push_type(match chain.kind {
-            Kind::Filter => c"filter",
-            Kind::Nat => c"nat",
+            ChainType::Filter => c"filter",
+            ChainType::Nat => c"nat",
         });
     TransactionRequest {
         message_type: NEW_CHAIN,
@@ -230,7 +230,12 @@ fn new_chain(table: &Table, chain: &Chain) -> TransactionRequest {
 }
 
 /// Returns the requests that add an anonymous interval set and its elements.
-fn new_set(table: &Table, chain: &Chain, id: u32, prefixes: &[IpNet]) -> Vec<TransactionRequest> {
+fn new_set(
+    table: &NftablesTable,
+    chain: &Chain,
+    id: u32,
+    prefixes: &[IpNet],
+) -> Vec<TransactionRequest> {
     let v4 = prefixes.iter().any(|prefix| matches!(prefix, IpNet::V4(_)));
     // `nft` shows the elements as IPv4 or IPv6 addresses by these type numbers. The kernel uses
     // only the length.
@@ -292,7 +297,7 @@ fn new_set(table: &Table, chain: &Chain, id: u32, prefixes: &[IpNet]) -> Vec<Tra
 }
 
 fn new_rule(
-    table: &Table,
+    table: &NftablesTable,
     chain: &Chain,
     index: usize,
     rule: &Rule,

@@ -7,7 +7,7 @@ use nix::errno::Errno;
 
 /// A failed operation on the nftables of the kernel.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum NftablesError {
     /// The kernel lacks nftables, the family `inet`, or a type of chain or expression. A retry does
     /// not help.
     #[error(
@@ -52,7 +52,7 @@ pub enum Error {
     },
 }
 
-impl Error {
+impl NftablesError {
     /// Reports whether the kernel lacks a required feature. The caller then continues without
     /// nftables.
     pub fn is_unsupported(&self) -> bool {
@@ -86,7 +86,7 @@ impl Error {
     }
 }
 
-impl From<SocketError> for Error {
+impl From<SocketError> for NftablesError {
     fn from(error: SocketError) -> Self {
         Self::Socket {
             what: error.operation,

@@ -1,9 +1,9 @@
 //! Replacement of one nftables table in one transaction.
 //!
-//! A [`Table`] is a value with [`Chain`]s and [`Rule`]s; its family is `inet`. [`Nftables::replace`]
+//! A [`NftablesTable`] is a value with [`Chain`]s and [`Rule`]s; its family is `inet`. [`Nftables::replace`]
 //! makes the kernel's table with the same name equal to this value. The replacement is atomic: each
 //! packet meets either the old or the new rules. The comment of the kernel's table contains the
-//! table's [`Fingerprint`]. After a restart, [`Nftables::holds`] compares the fingerprint, and the
+//! table's [`TableFingerprint`]. After a restart, [`Nftables::holds`] compares the fingerprint, and the
 //! program writes nothing if the kernel already has the table.
 //!
 //! ```no_run
@@ -27,7 +27,7 @@
 //! if !nftables.holds(&table)? {
 //!     nftables.replace(&table)?;
 //! }
-//! # Ok::<(), nftables_table::Error>(())
+//! # Ok::<(), nftables_table::NftablesError>(())
 //! ```
 //!
 //! Each call blocks until the kernel has answered, which takes milliseconds. Asynchronous callers
@@ -41,10 +41,10 @@ mod interval;
 mod model;
 mod socket;
 
-pub use error::Error;
+pub use error::NftablesError;
 pub use model::{
-    Chain, Expression, Fingerprint, Hook, ICMP_PORT_UNREACHABLE, ICMPV6_PORT_UNREACHABLE, Kind,
-    L4Protocol, Rule, TCP_RST, Table, priority,
+    Chain, ChainType, Expression, Hook, ICMP_PORT_UNREACHABLE, ICMPV6_PORT_UNREACHABLE, L4Protocol,
+    NftablesTable, Rule, TCP_RST, TableFingerprint, priority,
 };
 pub use netlink_socket::NETLINK_TIMEOUT;
 pub use socket::Nftables;

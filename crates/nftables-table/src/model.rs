@@ -23,7 +23,7 @@ pub mod priority {
 /// An nftables table of the family `inet` with its chains. The family `inet` sees IPv4 and IPv6
 /// packets.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Table {
+pub struct NftablesTable {
     /// 1 to 255 bytes without NUL. Each program on a host needs another table name.
     pub name: String,
     /// Chain names are unique within the table.
@@ -36,7 +36,7 @@ pub struct Table {
 pub struct Chain {
     /// 1 to 255 bytes without NUL, unique within the table.
     pub name: String,
-    pub kind: Kind,
+    pub kind: ChainType,
     pub hook: Hook,
     /// Of the chains of one hook, the chain with the lowest number runs first. See [`priority`].
     pub priority: i32,
@@ -45,7 +45,7 @@ pub struct Chain {
 
 /// Purpose of a chain, which the kernel calls the type of the chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Kind {
+pub enum ChainType {
     /// Sees every packet that passes its hook.
     Filter,
     /// Sees only the first packet of each tracked connection. Its rules translate the addresses of
@@ -126,7 +126,7 @@ pub enum Expression {
     /// connection tracking, such as [`priority::RAW`].
     NoTrack,
     /// Translates the source address to the address of the outgoing interface. Only allowed in
-    /// chains of [`Kind::Nat`] at [`Hook::Postrouting`].
+    /// chains of [`ChainType::Nat`] at [`Hook::Postrouting`].
     Masquerade,
     Drop,
 }
@@ -134,9 +134,9 @@ pub enum Expression {
 /// A hash of the requests that write a table. The hash of a table is equal in every process, so a
 /// restarted program recognizes its table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Fingerprint(pub u64);
+pub struct TableFingerprint(pub u64);
 
-impl fmt::Display for Fingerprint {
+impl fmt::Display for TableFingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}", self.0)
     }

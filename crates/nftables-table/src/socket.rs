@@ -3,13 +3,14 @@
 use std::{collections::BTreeMap, io};
 
 use netlink_socket::{
-    DUMP_ATTEMPTS, NLM_F_ACK, NLM_F_DUMP, NLMSG_DONE, NLMSG_ERROR, NetlinkSocket, messages, whole,
+    DUMP_ATTEMPTS, NLM_F_ACK, NLM_F_DUMP, NLMSG_DONE, NLMSG_ERROR, NetlinkSocket, messages,
+    read_uninterrupted,
 };
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use nix::errno::Errno;
 
 use crate::{
-    Error, Fingerprint, Table, answer,
+    NftablesError, NftablesTable, TableFingerprint, answer,
     encode::{self, TransactionRequest},
 };
 
@@ -35,12 +36,12 @@ impl Nftables {
     /// Opens the netlink socket. Opening needs no privilege, in contrast to the other functions.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] if the kernel lacks the netlink protocol of netfilter, otherwise
-    /// [`Error::Socket`].
-    pub fn open() -> Result<Self, Error> {
+    /// [`NftablesError::Unsupported`] if the kernel lacks the netlink protocol of netfilter, otherwise
+    /// [`NftablesError::Socket`].
+    pub fn open() -> Result<Self, NftablesError> {
         let socket = NetlinkSocket::open(NETLINK_NETFILTER).map_err(|error| {
             if error.errno == Errno::EPROTONOSUPPORT {
-                Error::from_errno("open a netfilter socket".into(), error.errno)
+                NftablesError::from_errno("open a netfilter socket".into(), error.errno)
             } else {
                 error.into()
             }
@@ -51,20 +52,20 @@ impl Nftables {
     /// Makes the kernel's table with the name of `table` equal to `table`, in one transaction.
     ///
     /// # Errors
-    /// After every error the kernel has the previous table. [`Error::Unsupported`] names the part
+    /// After every error the kernel has the previous table. [`NftablesError::Unsupported`] names the part
     /// of the table that the kernel does not support.
-    pub fn replace(&mut self, table: &Table) -> Result<(), Error> {
+    pub fn replace(&mut self, table: &NftablesTable) -> Result<(), NftablesError> {
         table.validate()?;
         self.transact(&encode::replace(table))
     }
 
     /// Returns the fingerprint of the kernel's table, or `None` if the kernel has no table of this
-    /// name. A table that this crate did not write has the fingerprint 0. [`Table::fingerprint`]
+    /// name. A table that this crate did not write has the fingerprint 0. [`NftablesTable::fingerprint`]
     /// never returns 0.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] if the kernel lacks nftables.
-    pub fn fingerprint(&mut self, name: &str) -> Result<Option<Fingerprint>, Error> {
+    /// [`NftablesError::Unsupported`] if the kernel lacks nftables.
+    pub fn fingerprint(&mut self, name: &str) -> Result<Option<TableFingerprint>, NftablesError> {
         let request = encode::get(name);
         let mut datagram = Vec::new();
         let first = self
@@ -84,10 +85,11 @@ impl Nftables {
                     None => continue,
                     Some(Errno::ENOENT) => Ok(None),
                     // nfnetlink answers `EINVAL` if the kernel lacks the nftables subsystem.
-                    Some(Errno::EINVAL) => {
-                        Err(Error::from_errno(request.operation, Errno::EOPNOTSUPP))
-                    }
-                    Some(errno) => Err(Error::from_errno(request.operation, errno)),
+                    Some(Errno::EINVAL) => Err(NftablesError::from_errno(
+                        request.operation,
+                        Errno::EOPNOTSUPP,
+                    )),
+                    Some(errno) => Err(NftablesError::from_errno(request.operation, errno)),
                 };
             }
         }
@@ -98,8 +100,8 @@ impl Nftables {
     /// added or removed, but no rule that another program replaced.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] if the kernel lacks nftables.
-    pub fn holds(&mut self, table: &Table) -> Result<bool, Error> {
+    /// [`NftablesError::Unsupported`] if the kernel lacks nftables.
+    pub fn holds(&mut self, table: &NftablesTable) -> Result<bool, NftablesError> {
         if self.fingerprint(&table.name)? != Some(table.fingerprint()) {
             return Ok(false);
         }
@@ -113,13 +115,15 @@ impl Nftables {
 
     /// Returns the number of rules of each chain of a table. Reads the chains again if the ruleset
     /// changes during the read.
-    fn rules_by_chain(&mut self, name: &str) -> Result<BTreeMap<String, usize>, Error> {
-        whole(|| self.read_rules_by_chain(name))?.ok_or_else(|| Error::Socket {
-            what: "read the ruleset",
-            source: io::Error::new(
-                io::ErrorKind::Interrupted,
-                format!("the ruleset changed during each of {DUMP_ATTEMPTS} attempts"),
-            ),
+    fn rules_by_chain(&mut self, name: &str) -> Result<BTreeMap<String, usize>, NftablesError> {
+        read_uninterrupted(|| self.read_rules_by_chain(name))?.ok_or_else(|| {
+            NftablesError::Socket {
+                what: "read the ruleset",
+                source: io::Error::new(
+                    io::ErrorKind::Interrupted,
+                    format!("the ruleset changed during each of {DUMP_ATTEMPTS} attempts"),
+                ),
+            }
         })
     }
 
@@ -128,7 +132,7 @@ impl Nftables {
     fn read_rules_by_chain(
         &mut self,
         name: &str,
-    ) -> Result<Option<BTreeMap<String, usize>>, Error> {
+    ) -> Result<Option<BTreeMap<String, usize>>, NftablesError> {
         let request = encode::get_chains();
         let mut datagram = Vec::new();
         let sequence = self.socket.append(
@@ -151,7 +155,7 @@ impl Nftables {
                     NLMSG_DONE => return Ok((!is_interrupted).then_some(chains)),
                     NLMSG_ERROR => {
                         let errno = message.errno().unwrap_or(Errno::EBADMSG);
-                        return Err(Error::from_errno(request.operation, errno));
+                        return Err(NftablesError::from_errno(request.operation, errno));
                     }
                     _ => {}
                 }
@@ -166,7 +170,7 @@ impl Nftables {
 
     /// Sends requests as one transaction, and waits until the kernel has applied or refused the
     /// transaction.
-    fn transact(&mut self, requests: &[TransactionRequest]) -> Result<(), Error> {
+    fn transact(&mut self, requests: &[TransactionRequest]) -> Result<(), NftablesError> {
         let mut marker = [0, 0, 0, 0];
         marker[2..].copy_from_slice(&SUBSYSTEM.to_be_bytes());
         let mut datagram = Vec::new();
@@ -209,14 +213,14 @@ impl Nftables {
                                 None => continue,
                             },
                         };
-                        return Err(Error::from_errno(what, errno));
+                        return Err(NftablesError::from_errno(what, errno));
                     }
                 }
             }
         }
     }
 
-    fn send(&mut self, datagram: &[u8]) -> Result<(), Error> {
+    fn send(&mut self, datagram: &[u8]) -> Result<(), NftablesError> {
         // A datagram must fit into the send buffer. Only a privileged process can enlarge the
         // buffer beyond the limit of the system. For an unprivileged process the kernel refuses the
         // transaction anyway.

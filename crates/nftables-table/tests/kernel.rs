@@ -8,8 +8,8 @@
 use std::process::Command;
 
 use nftables_table::{
-    Chain, Error, Expression::*, Fingerprint, Hook, ICMP_PORT_UNREACHABLE, ICMPV6_PORT_UNREACHABLE,
-    Kind, L4Protocol, Nftables, Rule, TCP_RST, Table, priority,
+    Chain, ChainType, Expression::*, Hook, ICMP_PORT_UNREACHABLE, ICMPV6_PORT_UNREACHABLE,
+    L4Protocol, Nftables, NftablesError, NftablesTable, Rule, TCP_RST, TableFingerprint, priority,
 };
 use nix::sched::{CloneFlags, unshare};
 
@@ -45,21 +45,21 @@ fn ruleset() -> Vec<String> {
 fn chain(name: &str, hook: Hook, priority: i32, rules: Vec<Rule>) -> Chain {
     Chain {
         name: name.into(),
-        kind: Kind::Filter,
+        kind: ChainType::Filter,
         hook,
         priority,
         rules,
     }
 }
 
-fn table(chains: Vec<Chain>) -> Table {
-    Table {
+fn table(chains: Vec<Chain>) -> NftablesTable {
+    NftablesTable {
         name: "portlb-test".into(),
         chains,
     }
 }
 
-fn table_with_every_expression() -> Table {
+fn table_with_every_expression() -> NftablesTable {
     let v4 = || "10.1.1.0/24".parse().unwrap();
     let v6 = || "fd00:1::/64".parse().unwrap();
     let icmp = |(kind, code)| IcmpTypeAndCode(kind, code);
@@ -119,7 +119,7 @@ fn table_with_every_expression() -> Table {
         ),
         Chain {
             name: "postrouting".into(),
-            kind: Kind::Nat,
+            kind: ChainType::Nat,
             hook: Hook::Postrouting,
             priority: priority::SRCNAT,
             rules: vec![
@@ -237,7 +237,7 @@ fn a_table_of_another_program_has_the_fingerprint_zero_and_stays_unchanged() {
             .status();
         assert!(status.unwrap().success());
         let fingerprint = nftables.fingerprint("foreign").unwrap();
-        assert_eq!(fingerprint, Some(Fingerprint(0)));
+        assert_eq!(fingerprint, Some(TableFingerprint(0)));
         nftables.replace(&table_with_every_expression()).unwrap();
         assert_eq!(ruleset()[0], "table inet foreign {");
     });
@@ -291,9 +291,9 @@ fn one_transaction_writes_ten_thousand_rules() {
 #[test]
 fn an_invalid_table_is_rejected_before_it_is_sent_to_the_kernel() {
     in_namespace(|mut nftables| {
-        let mut check = |table: &Table, expected: &str| {
+        let mut check = |table: &NftablesTable, expected: &str| {
             let error = nftables.replace(table).unwrap_err();
-            assert!(matches!(error, Error::Invalid { .. }), "{error}");
+            assert!(matches!(error, NftablesError::Invalid { .. }), "{error}");
             assert_eq!(
                 error.to_string(),
                 format!("invalid nftables table: {expected}")

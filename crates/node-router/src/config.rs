@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fmt, path::PathBuf, time::Duration};
 
 use daemon_runtime::{
-    ConfigError, GracePeriod, LONGEST_RETRY, ListenAddress, in_words, parse_prefix,
+    ConfigError, GracePeriod, LONGEST_RETRY, ListenAddress, error_chain, parse_prefix,
 };
 use ipnet::IpNet;
 
@@ -220,7 +220,7 @@ fn token_settings(args: &Args, allowed_prefixes: &[IpNet]) -> Result<TokenSettin
     let namespaces =
         namespaces.map_err(|problem| ConfigError(format!("--namespace-prefixes: {problem}")))?;
     TokenKeys::read(&keys_file)
-        .map_err(|error| ConfigError(format!("--token-keys-file: {}", in_words(&error))))?;
+        .map_err(|error| ConfigError(format!("--token-keys-file: {}", error_chain(&error))))?;
     Ok(TokenSettings {
         keys_file,
         issuer,

@@ -163,7 +163,7 @@ pub enum StartError {
         "cannot exempt the service ranges from connection tracking{}",
         permission_suggestion(is_permission_denied(.0))
     )]
-    Exemption(#[source] nftables_table::Error),
+    Exemption(#[source] nftables_table::NftablesError),
     #[error("cannot open a UDP socket for hold proofs")]
     Proof(#[source] io::Error),
     #[error("cannot load the token keys")]
@@ -181,6 +181,6 @@ fn permission_suggestion(permission_denied: bool) -> &'static str {
     }
 }
 
-fn is_permission_denied(error: &nftables_table::Error) -> bool {
-    matches!(error, nftables_table::Error::NotPermitted { .. })
+fn is_permission_denied(error: &nftables_table::NftablesError) -> bool {
+    matches!(error, nftables_table::NftablesError::NotPermitted { .. })
 }

@@ -12,9 +12,11 @@
 
 use std::time::Duration;
 
-use daemon_runtime::{Step, in_words};
+use daemon_runtime::{ReadinessStep, error_chain};
 use ipnet::IpNet;
-use nftables_table::{Chain, Error, Expression, Hook, Kind, Nftables, Rule, Table, priority};
+use nftables_table::{
+    Chain, ChainType, Expression, Hook, Nftables, NftablesError, NftablesTable, Rule, priority,
+};
 
 use crate::metrics::RouterMetrics;
 
@@ -27,28 +29,28 @@ pub trait ExemptionFirewall: Send + 'static {
     ///
     /// # Errors
     /// The kernel lacks nftables, or refused the request.
-    fn holds(&mut self, table: &Table) -> Result<bool, Error>;
+    fn holds(&mut self, table: &NftablesTable) -> Result<bool, NftablesError>;
 
     /// Makes the kernel's table with the name of `table` equal to `table`.
     ///
     /// # Errors
     /// The kernel lacks nftables, or refused the table.
-    fn replace(&mut self, table: &Table) -> Result<(), Error>;
+    fn replace(&mut self, table: &NftablesTable) -> Result<(), NftablesError>;
 }
 
 impl ExemptionFirewall for Nftables {
-    fn holds(&mut self, table: &Table) -> Result<bool, Error> {
+    fn holds(&mut self, table: &NftablesTable) -> Result<bool, NftablesError> {
         Self::holds(self, table)
     }
 
-    fn replace(&mut self, table: &Table) -> Result<(), Error> {
+    fn replace(&mut self, table: &NftablesTable) -> Result<(), NftablesError> {
         Self::replace(self, table)
     }
 }
 
 /// Returns the table whose rules exclude packets from and to the prefixes from connection tracking.
 /// The rules apply to incoming packets and to packets of the node itself.
-pub(crate) fn table(prefixes: &[IpNet]) -> Table {
+pub(crate) fn table(prefixes: &[IpNet]) -> NftablesTable {
     let (ipv4, ipv6): (Vec<IpNet>, Vec<IpNet>) =
         prefixes.iter().partition(|prefix| prefix.addr().is_ipv4());
     let rules: Vec<Rule> = [ipv4, ipv6]
@@ -64,12 +66,12 @@ pub(crate) fn table(prefixes: &[IpNet]) -> Table {
         .collect();
     let chain = |name: &str, hook| Chain {
         name: name.to_owned(),
-        kind: Kind::Filter,
+        kind: ChainType::Filter,
         hook,
         priority: priority::RAW,
         rules: rules.clone(),
     };
-    Table {
+    NftablesTable {
         name: TABLE_NAME.to_owned(),
         chains: vec![
             chain("prerouting", Hook::Prerouting),
@@ -81,8 +83,8 @@ pub(crate) fn table(prefixes: &[IpNet]) -> Table {
 /// The installed exemption of this node, which repairs itself at each audit.
 pub(crate) struct Exemption<F> {
     firewall: F,
-    table: Table,
-    step: Step,
+    table: NftablesTable,
+    step: ReadinessStep,
     metrics: RouterMetrics,
     is_reported_lost: bool,
 }
@@ -99,13 +101,13 @@ enum EnsureOutcome {
 /// # Errors
 /// The kernel has nftables, but an operation failed.
 pub(crate) async fn install<F: ExemptionFirewall>(
-    open: impl FnOnce() -> Result<F, Error>,
+    open: impl FnOnce() -> Result<F, NftablesError>,
     prefixes: &[IpNet],
-    step: Step,
+    step: ReadinessStep,
     metrics: RouterMetrics,
-) -> Result<Option<Exemption<F>>, Error> {
-    let report_unsupported = |error: &Error, step: &Step| {
-        let error = in_words(error);
+) -> Result<Option<Exemption<F>>, NftablesError> {
+    let report_unsupported = |error: &NftablesError, step: &ReadinessStep| {
+        let error = error_chain(error);
         tracing::warn!(
             error,
             "cannot exempt service addresses from connection tracking; connections through this \
@@ -184,8 +186,8 @@ impl<F: ExemptionFirewall> Exemption<F> {
 
     /// Reports the loss of the exemption in the metric and in the readiness. Logs an ERROR only at
     /// the first failure after the exemption was in force.
-    fn report_lost(&mut self, error: &Error) {
-        let error = in_words(error);
+    fn report_lost(&mut self, error: &NftablesError) {
+        let error = error_chain(error);
         if !self.is_reported_lost {
             tracing::error!(
                 error,
@@ -200,7 +202,7 @@ impl<F: ExemptionFirewall> Exemption<F> {
 
     /// Replaces the kernel's table unless it is equal to the desired table. The netlink calls
     /// block, so they run in a blocking task.
-    async fn ensure(mut self) -> (Self, Result<EnsureOutcome, Error>) {
+    async fn ensure(mut self) -> (Self, Result<EnsureOutcome, NftablesError>) {
         tokio::task::spawn_blocking(move || {
             let outcome = match self.firewall.holds(&self.table) {
                 Ok(true) => Ok(EnsureOutcome::AlreadyInstalled),

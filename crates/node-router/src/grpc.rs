@@ -10,7 +10,7 @@ use daemon_api::{
     },
     total_size,
 };
-use daemon_runtime::Event;
+use daemon_runtime::PublishedEvent;
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use ipnet::IpNet;
 use tokio::sync::Semaphore;
@@ -112,9 +112,9 @@ impl api::node_route_service_server::NodeRouteService for NodeRouteGrpc {
         let events = self.table.routes.subscribe()?.into_stream();
         let responses = events.map_err(Status::from).map_ok(|(revision, event)| {
             let event = match event {
-                Event::Changed(prefix, route) => Sent::Route(api_route(&prefix, &route)),
-                Event::Removed(prefix) => Sent::RemovedRoute(prefix.to_string()),
-                Event::Synced => Sent::Synced(api::Synced {}),
+                PublishedEvent::Changed(prefix, route) => Sent::Route(api_route(&prefix, &route)),
+                PublishedEvent::Removed(prefix) => Sent::RemovedRoute(prefix.to_string()),
+                PublishedEvent::Synced => Sent::Synced(api::Synced {}),
             };
             WatchRoutesResponse {
                 revision,

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use daemon_runtime::Step;
+use daemon_runtime::ReadinessStep;
 
 use crate::{Policy, metrics::RouterMetrics, uplink::IpVersion};
 
@@ -33,14 +33,14 @@ struct NodeSettings {
 /// current.
 pub(crate) struct NodeSettingsMonitor {
     policy: Policy,
-    step: Step,
+    step: ReadinessStep,
     metrics: RouterMetrics,
     reported: Vec<String>,
 }
 
 impl NodeSettingsMonitor {
     /// Creates the monitor and checks the settings once.
-    pub(crate) fn begin(policy: Policy, step: Step, metrics: RouterMetrics) -> Self {
+    pub(crate) fn begin(policy: Policy, step: ReadinessStep, metrics: RouterMetrics) -> Self {
         let mut monitor = Self {
             policy,
             step,

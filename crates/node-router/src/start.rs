@@ -64,7 +64,7 @@ pub async fn start_with<K: RouteKernel, F: ExemptionFirewall>(
     daemon: &mut Daemon,
     kernel: K,
     changes: mpsc::Receiver<()>,
-    open_firewall: impl FnOnce() -> Result<F, nftables_table::Error>,
+    open_firewall: impl FnOnce() -> Result<F, nftables_table::NftablesError>,
 ) -> Result<ListenAddress, StartError> {
     let metrics = RouterMetrics::register(daemon.metrics());
     let exemption_step = daemon

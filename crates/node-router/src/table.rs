@@ -6,7 +6,9 @@ use std::{
     time::Duration,
 };
 
-use daemon_runtime::{Backoff, Publisher, Shutdown, SleepWatch, Step, in_words, wait_until};
+use daemon_runtime::{
+    Backoff, Publisher, ReadinessStep, Shutdown, SleepWatch, error_chain, wait_until,
+};
 use ipnet::IpNet;
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -53,9 +55,9 @@ pub(crate) struct Settings {
 
 /// Steps of `/readyz` that the owner of the holds reports.
 pub(crate) struct RouterSteps {
-    pub(crate) routes: Step,
-    pub(crate) uplink_guard: Step,
-    pub(crate) forwarding: Step,
+    pub(crate) routes: ReadinessStep,
+    pub(crate) uplink_guard: ReadinessStep,
+    pub(crate) forwarding: ReadinessStep,
 }
 
 /// The holds, and the routes that follow from them. Only one task owns this value.
@@ -347,7 +349,7 @@ impl<K: RouteKernel> RouteTable<K> {
         match self.reconcile_and_publish(cause).await {
             Ok(has_refusals) => has_refusals,
             Err(error) => {
-                let reason = in_words(&error);
+                let reason = error_chain(&error);
                 tracing::error!(
                     error = reason,
                     "cannot read the kernel's routes; refusing new holds and retrying"
@@ -491,7 +493,7 @@ impl<K: RouteKernel> RouteTable<K> {
                 }
             }
             Err(error) => {
-                let reason = in_words(&error);
+                let reason = error_chain(&error);
                 tracing::debug!(
                     error = reason,
                     "the kernel refused a change of the uplink guard; retrying"
@@ -520,7 +522,7 @@ impl<K: RouteKernel> RouteTable<K> {
                 }
             }
             Err(error) => {
-                let reason = in_words(&error);
+                let reason = error_chain(&error);
                 tracing::error!(
                     error = reason,
                     "the kernel refused a change of a route; retrying"

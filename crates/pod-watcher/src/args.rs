@@ -3,7 +3,7 @@
 use std::{net::IpAddr, num::NonZeroU16, path::PathBuf, time::Duration};
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
-use daemon_runtime::{CommonArgs, Defaults, Target, parse_duration};
+use daemon_runtime::{CommonArgs, Defaults, GrpcTarget, parse_duration};
 use virtual_server::{IpNet, ServiceRange};
 
 use service_catalog::settings::{AddressPool, PodPorts};
@@ -334,7 +334,7 @@ pub struct StatusArgs {
         value_name = "TARGET",
         default_value = "http://127.0.0.1:50053"
     )]
-    pub announcer: Target,
+    pub announcer: GrpcTarget,
 
     /// Name of the Lease that elects the pod that writes. All pods of one load balancer use the
     /// same name. Each pod reports its announced addresses in another Lease: this name, a hyphen,

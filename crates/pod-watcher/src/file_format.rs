@@ -10,7 +10,7 @@ mod render;
 
 use std::{net::IpAddr, time::Duration};
 
-use daemon_runtime::config_file::{self, Problem};
+use daemon_runtime::config_file::{self, FileProblem};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_saphyr::{FlowMap, FlowSeq};
 use virtual_server::{
@@ -30,7 +30,7 @@ const SMALLEST_DOCUMENT: &str =
 pub struct Content {
     pub desired: DesiredSet,
     /// Warnings about valid values that are most likely a mistake, each with its line.
-    pub warnings: Vec<Problem>,
+    pub warnings: Vec<FileProblem>,
 }
 
 /// Parses a document to a desired set.
@@ -38,7 +38,7 @@ pub struct Content {
 /// # Errors
 /// The document is invalid. The error lists every problem with its line and a suggestion. A syntax
 /// error, or a value of the wrong type, hides the problems after it.
-pub fn parse(text: &str) -> Result<DesiredSet, Problems<Problem>> {
+pub fn parse(text: &str) -> Result<DesiredSet, Problems<FileProblem>> {
     Ok(read(text)?.desired)
 }
 
@@ -46,7 +46,7 @@ pub fn parse(text: &str) -> Result<DesiredSet, Problems<Problem>> {
 ///
 /// # Errors
 /// The document is invalid: see [`parse`].
-pub fn read(text: &str) -> Result<Content, Problems<Problem>> {
+pub fn read(text: &str) -> Result<Content, Problems<FileProblem>> {
     convert::content(config_file::parse(text, SMALLEST_DOCUMENT)?, text)
 }
 

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use daemon_runtime::config_file::{self, FileError, FileWatcher, Problem, WatchError};
+use daemon_runtime::config_file::{self, FileError, FileProblem, FileWatcher, WatchError};
 use virtual_server::DesiredSet;
 
 use crate::{
@@ -113,7 +113,7 @@ pub fn load(path: &Path) -> Result<DesiredSet, FileError> {
 fn parse(path: &Path, text: &str) -> Result<Content, FileError> {
     file_format::read(text).map_err(|problems| {
         let (mut problems, unlisted) = problems.into_parts();
-        problems.extend((unlisted > 0).then(|| Problem {
+        problems.extend((unlisted > 0).then(|| FileProblem {
             place: None,
             message: format!("{unlisted} more problems are not listed"),
         }));

@@ -11,7 +11,7 @@ use daemon_api::{
     },
     real_server_part, virtual_server_head,
 };
-use daemon_runtime::{Event, Shutdown};
+use daemon_runtime::{PublishedEvent, Shutdown};
 use futures::{Stream, StreamExt, stream};
 use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 use tonic::{Request, Response, Status};
@@ -131,18 +131,20 @@ impl SentChanges {
     fn responses(
         &mut self,
         revision: u64,
-        event: Event<DesiredKey, DesiredObject>,
+        event: PublishedEvent<DesiredKey, DesiredObject>,
     ) -> Vec<Result<wire::WatchResponse, Status>> {
         let events = match event {
-            Event::Synced => vec![watch_response::Event::Synced(wire::Synced {})],
-            Event::Changed(_, DesiredObject::ServiceRange(range)) => {
+            PublishedEvent::Synced => vec![watch_response::Event::Synced(wire::Synced {})],
+            PublishedEvent::Changed(_, DesiredObject::ServiceRange(range)) => {
                 vec![watch_response::Event::ServiceRange(range.into())]
             }
-            Event::Changed(_, DesiredObject::VirtualServer(server)) => self.changed(&server),
-            Event::Removed(DesiredKey::ServiceRange(range)) => {
+            PublishedEvent::Changed(_, DesiredObject::VirtualServer(server)) => {
+                self.changed(&server)
+            }
+            PublishedEvent::Removed(DesiredKey::ServiceRange(range)) => {
                 vec![watch_response::Event::RemovedServiceRange(range.into())]
             }
-            Event::Removed(DesiredKey::VirtualServer(id)) => {
+            PublishedEvent::Removed(DesiredKey::VirtualServer(id)) => {
                 self.sent.remove(&id);
                 vec![watch_response::Event::RemovedVirtualServer((&id).into())]
             }

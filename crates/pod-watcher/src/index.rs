@@ -8,7 +8,7 @@ use std::{
     time::SystemTime,
 };
 
-use daemon_runtime::{Publisher, Reader, Shutdown, Step};
+use daemon_runtime::{Publisher, Reader, ReadinessStep, Shutdown};
 use tokio::sync::watch;
 use virtual_server::{
     BadValue, DesiredChange, DesiredSet, ServiceRange, Timestamp, VirtualServer, VirtualServerId,
@@ -89,7 +89,7 @@ pub struct Index {
     /// Whether the first desired set of the source was published.
     is_published: bool,
     metrics: IndexMetrics,
-    step: Step,
+    step: ReadinessStep,
 }
 
 impl Index {
@@ -98,7 +98,7 @@ impl Index {
     pub fn new(
         description: SourceDescription,
         metrics: IndexMetrics,
-        step: Step,
+        step: ReadinessStep,
     ) -> (Self, IndexReader) {
         let objects = Publisher::new();
         let source = watch::Sender::new(SourceStatus {

@@ -44,7 +44,7 @@ pub struct SourceError(String);
 impl SourceError {
     /// Returns an error with the text of `error` and of its causes.
     pub fn new(error: &dyn Error) -> Self {
-        Self(daemon_runtime::in_words(error))
+        Self(daemon_runtime::error_chain(error))
     }
 }
 

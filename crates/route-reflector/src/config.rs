@@ -16,8 +16,8 @@ use bgp_packet::RouterId;
 use bgp_speaker::{Configuration, SpeakerConfig};
 use daemon_runtime::{
     ConfigError, ListenAddress,
-    config_file::{self, FileError, Problem},
-    in_words,
+    config_file::{self, FileError, FileProblem},
+    error_chain,
 };
 
 use crate::args::Args;
@@ -90,7 +90,7 @@ impl Settings {
                 }
                 FileError::Content { .. } => "",
             };
-            ConfigError(format!("{}{suggestion}", in_words(&error)))
+            ConfigError(format!("{}{suggestion}", error_chain(&error)))
         })?;
         Ok(Self {
             config,
@@ -120,7 +120,7 @@ pub fn load(path: &Path, overrides: &Overrides) -> Result<Config, FileError> {
 ///
 /// # Errors
 /// Returns an error with the invalid value, its place in the text and a suggestion.
-pub fn parse(text: &str, overrides: &Overrides) -> Result<Config, Problem> {
+pub fn parse(text: &str, overrides: &Overrides) -> Result<Config, FileProblem> {
     resolve::resolve(&config_file::parse(text, MINIMAL_DOCUMENT)?, overrides)
 }
 

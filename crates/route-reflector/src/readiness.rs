@@ -10,14 +10,14 @@ use std::time::Duration;
 
 use bgp_rib::PrefixFilter;
 use bgp_speaker::PeerStatus;
-use daemon_runtime::Step;
+use daemon_runtime::ReadinessStep;
 use tokio::{sync::watch, time::Instant};
 
 use crate::{config::Config, reflector::RunningConfiguration};
 
 #[derive(Debug)]
 pub(crate) struct SessionsStep {
-    step: Step,
+    step: ReadinessStep,
     running: watch::Receiver<RunningConfiguration>,
     /// After this time, one router with an established session is enough.
     router_deadline: Instant,
@@ -27,7 +27,7 @@ impl SessionsStep {
     /// Creates the step. Until `router_timeout` from now, the step is ready only after every router
     /// has had an established session.
     pub(crate) fn new(
-        step: Step,
+        step: ReadinessStep,
         running: watch::Receiver<RunningConfiguration>,
         router_timeout: Duration,
     ) -> Self {

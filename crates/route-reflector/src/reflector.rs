@@ -6,9 +6,9 @@ use std::{path::PathBuf, sync::Arc};
 
 use bgp_speaker::{SpeakerConfig, SpeakerEnded, SpeakerHandle};
 use daemon_runtime::{
-    Counter, Metrics, Shutdown, Step,
+    Counter, Metrics, ReadinessStep, Shutdown,
     config_file::{self, FileWatcher},
-    in_words,
+    error_chain,
 };
 use tokio::{signal::unix::Signal, sync::watch};
 
@@ -36,7 +36,7 @@ pub(crate) struct ConfigurationReloader {
     speaker: SpeakerHandle,
     overrides: Overrides,
     running: watch::Sender<RunningConfiguration>,
-    step: Step,
+    step: ReadinessStep,
     reads: Counter,
     reloads: Counter,
     failed_reloads: Counter,
@@ -48,7 +48,7 @@ impl ConfigurationReloader {
         speaker: SpeakerHandle,
         overrides: Overrides,
         running: watch::Sender<RunningConfiguration>,
-        step: Step,
+        step: ReadinessStep,
         metrics: &Metrics,
     ) -> Self {
         step.ready("");
@@ -99,7 +99,7 @@ impl ConfigurationReloader {
         let (path, overrides) = (file.clone(), self.overrides.clone());
         let loaded = config_file::off_thread(move || config::load(&path, &overrides)).await;
         let loaded = loaded
-            .map_err(|error| in_words(&error))
+            .map_err(|error| error_chain(&error))
             .and_then(|config| check_changeable(&before.speaker, &config.speaker).map(|()| config));
         match loaded {
             Err(problem) => self.record_rejection(problem),

@@ -9,7 +9,7 @@ use daemon_api::{
         announcer_service_client::AnnouncerServiceClient, watch_announcements_response::Event,
     },
 };
-use daemon_runtime::{Backoff, Target};
+use daemon_runtime::{Backoff, GrpcTarget};
 use tokio::sync::watch;
 use virtual_server::IpNet;
 
@@ -25,7 +25,7 @@ const FIRST_RETRY: Duration = Duration::from_millis(20);
 /// The task that watches the announcements of this pod's bgp-announcer.
 #[derive(Debug)]
 pub(crate) struct AnnouncerWatch {
-    pub(crate) announcer: Target,
+    pub(crate) announcer: GrpcTarget,
     /// The prefixes that this pod announces. `None` until the announcer has sent all of them once.
     pub(crate) announced: watch::Sender<Option<AnnouncedPrefixes>>,
 }

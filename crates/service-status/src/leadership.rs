@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use daemon_runtime::{Backoff, Event as Published};
+use daemon_runtime::{Backoff, PublishedEvent};
 use service_catalog::{catalog::ServiceView, finding::Reason, model::ObjectKey};
 
 use crate::{
@@ -198,9 +198,13 @@ impl Leadership {
         }
     }
 
-    pub(crate) fn on_view(&mut self, event: Published<ObjectKey, Arc<ServiceView>>, now: Instant) {
+    pub(crate) fn on_view(
+        &mut self,
+        event: PublishedEvent<ObjectKey, Arc<ServiceView>>,
+        now: Instant,
+    ) {
         match event {
-            Published::Changed(key, view) => {
+            PublishedEvent::Changed(key, view) => {
                 self.released.remove(&key);
                 let is_urgent = status::is_allocation_due(&key, &view);
                 match self.services.get_mut(&key) {
@@ -217,14 +221,14 @@ impl Leadership {
                 }
                 self.make_due(key, is_urgent, now);
             }
-            Published::Removed(key) => {
+            PublishedEvent::Removed(key) => {
                 if let Some(service) = self.services.remove(&key) {
                     self.released.insert(key.clone(), service.view);
                     self.failing.remove(&key);
                     self.make_due(key, false, now);
                 }
             }
-            Published::Synced => self.has_views = true,
+            PublishedEvent::Synced => self.has_views = true,
         }
     }
 

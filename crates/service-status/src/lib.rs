@@ -28,7 +28,7 @@ mod status;
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
-use daemon_runtime::{Daemon, Reader, Target};
+use daemon_runtime::{Daemon, GrpcTarget, Reader};
 use kubernetes_client::{client::ApiServerOrigin, metrics::RequestMetrics};
 use service_catalog::{catalog::ServiceView, model::ObjectKey};
 use tokio::sync::watch;
@@ -56,7 +56,7 @@ pub type Views = Reader<ObjectKey, Arc<ServiceView>>;
 /// The names of this pod and of the Leases.
 #[derive(Clone, Debug)]
 pub struct StatusConfig {
-    pub announcer: Target,
+    pub announcer: GrpcTarget,
     /// Name of the Lease whose holder writes the status.
     pub lease_name: String,
     pub pod_name: String,

@@ -9,7 +9,7 @@
 //! - [`ServiceRange`] is a prefix that is announced as a whole.
 //! - [`DesiredSet`] contains all virtual servers and service ranges.
 //!   [`DesiredSet::changes_to`] returns the difference of two sets.
-//! - [`Table`] is the content of the kernel's table. [`plan`] returns the changes from one table to
+//! - [`VirtualServerTable`] is the content of the kernel's table. [`plan`] returns the changes from one table to
 //!   another.
 
 mod defaults;
@@ -39,8 +39,8 @@ pub use model::{
 pub use options::{Behaviour, HealthCheckChoice, HealthCheckOptions, Options, PersistenceOptions};
 pub use plan::{Placements, plan, plan_keys};
 pub use table::{
-    AddressFamily, Entry, EntryForwardingMethod, EntryKey, EntryScheduler, EntrySettings,
-    RealServerEntry, Table, TableChange,
+    AddressFamily, EntryForwardingMethod, EntryKey, EntryScheduler, EntrySettings, RealServerEntry,
+    TableChange, TableEntry, VirtualServerTable,
 };
 pub use weight_levels::weight_levels;
 

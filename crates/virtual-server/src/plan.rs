@@ -6,7 +6,8 @@ use std::{
 };
 
 use crate::table::{
-    Entry, EntryKey, EntryScheduler, EntrySettings, RealServerEntry, Table, TableChange,
+    EntryKey, EntryScheduler, EntrySettings, RealServerEntry, TableChange, TableEntry,
+    VirtualServerTable,
 };
 
 /// The kernel's name for "no scheduler" (since Linux 4.3).
@@ -26,7 +27,7 @@ pub type Placements = BTreeMap<EntryKey, BTreeMap<SocketAddr, u32>>;
 /// An entry of another program stays as it is unless its key is desired. An entry with a desired
 /// key is taken over: it gets the desired settings, and portlb owns it from then on. Equal tables
 /// need no change, so that a restarted daemon writes nothing.
-pub fn plan(actual: &Table, desired: &Table) -> Vec<TableChange> {
+pub fn plan(actual: &VirtualServerTable, desired: &VirtualServerTable) -> Vec<TableChange> {
     plan_keys(
         actual,
         desired,
@@ -43,8 +44,8 @@ pub fn plan(actual: &Table, desired: &Table) -> Vec<TableChange> {
 /// this is done only before the virtual server has a scheduler, or for a real server that already
 /// receives connections.
 pub fn plan_keys(
-    actual: &Table,
-    desired: &Table,
+    actual: &VirtualServerTable,
+    desired: &VirtualServerTable,
     placements: &Placements,
     keys: impl IntoIterator<Item = EntryKey>,
 ) -> Vec<TableChange> {
@@ -76,7 +77,7 @@ pub fn plan_keys(
 fn plan_new_entry(
     additions: &mut Vec<TableChange>,
     key: EntryKey,
-    desired: &Entry,
+    desired: &TableEntry,
     placements: &BTreeMap<SocketAddr, u32>,
 ) {
     // The kernel recomputes the whole Maglev table when a real server is added: the additions take
@@ -118,7 +119,7 @@ fn plan_existing_entry(
     additions: &mut Vec<TableChange>,
     removed: &mut Vec<TableChange>,
     key: EntryKey,
-    (actual, desired): (&Entry, &Entry),
+    (actual, desired): (&TableEntry, &TableEntry),
     placements: &BTreeMap<SocketAddr, u32>,
 ) {
     let differs = actual.settings != desired.settings;

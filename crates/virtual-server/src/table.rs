@@ -10,9 +10,9 @@ use crate::{ForwardingMethod, Persistence, Protocol, Scheduler};
 
 /// The virtual servers in a kernel's table, with their real servers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Table {
+pub struct VirtualServerTable {
     /// All entries, including the entries of other programs.
-    pub entries: BTreeMap<EntryKey, Entry>,
+    pub entries: BTreeMap<EntryKey, TableEntry>,
 }
 
 /// The packets that belong to an entry of the table.
@@ -41,7 +41,7 @@ pub enum AddressFamily {
 
 /// A virtual server in the kernel's table.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub struct TableEntry {
     pub settings: EntrySettings,
     /// Real servers by address and port. Port 0 keeps the port to which the client connected.
     pub real_servers: BTreeMap<SocketAddr, RealServerEntry>,
@@ -109,7 +109,7 @@ pub enum TableChange {
     RemoveRealServer(EntryKey, SocketAddr),
 }
 
-impl Table {
+impl VirtualServerTable {
     /// Applies a change like a kernel. A change of an entry that does not exist, and an addition of
     /// an entry that exists, have no effect.
     pub fn apply(&mut self, change: &TableChange) {
@@ -118,7 +118,7 @@ impl Table {
             TableChange::AddVirtualServer(_, settings) => {
                 self.entries
                     .entry(key)
-                    .or_insert_with(|| Entry::without_real_servers(settings.clone()));
+                    .or_insert_with(|| TableEntry::without_real_servers(settings.clone()));
             }
             TableChange::SetVirtualServer(_, settings) => {
                 if let Some(entry) = self.entries.get_mut(&key) {
@@ -149,7 +149,7 @@ impl Table {
     }
 }
 
-impl Entry {
+impl TableEntry {
     /// Returns an entry that receives packets and forwards none.
     pub fn without_real_servers(settings: EntrySettings) -> Self {
         Self {

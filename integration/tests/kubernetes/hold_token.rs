@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use daemon_api::noderoute::v1::HoldRequest;
 use daemon_api::noderoute::v1::node_route_service_client::NodeRouteServiceClient;
-use daemon_runtime::Target;
+use daemon_runtime::GrpcTarget;
 use lab::Process;
 use tonic::{Code, Request, Status};
 
@@ -63,7 +63,7 @@ impl NodeRouterProcess {
             .build()
             .unwrap();
         runtime.block_on(async {
-            let channel = Target::Unix(self.socket.clone()).channel();
+            let channel = GrpcTarget::Unix(self.socket.clone()).channel();
             let mut client = NodeRouteServiceClient::new(channel);
             let answer = tokio::time::timeout(SOON, client.hold(request)).await;
             answer.expect("node-router answers in time").unwrap_err()

@@ -9,7 +9,7 @@ use daemon_api::{
         data_plane_service_client::DataPlaneServiceClient, watch_service_addresses_response::Event,
     },
 };
-use daemon_runtime::{Backoff, Target, timeout_after_poll};
+use daemon_runtime::{Backoff, GrpcTarget, timeout_after_poll};
 use futures::{Stream, stream};
 use tonic::{Status, Streaming, transport::Channel};
 
@@ -21,7 +21,7 @@ const HEARTBEATS_PER_TIMEOUT: u32 = 5;
 /// Returns the messages of the data plane as an endless stream of inputs. A gRPC stream that ends,
 /// or is silent for the time `silence`, is opened again after a pause of at most `longest_retry`.
 pub fn watch(
-    target: &Target,
+    target: &GrpcTarget,
     silence: Duration,
     longest_retry: Duration,
 ) -> impl Stream<Item = AnnouncementInput> + Send + use<> {
@@ -151,7 +151,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn pauses_between_attempts_to_reach_the_data_plane_grow_up_to_the_longest_retry() {
-        let target: Target = "unix:/nowhere/data-plane.sock".parse().unwrap();
+        let target: GrpcTarget = "unix:/nowhere/data-plane.sock".parse().unwrap();
         let longest_retry = Duration::from_millis(500);
         let mut inputs = pin!(watch(&target, Duration::from_secs(5), longest_retry));
         let mut pauses = Vec::new();

@@ -6,7 +6,7 @@ use bgp_packet::IpNet;
 use daemon_api::noderoute::v1::{
     HoldRequest, HoldResponse, node_route_service_client::NodeRouteServiceClient,
 };
-use daemon_runtime::{Backoff, Target, in_words};
+use daemon_runtime::{Backoff, GrpcTarget, error_chain};
 use futures::stream;
 use tokio::{net::UdpSocket, sync::mpsc, task::JoinSet};
 use tonic::{Code, Request, Status, transport::Channel};
@@ -46,7 +46,11 @@ impl NodeRoutes {
     /// Creates a client without holds. If `target` is `None`, no node route is needed and
     /// [`Self::hold`] does nothing. `longest_retry` is the longest pause between two attempts.
     /// `token` is sent with each attempt.
-    pub fn new(target: Option<&Target>, longest_retry: Duration, token: Option<HoldToken>) -> Self {
+    pub fn new(
+        target: Option<&GrpcTarget>,
+        longest_retry: Duration,
+        token: Option<HoldToken>,
+    ) -> Self {
         let (sender, events) = mpsc::channel(64);
         Self {
             client: target.map(|target| NodeRouteServiceClient::new(target.channel())),
@@ -246,7 +250,7 @@ impl RouteHold {
             }
             Some(Err(error)) => tracing::warn!(
                 prefix = %self.prefix,
-                error = in_words(&error),
+                error = error_chain(&error),
                 "cannot read the hold token (--hold-token-file); requesting the node route without a token"
             ),
             None => {}
@@ -286,7 +290,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn pauses_between_attempts_to_hold_a_node_route_grow_up_to_the_longest_retry() {
-        let target: Target = "unix:/nowhere/node-router.sock".parse().unwrap();
+        let target: GrpcTarget = "unix:/nowhere/node-router.sock".parse().unwrap();
         let longest_retry = Duration::from_millis(500);
         let mut routes = NodeRoutes::new(Some(&target), longest_retry, None);
         routes.hold("10.1.1.10/32".parse().unwrap(), [10, 244, 1, 7].into());

@@ -9,7 +9,7 @@ use daemon_api::dataplane::v1::{
     data_plane_service_server::{DataPlaneService, DataPlaneServiceServer},
     watch_service_addresses_response::Event as Wire,
 };
-use daemon_runtime::{Event, Publisher};
+use daemon_runtime::{PublishedEvent, Publisher};
 use futures::{Stream, StreamExt, stream};
 use tokio::sync::watch;
 use tokio_stream::wrappers::IntervalStream;
@@ -130,9 +130,9 @@ impl DataPlaneService for DataPlaneServer {
         let events = events.map(|next| {
             let (revision, event) = next.expect("the announcer reads fast enough");
             let event = match event {
-                Event::Changed(_, address) => Wire::ServiceAddress(address),
-                Event::Removed(prefix) => Wire::RemovedServiceAddress(prefix),
-                Event::Synced => Wire::Synced(Default::default()),
+                PublishedEvent::Changed(_, address) => Wire::ServiceAddress(address),
+                PublishedEvent::Removed(prefix) => Wire::RemovedServiceAddress(prefix),
+                PublishedEvent::Synced => Wire::Synced(Default::default()),
             };
             (revision, event)
         });

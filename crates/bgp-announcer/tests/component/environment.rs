@@ -22,7 +22,9 @@ use daemon_api::announcer::v1::{
     Announcement, AnnouncementState, ListAnnouncementsRequest, ListAnnouncementsResponse,
     ListSessionsRequest, announcer_service_client::AnnouncerServiceClient,
 };
-use daemon_runtime::{Daemon, DaemonError, ListenAddress, Metrics, Readiness, Shutdown, Target};
+use daemon_runtime::{
+    Daemon, DaemonError, GrpcTarget, ListenAddress, Metrics, Readiness, Shutdown,
+};
 use tokio::{
     net::{TcpListener, TcpSocket},
     runtime::Runtime,
@@ -197,7 +199,7 @@ impl Environment {
         let ListenAddress::Tcp(address) = address else {
             panic!("expected a TCP address, not {address}");
         };
-        let target: Target = format!("http://{address}")
+        let target: GrpcTarget = format!("http://{address}")
             .parse()
             .expect("the target is valid");
         let daemon = tokio::spawn(daemon.run_until_drained(std::future::pending()));

@@ -28,7 +28,7 @@ async fn a_hold_sends_the_nonce_that_arrives_at_its_gateway_back_on_its_stream()
     let node_router = node_router::FakeNodeRouter::start_new().await;
     node_router.ask_for_proof();
     let target = format!("http://{}", node_router.port.address);
-    let target: daemon_runtime::Target = target.parse().unwrap();
+    let target: daemon_runtime::GrpcTarget = target.parse().unwrap();
     let mut routes = NodeRoutes::new(Some(&target), Duration::from_secs(1), None);
     let prefix = "10.1.1.10/32".parse().unwrap();
     routes.hold(prefix, [127, 0, 0, 1].into());
@@ -41,7 +41,7 @@ async fn each_hold_attempt_sends_the_current_token_of_the_file() {
     let node_router = node_router::FakeNodeRouter::start_new().await;
     node_router.refuse("the token has expired");
     let target = format!("http://{}", node_router.port.address);
-    let target: daemon_runtime::Target = target.parse().unwrap();
+    let target: daemon_runtime::GrpcTarget = target.parse().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("token");
     std::fs::write(&file, "first.of.pod\n").unwrap();

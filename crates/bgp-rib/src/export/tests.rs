@@ -2,8 +2,7 @@ use bgp_packet::{Announced, AsPath, Family, Nlri, Update};
 
 use super::*;
 use crate::{
-    ExportPolicy, FamilySettings, ImportPolicy, LocalAddresses, PeerId, PrefixFilter, PrefixRule,
-    Rib,
+    ExportPolicy, ImportPolicy, LocalAddresses, PeerId, PrefixFilter, PrefixRule, Rib, RibFamily,
 };
 
 const LOCAL_ASN: Asn = Asn(64512);
@@ -21,7 +20,7 @@ fn settings(kind: PeerKind, last: u8) -> PeerSettings {
         peer_router_id: RouterId([10, 0, 0, last].into()),
         peer_address: [10, 0, 0, last].into(),
         local_addresses: LocalAddresses::from(IpAddr::from([10, 0, 0, 1])),
-        families: vec![FamilySettings {
+        families: vec![RibFamily {
             family: Family::Ipv4Unicast,
             add_path_send: false,
         }],

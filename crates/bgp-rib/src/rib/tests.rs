@@ -11,9 +11,9 @@ use bgp_packet::{Announced, Asn, ClusterId, Nlri, PathAttributes, RawAttribute, 
 
 use super::*;
 use crate::{
-    ExportPolicy, FamilySettings, ImportPolicy, LocalAddresses, MaximumPathsAction,
-    MaximumPathsExceeded, NextHopFilter, NotBestReason, PeerKind, PrefixFilter, PrefixRule,
-    ReceiveOutcome, RejectReason, UnknownAttributes,
+    ExportPolicy, ImportPolicy, LocalAddresses, MaximumPathsAction, MaximumPathsExceeded,
+    NextHopFilter, NotBestReason, PeerKind, PrefixFilter, PrefixRule, ReceiveOutcome, RejectReason,
+    RibFamily, UnknownAttributes,
 };
 
 const LOCAL_ASN: Asn = Asn(64512);
@@ -40,7 +40,7 @@ fn peer(id: PeerId, add_path_send: bool) -> PeerSettings {
         peer_address: [10, 0, 0, last].into(),
         local_addresses: LocalAddresses::from(IpAddr::from([10, 0, 0, 1])),
         families: [Family::Ipv4Unicast, Family::Ipv6Unicast]
-            .map(|family| FamilySettings {
+            .map(|family| RibFamily {
                 family,
                 add_path_send,
             })
@@ -156,7 +156,7 @@ fn a_path_keeps_its_path_id_when_its_attributes_change() {
         drain(&mut rib, ROUTER);
         let id = rib
             .adj_rib_out(ROUTER)
-            .find(|path| path.source == Some(Source::Peer(B)))
+            .find(|path| path.source == Some(PathSource::Peer(B)))
             .and_then(|path| path.path_id);
         assert_eq!(id, Some(PathId(1)));
     }
@@ -389,7 +389,7 @@ fn take_changes_returns_each_path_whose_attributes_or_not_best_reason_changed() 
         .unwrap();
     let key = |id| PathKey {
         prefix: "10.1.1.0/24".parse().unwrap(),
-        source: Source::Peer(id),
+        source: PathSource::Peer(id),
         path_id: None,
     };
     let mut changes = rib.take_changes();

@@ -16,7 +16,9 @@ use bgp_packet::{
     AddPathMode, Announced, AsPath, AsPathSegment, Asn, Capability, ClusterId, CodecOptions,
     Decoder, Family, Message, Nlri, Open, PathAttributes, PathId, RouterId, Update, encode,
 };
-use bgp_rib::{ExportPolicy, ImportPolicy, MaximumPathsAction, PrefixFilter, PrefixRule, Source};
+use bgp_rib::{
+    ExportPolicy, ImportPolicy, MaximumPathsAction, PathSource, PrefixFilter, PrefixRule,
+};
 use bgp_session::{Cease, ConnectionId};
 use bytes::{BufMut, BytesMut};
 use ipnet::{IpNet, Ipv4Net};
@@ -475,7 +477,7 @@ impl OwnerSimulation {
         let (peers, rib) = (&sessions.peers, &sessions.rib);
         let is_established = |id| peers.get(id).is_some_and(|peer| peer.established.is_some());
         for path in rib.paths() {
-            if let Source::Peer(id) = path.key.source {
+            if let PathSource::Peer(id) = path.key.source {
                 assert!(is_established(id), "a path of a lost session: {path:?}");
             }
         }
@@ -515,8 +517,8 @@ impl OwnerSimulation {
 
     /// Checks a path in the Adj-RIB-Out of the peer `to`: the session of its source is established,
     /// and no path of a non-client was sent to another non-client.
-    fn check_sent(&self, to: bgp_rib::PeerId, source: Source) {
-        let Source::Peer(from) = source else {
+    fn check_sent(&self, to: bgp_rib::PeerId, source: PathSource) {
+        let PathSource::Peer(from) = source else {
             return;
         };
         assert_ne!(from, to, "a path is sent back to its source");
@@ -548,7 +550,7 @@ impl OwnerSimulation {
         }
         self.check();
         let rib = &self.owner.sessions.rib;
-        assert!(rib.paths().all(|path| path.key.source == Source::Own));
+        assert!(rib.paths().all(|path| path.key.source == PathSource::Own));
         let peers = &self.owner.sessions.peers;
         let is_paused = |id| peers.get(id).is_some_and(|peer| peer.exceeded.is_some());
         for (id, peer) in peers.iter() {

@@ -1,12 +1,16 @@
 //! Messages of the YAML parser, reworded with field and suggestion.
 
-use super::Place;
+use super::FileLocation;
 
 /// Returns a message with the field and a suggestion in place of the parser's message. `None` if the
 /// parser's message needs no other wording.
 ///
 /// `text` is the file, and `place` is the place of the error.
-pub(super) fn reworded(parser_message: &str, text: &str, place: Option<Place>) -> Option<String> {
+pub(super) fn reworded(
+    parser_message: &str,
+    text: &str,
+    place: Option<FileLocation>,
+) -> Option<String> {
     let (field, value) = place.map_or(("", ""), |place| field_and_value(text, place));
     let at_field = |message: &str| match field {
         "" => message.to_owned(),
@@ -66,7 +70,7 @@ pub(super) fn reworded(parser_message: &str, text: &str, place: Option<Place>) -
 
 /// Returns the place of an error. For an error about a tab, the parser reports the begin of the text
 /// before the tab, so this function searches for the tab.
-pub(super) fn tab_place(parser_message: &str, text: &str, place: Place) -> Place {
+pub(super) fn tab_place(parser_message: &str, text: &str, place: FileLocation) -> FileLocation {
     let lines = text.lines().zip(1_u64..);
     let tab = lines
         .skip_while(|(_, line)| *line < place.line)
@@ -75,7 +79,7 @@ pub(super) fn tab_place(parser_message: &str, text: &str, place: Place) -> Place
             let (_, column) = before
                 .skip_while(|(_, column)| line == place.line && *column < place.column)
                 .find(|(character, _)| *character == '\t')?;
-            Some(Place { line, column })
+            Some(FileLocation { line, column })
         });
     match tab {
         Some(tab) if mentions_tab(parser_message) => tab,
@@ -87,7 +91,7 @@ pub(super) fn tab_place(parser_message: &str, text: &str, place: Place) -> Place
 ///
 /// The parser does not report this place: it distinguishes `!tag name` from `name`, and only serde
 /// finds the duplicate field.
-pub(super) fn tagged_field(parser_message: &str, text: &str) -> Option<Place> {
+pub(super) fn tagged_field(parser_message: &str, text: &str) -> Option<FileLocation> {
     let field = duplicate_field(parser_message)?;
     let mut tags = text.match_indices('!').map(|(at, _)| at);
     let at = tags.find(|at| {
@@ -105,7 +109,7 @@ pub(super) fn tagged_field(parser_message: &str, text: &str) -> Option<Place> {
             _ => (line, column + 1),
         };
     }
-    Some(Place { line, column })
+    Some(FileLocation { line, column })
 }
 
 /// Returns the field of a message about a duplicate field.
@@ -122,7 +126,7 @@ fn mentions_tab(parser_message: &str) -> bool {
 }
 
 /// Returns the field and its value at `place`. Each is empty if it is not on the line of `place`.
-fn field_and_value(text: &str, place: Place) -> (&str, &str) {
+fn field_and_value(text: &str, place: FileLocation) -> (&str, &str) {
     let index = |number: u64| usize::try_from(number - 1).unwrap_or(usize::MAX);
     let line = text.lines().nth(index(place.line)).unwrap_or("");
     let at = line

@@ -2,11 +2,11 @@ use futures::StreamExt;
 
 use super::*;
 
-fn ready(subscription: &mut Subscription<u8, char>) -> Vec<Event<u8, char>> {
+fn ready(subscription: &mut Subscription<u8, char>) -> Vec<PublishedEvent<u8, char>> {
     std::iter::from_fn(|| next(subscription)).collect()
 }
 
-fn next(subscription: &mut Subscription<u8, char>) -> Option<Event<u8, char>> {
+fn next(subscription: &mut Subscription<u8, char>) -> Option<PublishedEvent<u8, char>> {
     let ready = subscription.next_ready().unwrap();
     ready.map(|(_, event)| event)
 }
@@ -19,15 +19,18 @@ fn a_watcher_gets_every_object_then_synced_then_each_change() {
     let mut watcher = publisher.reader().subscribe().unwrap();
     assert_eq!(
         ready(&mut watcher),
-        [Event::Changed(1, 'a'), Event::Changed(2, 'b')]
+        [
+            PublishedEvent::Changed(1, 'a'),
+            PublishedEvent::Changed(2, 'b')
+        ]
     );
     publisher.synced();
-    assert_eq!(ready(&mut watcher), [Event::Synced]);
+    assert_eq!(ready(&mut watcher), [PublishedEvent::Synced]);
     publisher.set(1, 'c');
     publisher.remove(&2);
     assert_eq!(
         ready(&mut watcher),
-        [Event::Changed(1, 'c'), Event::Removed(2)]
+        [PublishedEvent::Changed(1, 'c'), PublishedEvent::Removed(2)]
     );
 }
 
@@ -37,9 +40,12 @@ fn synced_comes_before_changes_made_after_the_listing_began() {
     publisher.set(1, 'a');
     publisher.synced();
     let mut watcher = publisher.reader().subscribe().unwrap();
-    assert_eq!(next(&mut watcher), Some(Event::Changed(1, 'a')));
+    assert_eq!(next(&mut watcher), Some(PublishedEvent::Changed(1, 'a')));
     publisher.set(2, 'b');
-    assert_eq!(ready(&mut watcher), [Event::Synced, Event::Changed(2, 'b')]);
+    assert_eq!(
+        ready(&mut watcher),
+        [PublishedEvent::Synced, PublishedEvent::Changed(2, 'b')]
+    );
 }
 
 #[test]
@@ -52,9 +58,9 @@ fn synced_comes_after_all_that_was_published_before_it() {
     assert_eq!(
         ready(&mut watcher),
         [
-            Event::Changed(1, 'a'),
-            Event::Changed(2, 'b'),
-            Event::Synced
+            PublishedEvent::Changed(1, 'a'),
+            PublishedEvent::Changed(2, 'b'),
+            PublishedEvent::Synced
         ]
     );
 }
@@ -68,13 +74,18 @@ fn an_object_that_changes_while_it_is_listed_still_comes_before_synced() {
     publisher.synced();
     let mut watcher = publisher.reader().subscribe().unwrap();
     let first = next(&mut watcher).unwrap();
-    assert_eq!(first, Event::Changed(1, 'a'));
+    assert_eq!(first, PublishedEvent::Changed(1, 'a'));
     publisher.set(2, 'x');
     publisher.remove(&3);
     let events = ready(&mut watcher);
-    let synced = events.iter().position(|event| *event == Event::Synced);
+    let synced = events
+        .iter()
+        .position(|event| *event == PublishedEvent::Synced);
     let before_synced = &events[..synced.unwrap()];
-    assert_eq!(before_synced, [Event::Changed(2, 'x'), Event::Removed(3)]);
+    assert_eq!(
+        before_synced,
+        [PublishedEvent::Changed(2, 'x'), PublishedEvent::Removed(3)]
+    );
 }
 
 #[test]
@@ -88,7 +99,7 @@ fn changes_during_the_listing_do_not_delay_synced() {
     let mut received = 0;
     for value in ['b', 'c'].into_iter().cycle().take(100) {
         let event = next(&mut watcher).unwrap();
-        if event == Event::Synced {
+        if event == PublishedEvent::Synced {
             break;
         }
         received += 1;
@@ -104,7 +115,7 @@ fn a_slow_watcher_gets_only_the_last_change_of_an_object() {
     let publisher = Publisher::new();
     publisher.synced();
     let mut watcher = publisher.reader().subscribe().unwrap();
-    assert_eq!(ready(&mut watcher), [Event::Synced]);
+    assert_eq!(ready(&mut watcher), [PublishedEvent::Synced]);
     for value in ['a', 'b', 'c'] {
         publisher.set(1, value);
     }
@@ -112,7 +123,7 @@ fn a_slow_watcher_gets_only_the_last_change_of_an_object() {
     publisher.remove(&2);
     assert_eq!(
         ready(&mut watcher),
-        [Event::Changed(1, 'c'), Event::Removed(2)]
+        [PublishedEvent::Changed(1, 'c'), PublishedEvent::Removed(2)]
     );
 }
 
@@ -146,13 +157,13 @@ fn a_removal_is_kept_until_a_slow_watcher_has_read_it() {
     let publisher = Publisher::new();
     publisher.set(1, 'a');
     let mut slow = publisher.reader().subscribe().unwrap();
-    assert_eq!(ready(&mut slow), [Event::Changed(1, 'a')]);
+    assert_eq!(ready(&mut slow), [PublishedEvent::Changed(1, 'a')]);
     publisher.remove(&1);
     for key in 2..50_u8 {
         publisher.set(key, 'b');
         publisher.remove(&key);
     }
-    assert!(ready(&mut slow).contains(&Event::Removed(1)));
+    assert!(ready(&mut slow).contains(&PublishedEvent::Removed(1)));
 }
 
 #[tokio::test]
@@ -174,7 +185,7 @@ fn replace_all_causes_events_only_for_different_objects() {
     publisher.replace_all([(2, 'b'), (3, 'c')].into());
     assert_eq!(
         ready(&mut watcher),
-        [Event::Removed(1), Event::Changed(3, 'c')]
+        [PublishedEvent::Removed(1), PublishedEvent::Changed(3, 'c')]
     );
 }
 
@@ -214,9 +225,12 @@ async fn a_watcher_that_does_not_read_costs_a_bounded_number_of_removals_and_end
     ));
     assert_eq!(
         reading.next().await.unwrap().unwrap().1,
-        Event::Changed(0, 'a')
+        PublishedEvent::Changed(0, 'a')
     );
-    assert_eq!(reading.next().await.unwrap().unwrap().1, Event::Synced);
+    assert_eq!(
+        reading.next().await.unwrap().unwrap().1,
+        PublishedEvent::Synced
+    );
 }
 
 #[test]
@@ -229,7 +243,7 @@ fn a_watcher_that_reads_in_time_is_never_lagging() {
         churn(&publisher, first..first + 900);
         let mut removed = 0;
         while let Some((_, event)) = watcher.next_ready().unwrap() {
-            removed += usize::from(matches!(event, Event::Removed(_)));
+            removed += usize::from(matches!(event, PublishedEvent::Removed(_)));
         }
         assert_eq!(removed, 900);
     }
@@ -260,7 +274,7 @@ fn the_removal_of_all_objects_does_not_end_a_watch() {
     let mut read = || {
         let mut removed = 0;
         while let Some((_, event)) = watcher.next_ready().unwrap() {
-            removed += usize::from(matches!(event, Event::Removed(_)));
+            removed += usize::from(matches!(event, PublishedEvent::Removed(_)));
         }
         removed
     };

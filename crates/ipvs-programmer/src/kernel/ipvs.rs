@@ -10,7 +10,7 @@ use netlink_packet_generic::{
 use netlink_packet_ipvs::{FAMILY_NAME, IpvsMessage};
 use netlink_sys::protocols::NETLINK_GENERIC;
 use nix::errno::Errno;
-use virtual_server::{Entry, EntryKey, EntrySettings, Table, TableChange};
+use virtual_server::{EntryKey, EntrySettings, TableChange, TableEntry, VirtualServerTable};
 
 use super::FailedChange;
 use crate::{
@@ -46,8 +46,8 @@ impl Ipvs {
         Ok(ipvs)
     }
 
-    pub(super) fn read_table(&mut self) -> Result<Table, IpvsKernelError> {
-        let mut table = Table::default();
+    pub(super) fn read_table(&mut self) -> Result<VirtualServerTable, IpvsKernelError> {
+        let mut table = VirtualServerTable::default();
         for (key, settings) in self.read_settings()? {
             // An entry that was removed since the first request is omitted.
             if let Some(real_servers) = self.read_real_servers(key)? {
@@ -57,7 +57,7 @@ impl Ipvs {
                     .collect();
                 table.entries.insert(
                     key,
-                    Entry {
+                    TableEntry {
                         settings,
                         real_servers,
                     },
@@ -81,7 +81,10 @@ impl Ipvs {
             .collect())
     }
 
-    pub(super) fn read_entry(&mut self, key: EntryKey) -> Result<Option<Entry>, IpvsKernelError> {
+    pub(super) fn read_entry(
+        &mut self,
+        key: EntryKey,
+    ) -> Result<Option<TableEntry>, IpvsKernelError> {
         let request = self.message(translate::get_service(key));
         let answer = match self.netlink.get(request) {
             Ok(Some(answer)) => answer,
@@ -98,7 +101,7 @@ impl Ipvs {
             .into_iter()
             .map(|(address, entry, _)| (address, entry))
             .collect();
-        Ok(Some(Entry {
+        Ok(Some(TableEntry {
             settings,
             real_servers,
         }))

@@ -18,7 +18,7 @@ use ipvs_programmer::{
 };
 use nix::errno::Errno;
 use virtual_server::{
-    Entry, EntryKey, EntryScheduler, EntrySettings, Scheduler, Table, TableChange,
+    EntryKey, EntryScheduler, EntrySettings, Scheduler, TableChange, TableEntry, VirtualServerTable,
 };
 
 use crate::key;
@@ -26,9 +26,9 @@ use crate::key;
 /// The state of the fake kernel, and the failures that it simulates.
 #[derive(Debug, Default)]
 pub(crate) struct FakeKernelState {
-    pub(crate) table: Table,
+    pub(crate) table: VirtualServerTable,
     pub(crate) local: BTreeSet<IpNet>,
-    pub(crate) firewall: Option<nftables_table::Table>,
+    pub(crate) firewall: Option<nftables_table::VirtualServerTable>,
     pub(crate) sysctls: BTreeMap<String, String>,
     /// The sysctl that cannot be written.
     pub(crate) read_only_sysctl: Option<&'static str>,
@@ -77,7 +77,7 @@ impl data_plane_testbed::TestKernelState for FakeKernelState {
 }
 
 impl IpvsTable for FakeIpvsKernel {
-    fn read_table(&mut self) -> Result<Table, IpvsKernelError> {
+    fn read_table(&mut self) -> Result<VirtualServerTable, IpvsKernelError> {
         Ok(self.state().table.clone())
     }
 
@@ -89,7 +89,7 @@ impl IpvsTable for FakeIpvsKernel {
             .collect())
     }
 
-    fn read_entry(&mut self, key: EntryKey) -> Result<Option<Entry>, IpvsKernelError> {
+    fn read_entry(&mut self, key: EntryKey) -> Result<Option<TableEntry>, IpvsKernelError> {
         Ok(self.state().table.entries.get(&key).cloned())
     }
 
@@ -171,11 +171,11 @@ impl LocalPrefixAccess for FakeIpvsKernel {
 impl NftablesAccess for FakeIpvsKernel {
     fn holds_firewall(
         &mut self,
-        table: &nftables_table::Table,
-    ) -> Result<bool, nftables_table::Error> {
+        table: &nftables_table::VirtualServerTable,
+    ) -> Result<bool, nftables_table::NftablesError> {
         let state = self.state();
         if state.without_nftables {
-            return Err(nftables_table::Error::Unsupported {
+            return Err(nftables_table::NftablesError::Unsupported {
                 what: "open a netfilter socket".into(),
                 source: Errno::EPROTONOSUPPORT.into(),
             });
@@ -185,11 +185,11 @@ impl NftablesAccess for FakeIpvsKernel {
 
     fn replace_firewall(
         &mut self,
-        table: &nftables_table::Table,
-    ) -> Result<(), nftables_table::Error> {
+        table: &nftables_table::VirtualServerTable,
+    ) -> Result<(), nftables_table::NftablesError> {
         let mut state = self.state();
         if state.nftables_fails {
-            return Err(nftables_table::Error::Refused {
+            return Err(nftables_table::NftablesError::Refused {
                 what: "test".into(),
                 source: Errno::ENOMEM.into(),
             });

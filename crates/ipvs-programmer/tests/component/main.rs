@@ -14,8 +14,8 @@ use data_plane_testbed::{
     virtual_server,
 };
 use virtual_server::{
-    Entry, EntryKey, EntryScheduler, EntrySettings, FailureAction, ForwardingMethod,
-    HealthCheckKind, Protocol, RealServerState, Scheduler, VirtualServerId,
+    EntryKey, EntryScheduler, EntrySettings, FailureAction, ForwardingMethod, HealthCheckKind,
+    Protocol, RealServerState, Scheduler, TableEntry, VirtualServerId,
 };
 
 use fake_kernel::FakeIpvsKernel;
@@ -30,8 +30,8 @@ fn key(id: &str) -> EntryKey {
     }
 }
 
-fn foreign_entry() -> Entry {
-    Entry::without_real_servers(EntrySettings {
+fn foreign_entry() -> TableEntry {
+    TableEntry::without_real_servers(EntrySettings {
         owned: false,
         scheduler: EntryScheduler::Foreign("lblc".into()),
         persistence: None,

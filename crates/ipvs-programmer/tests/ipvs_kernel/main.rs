@@ -26,10 +26,10 @@ use proptest::{
     test_runner::{Config, TestRunner},
 };
 use virtual_server::{
-    AddressFamily, Entry, EntryForwardingMethod, EntryKey, EntryScheduler, EntrySettings,
-    FailureAction, ForwardingMethod, IpNet, Persistence, Protocol, RealServer, RealServerEntry,
-    RealServerHistory, RealServerState, Scheduler, SchedulerFlags, Table, TableChange, TunnelKind,
-    VirtualServer, Weight, plan,
+    AddressFamily, EntryForwardingMethod, EntryKey, EntryScheduler, EntrySettings, FailureAction,
+    ForwardingMethod, IpNet, Persistence, Protocol, RealServer, RealServerEntry, RealServerHistory,
+    RealServerState, Scheduler, SchedulerFlags, TableChange, TableEntry, TunnelKind, VirtualServer,
+    VirtualServerTable, Weight, plan,
 };
 
 const TUNNEL: ForwardingMethod = ForwardingMethod::Tunnel(TunnelKind::Ipip);
@@ -92,7 +92,7 @@ fn real_server(weight: u32, method: ForwardingMethod) -> RealServerEntry {
 }
 
 /// Makes the kernel's table equal to `desired`. Returns the changes that the kernel refused.
-fn apply_plan(kernel: &mut LinuxKernel, desired: &Table) -> Vec<(TableChange, Errno)> {
+fn apply_plan(kernel: &mut LinuxKernel, desired: &VirtualServerTable) -> Vec<(TableChange, Errno)> {
     let changes = plan(&kernel.read_table().unwrap(), desired);
     let failed = kernel.apply(&changes).unwrap();
     failed
@@ -101,7 +101,7 @@ fn apply_plan(kernel: &mut LinuxKernel, desired: &Table) -> Vec<(TableChange, Er
         .collect()
 }
 
-fn any_entry(key: EntryKey) -> impl Strategy<Value = Entry> {
+fn any_entry(key: EntryKey) -> impl Strategy<Value = TableEntry> {
     let flags = || any::<(bool, bool)>();
     let scheduler = prop_oneof![
         Just(Scheduler::Rr),
@@ -149,7 +149,7 @@ fn any_entry(key: EntryKey) -> impl Strategy<Value = Entry> {
     let real_servers = prop::collection::vec(real, 0..6)
         .prop_map(|list| list.into_iter().collect::<BTreeMap<_, _>>());
     (scheduler, prop::option::of(persistence), real_servers).prop_map(
-        |(scheduler, persistence, real_servers)| Entry {
+        |(scheduler, persistence, real_servers)| TableEntry {
             settings: EntrySettings {
                 persistence,
                 ..settings(scheduler)
@@ -159,7 +159,7 @@ fn any_entry(key: EntryKey) -> impl Strategy<Value = Entry> {
     )
 }
 
-fn any_table() -> impl Strategy<Value = Table> {
+fn any_table() -> impl Strategy<Value = VirtualServerTable> {
     let address = |text: &str| text.parse::<IpAddr>().unwrap();
     let by_address = |protocol, text: &str| EntryKey::Address {
         protocol,
@@ -187,7 +187,7 @@ fn any_table() -> impl Strategy<Value = Table> {
                 .map(|key| (Just(key), any_entry(key)))
                 .collect::<Vec<_>>()
         })
-        .prop_map(|entries| Table {
+        .prop_map(|entries| VirtualServerTable {
             entries: entries.into_iter().collect(),
         })
 }
@@ -225,7 +225,7 @@ fn foreign_entries_stay_and_a_later_run_recognizes_owned_entries() {
         shell("ipvsadm -A -t 10.9.9.9:80 -s rr");
         shell("ipvsadm -a -t 10.9.9.9:80 -r 10.244.0.9:80 -m");
         let (standing, entry) = standing_entry(AddressFamily::V4);
-        let ours = Table {
+        let ours = VirtualServerTable {
             entries: [(standing, entry)].into(),
         };
         assert_eq!(apply_plan(&mut kernel, &ours), []);
@@ -237,7 +237,7 @@ fn foreign_entries_stay_and_a_later_run_recognizes_owned_entries() {
             .iter()
             .filter(|(_, entry)| entry.settings.owned);
         assert_eq!(owned.map(|(key, _)| *key).collect::<Vec<_>>(), [standing]);
-        assert_eq!(apply_plan(&mut kernel, &Table::default()), []);
+        assert_eq!(apply_plan(&mut kernel, &VirtualServerTable::default()), []);
         let left = shell("ipvsadm -Sn");
         assert_eq!(
             left.lines().map(str::trim).collect::<Vec<_>>(),
@@ -312,7 +312,7 @@ fn a_large_table_is_programmed_and_read_back_within_seconds() {
                 (SocketAddr::new(address, 80), real_server(1, TUNNEL))
             })
             .collect();
-        let entry = Entry {
+        let entry = TableEntry {
             settings: settings(MH),
             real_servers,
         };
@@ -327,7 +327,7 @@ fn a_large_table_is_programmed_and_read_back_within_seconds() {
                 entry.clone(),
             )
         });
-        let desired = Table {
+        let desired = VirtualServerTable {
             entries: entries.collect(),
         };
         let begin = std::time::Instant::now();

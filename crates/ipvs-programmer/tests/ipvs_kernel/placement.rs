@@ -9,9 +9,9 @@ use std::{
 use ipvs_programmer::kernel::{IpvsTable as _, LinuxKernel};
 use socket2::{Domain, Socket, Type};
 use virtual_server::{
-    Entry, EntryKey, FailureAction, ForwardingMethod, Persistence, Placements, Protocol,
-    RealServer, RealServerHistory, RealServerState, Scheduler, Table, VirtualServer, Weight,
-    plan_keys,
+    EntryKey, FailureAction, ForwardingMethod, Persistence, Placements, Protocol, RealServer,
+    RealServerHistory, RealServerState, Scheduler, TableEntry, VirtualServer, VirtualServerTable,
+    Weight, plan_keys,
 };
 
 use crate::{MH, apply_plan, key, real_server, run, settings, shell};
@@ -49,7 +49,11 @@ fn address(last: u8) -> SocketAddr {
 
 /// Returns a table with one virtual server, which has a real server with the number 1, 2, 3 and so
 /// on for each weight.
-fn table(last: u8, scheduler: Scheduler, weights: impl IntoIterator<Item = u32>) -> Table {
+fn table(
+    last: u8,
+    scheduler: Scheduler,
+    weights: impl IntoIterator<Item = u32>,
+) -> VirtualServerTable {
     let weights = (1..).zip(weights);
     let real_servers = weights.map(|(real, weight)| {
         (
@@ -57,16 +61,21 @@ fn table(last: u8, scheduler: Scheduler, weights: impl IntoIterator<Item = u32>)
             real_server(weight, ForwardingMethod::DirectRouting),
         )
     });
-    let entry = Entry {
+    let entry = TableEntry {
         settings: settings(scheduler),
         real_servers: real_servers.collect(),
     };
-    Table {
+    VirtualServerTable {
         entries: [(key_of(last), entry)].into(),
     }
 }
 
-fn program(kernel: &mut LinuxKernel, actual: &Table, desired: &Table, placements: &Placements) {
+fn program(
+    kernel: &mut LinuxKernel,
+    actual: &VirtualServerTable,
+    desired: &VirtualServerTable,
+    placements: &Placements,
+) {
     let keys = desired.entries.keys().copied();
     let changes = plan_keys(actual, desired, placements, keys);
     assert!(kernel.apply(&changes).unwrap().is_empty());
@@ -124,10 +133,11 @@ fn a_new_mh_table_places_flows_like_an_existing_table_while_a_real_server_has_we
             let weights = (1..=10).map(|real| if real == 1 { weight } else { 10 });
             table(last, MH, weights)
         };
-        let mut program = |actual: &Table, desired: &Table, placements: &Placements| {
-            program(&mut kernel, actual, desired, placements);
-        };
-        let none = (Table::default(), Placements::new());
+        let mut program =
+            |actual: &VirtualServerTable, desired: &VirtualServerTable, placements: &Placements| {
+                program(&mut kernel, actual, desired, placements);
+            };
+        let none = (VirtualServerTable::default(), Placements::new());
         program(&none.0, &with_first(existing, 10), &none.1);
         program(&with_first(existing, 10), &with_first(existing, 0), &none.1);
         let placements = [(key_of(new), [(address(1), 10)].into())].into();
@@ -187,7 +197,7 @@ fn rounded_weights_keep_each_of_100_real_servers_in_use_and_move_few_flows() {
             let desired = table(last, MH, weights);
             program(
                 &mut kernel,
-                &Table::default(),
+                &VirtualServerTable::default(),
                 &desired,
                 &Placements::default(),
             );
@@ -236,7 +246,7 @@ fn placed_flow(service: Ipv4Addr, port: u16) -> String {
 }
 
 /// Returns the key and a table of a virtual server with persistence and two real servers.
-fn with_persistence(protocol: Protocol) -> (EntryKey, Table) {
+fn with_persistence(protocol: Protocol) -> (EntryKey, VirtualServerTable) {
     let mut table = table(10, Scheduler::Rr, [1, 1]);
     let (_, mut entry) = table.entries.pop_first().unwrap();
     entry.settings.persistence = Some(Persistence {

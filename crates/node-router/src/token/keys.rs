@@ -10,7 +10,7 @@ use std::{
 use daemon_runtime::{
     Counter, Gauge,
     config_file::{FileWatcher, WatchError},
-    in_words,
+    error_chain,
 };
 use jsonwebtoken::{
     Algorithm, DecodingKey, DecodingKeyKind,
@@ -136,7 +136,7 @@ impl KeysFile {
             self.watcher.changed().await;
             match TokenKeys::read(&self.path) {
                 Ok(keys) => self.replace(keys),
-                Err(error) => self.reject(in_words(&error)),
+                Err(error) => self.reject(error_chain(&error)),
             }
         }
     }

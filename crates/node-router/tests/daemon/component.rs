@@ -10,7 +10,7 @@ use daemon_api::noderoute::v1::{
     ListRoutesRequest, WatchRoutesRequest, node_route_service_client::NodeRouteServiceClient,
     watch_routes_response::Event,
 };
-use daemon_runtime::Target;
+use daemon_runtime::GrpcTarget;
 use node_router::{NotOnLink, uplink::IpVersion};
 use tonic::Code;
 
@@ -24,7 +24,7 @@ const ENOMEM: i32 = nix::errno::Errno::ENOMEM as i32;
 async fn the_route_of_a_killed_client_is_removed() {
     let node = FakeKernelNode::start().await;
     let mut client_process = Some(tokio::runtime::Runtime::new().unwrap());
-    let socket = Target::Unix(node.socket.clone());
+    let socket = GrpcTarget::Unix(node.socket.clone());
     let (held, is_held) = tokio::sync::oneshot::channel();
     client_process.as_ref().unwrap().spawn(async move {
         let mut client = NodeRouteServiceClient::new(socket.channel());
@@ -459,7 +459,7 @@ async fn a_thousand_simultaneous_claims_are_granted() {
 async fn holds_are_granted_and_readiness_names_the_problem_without_nftables() {
     let (notifications, changes) = tokio::sync::mpsc::channel(1);
     let firewall = FakeFirewall::default();
-    *firewall.refuses.lock().unwrap() = Some(|| nftables_table::Error::Unsupported {
+    *firewall.refuses.lock().unwrap() = Some(|| nftables_table::NftablesError::Unsupported {
         what: "a table of family inet".to_owned(),
         source: std::io::Error::from_raw_os_error(95),
     });

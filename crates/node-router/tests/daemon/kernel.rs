@@ -49,7 +49,7 @@ async fn wait_for_routes(prefix: &str, is_so: impl Fn(&[String]) -> bool) {
 pub(crate) struct RealKernelNode {
     daemon: tokio::task::JoinHandle<Result<(), daemon_runtime::DaemonError>>,
     shutdown: daemon_runtime::Shutdown,
-    target: daemon_runtime::Target,
+    target: daemon_runtime::GrpcTarget,
     pub(crate) metrics: daemon_runtime::Metrics,
     readiness: daemon_runtime::Readiness,
     _directory: tempfile::TempDir,
@@ -68,7 +68,7 @@ impl RealKernelNode {
             metrics: daemon.metrics().clone(),
             readiness: daemon.readiness().clone(),
             daemon: tokio::spawn(daemon.run_until_drained(std::future::pending())),
-            target: daemon_runtime::Target::Unix(socket),
+            target: daemon_runtime::GrpcTarget::Unix(socket),
             _directory: directory,
         }
     }

@@ -9,7 +9,7 @@ use std::{
 use daemon_api::noderoute::v1::{
     HoldRequest, HoldResponse, node_route_service_client::NodeRouteServiceClient,
 };
-use daemon_runtime::Target;
+use daemon_runtime::GrpcTarget;
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -140,7 +140,7 @@ impl ProcessWithHold {
     async fn start(socket: &Path) -> Self {
         let process = RouterProcess::start(socket);
         wait_for_socket(socket).await;
-        let mut client = NodeRouteServiceClient::new(Target::Unix(socket.to_owned()).channel());
+        let mut client = NodeRouteServiceClient::new(GrpcTarget::Unix(socket.to_owned()).channel());
         let stream = hold(&mut client, "10.1.1.0/24", "10.244.3.7").await;
         let mut stream = stream.unwrap();
         assert!(next(&mut stream).await.unwrap().installed);
@@ -192,7 +192,7 @@ fn no_log_line_at_any_level_contains_a_token() {
             .unwrap();
         let mut process = RouterProcess(child);
         wait_for_socket(&path("socket")).await;
-        let mut client = NodeRouteServiceClient::new(Target::Unix(path("socket")).channel());
+        let mut client = NodeRouteServiceClient::new(GrpcTarget::Unix(path("socket")).channel());
         let tokens = [
             key.sign(&claims("web")),
             key.sign(&claims_with("/exp", 0.into())),

@@ -13,9 +13,11 @@ use daemon_api::noderoute::v1::{
     HoldRequest, HoldResponse, ListRoutesRequest, Route,
     node_route_service_client::NodeRouteServiceClient,
 };
-use daemon_runtime::{Daemon, DaemonError, ListenAddress, Metrics, Readiness, Shutdown, Target};
+use daemon_runtime::{
+    Daemon, DaemonError, GrpcTarget, ListenAddress, Metrics, Readiness, Shutdown,
+};
 use ipnet::IpNet;
-use nftables_table::Table;
+use nftables_table::NftablesTable;
 use node_router::{
     Config, ExemptionFirewall, GatewayLink, HoldProof, METRIC, NotOnLink, Policy, RouteKernel,
     RouteKernelError, RouteSnapshot, SocketMode,
@@ -261,16 +263,16 @@ fn apply_to(own: &mut Vec<OwnRoute>, change: &RouteChange) {
 }
 
 /// Returns the error with which the fake firewall fails.
-type ErrorMaker = fn() -> nftables_table::Error;
+type ErrorMaker = fn() -> nftables_table::NftablesError;
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct FakeFirewall {
-    pub(crate) table: Arc<Mutex<Option<Table>>>,
+    pub(crate) table: Arc<Mutex<Option<NftablesTable>>>,
     pub(crate) refuses: Arc<Mutex<Option<ErrorMaker>>>,
 }
 
 impl FakeFirewall {
-    fn answer(&self) -> Result<(), nftables_table::Error> {
+    fn answer(&self) -> Result<(), nftables_table::NftablesError> {
         match *self.refuses.lock().unwrap() {
             Some(error) => Err(error()),
             None => Ok(()),
@@ -279,12 +281,12 @@ impl FakeFirewall {
 }
 
 impl ExemptionFirewall for FakeFirewall {
-    fn holds(&mut self, table: &Table) -> Result<bool, nftables_table::Error> {
+    fn holds(&mut self, table: &NftablesTable) -> Result<bool, nftables_table::NftablesError> {
         self.answer()?;
         Ok(self.table.lock().unwrap().as_ref() == Some(table))
     }
 
-    fn replace(&mut self, table: &Table) -> Result<(), nftables_table::Error> {
+    fn replace(&mut self, table: &NftablesTable) -> Result<(), nftables_table::NftablesError> {
         self.answer()?;
         *self.table.lock().unwrap() = Some(table.clone());
         Ok(())
@@ -359,7 +361,7 @@ impl FakeKernelNode {
     }
 
     pub(crate) fn client(&self) -> NodeRouteServiceClient<Channel> {
-        NodeRouteServiceClient::new(Target::Unix(self.socket.clone()).channel())
+        NodeRouteServiceClient::new(GrpcTarget::Unix(self.socket.clone()).channel())
     }
 
     /// Holds a route over a new connection, like a pod. Returns the stream of responses.

@@ -4,7 +4,7 @@
 
 use std::{cell::LazyCell, collections::BTreeMap, net::IpAddr};
 
-use daemon_runtime::config_file::{Place, Problem};
+use daemon_runtime::config_file::{FileLocation, FileProblem};
 use virtual_server::{
     DesiredSet, Field, FieldPath, Invalid, Options, PersistenceOptions, Problems, RealServerKey,
     ServiceRange, VirtualServer, VirtualServerId,
@@ -18,7 +18,7 @@ use super::{
 pub(super) fn content(
     document: VirtualServersDocument,
     text: &str,
-) -> Result<Content, Problems<Problem>> {
+) -> Result<Content, Problems<FileProblem>> {
     let mut reader = DocumentReader {
         places: LazyCell::new(Box::new(|| Places::of(text))),
         service_ranges: BTreeMap::new(),
@@ -49,8 +49,8 @@ struct DocumentReader<'a> {
     service_ranges: BTreeMap<ServiceRange, usize>,
     virtual_servers: BTreeMap<VirtualServerId, EntryIndexes>,
     desired: DesiredSet,
-    warnings: Vec<Problem>,
-    problems: Problems<Problem>,
+    warnings: Vec<FileProblem>,
+    problems: Problems<FileProblem>,
 }
 
 impl DocumentReader<'_> {
@@ -62,7 +62,7 @@ impl DocumentReader<'_> {
         }
         if let Err(reason) = range.validate() {
             let field = FieldPath::ServiceRange(range);
-            self.problems.push(Problem {
+            self.problems.push(FileProblem {
                 place: self.places.service_range(index),
                 message: Invalid { field, reason }.to_string(),
             });
@@ -82,7 +82,7 @@ impl DocumentReader<'_> {
             ("ports", entry.ports.is_empty()),
         ] {
             if is_empty {
-                self.problems.push(Problem {
+                self.problems.push(FileProblem {
                     place: self.places.field(origin, Field::RealServers, None),
                     message: format!("{field}: the list is empty; write at least one value"),
                 });
@@ -92,7 +92,7 @@ impl DocumentReader<'_> {
         for invalid in refused {
             let place = self.place_of(invalid.field, origin, entry);
             let message = invalid.to_string();
-            self.problems.push(Problem { place, message });
+            self.problems.push(FileProblem { place, message });
         }
         let is_mixed = [true, false].iter().all(|is_ipv4| {
             let is_of_family = |address: &IpAddr| address.is_ipv4() == *is_ipv4;
@@ -140,7 +140,7 @@ impl DocumentReader<'_> {
                         let place = self.place_of(invalid.field, origin, entry);
                         let message = format!("{}: {invalid}", virtual_server.id);
                         reported.push(invalid);
-                        Some(Problem { place, message })
+                        Some(FileProblem { place, message })
                     });
                     self.problems = problems;
                 }
@@ -158,7 +158,7 @@ impl DocumentReader<'_> {
         let id = server.id;
         server.sort_real_servers();
         if let Some(levels) = server.round_weights(None) {
-            self.warnings.push(Problem {
+            self.warnings.push(FileProblem {
                 place: self.places.first_real_server(origin),
                 message: format!(
                     "{id}: weights are rounded to {levels} levels, because {} cannot distinguish \
@@ -172,7 +172,7 @@ impl DocumentReader<'_> {
         if let Some(minimum) = entry.minimum_healthy
             && u64::from(minimum) > count as u64
         {
-            self.warnings.push(Problem {
+            self.warnings.push(FileProblem {
                 place: self.places.field(origin, Field::MinimumHealthy, None),
                 message: format!(
                     "{id}: minimumHealthy: {minimum} is more than the number of real servers \
@@ -207,7 +207,7 @@ impl DocumentReader<'_> {
                     .and_then(|index| places.service_range(*index)),
             };
             let message = invalid.to_string();
-            Some(Problem { place, message })
+            Some(FileProblem { place, message })
         });
     }
 
@@ -216,7 +216,7 @@ impl DocumentReader<'_> {
         field: FieldPath,
         origin: EntryIndexes,
         entry: &VirtualServersEntry,
-    ) -> Option<Place> {
+    ) -> Option<FileLocation> {
         let FieldPath::VirtualServer(_, field) = field else {
             return None;
         };
@@ -249,11 +249,15 @@ fn options(entry: &VirtualServersEntry) -> Options {
     }
 }
 
-fn given_twice(object: &str, place: Option<Place>, former: Option<Place>) -> Problem {
+fn given_twice(
+    object: &str,
+    place: Option<FileLocation>,
+    former: Option<FileLocation>,
+) -> FileProblem {
     let former = former.map_or_else(String::new, |place| {
         format!(", first in line {}", place.line)
     });
-    Problem {
+    FileProblem {
         place,
         message: format!("{object} is given twice{former}; remove one of the two"),
     }

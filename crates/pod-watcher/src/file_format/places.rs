@@ -1,6 +1,6 @@
 //! Lines and columns of the fields of a document.
 
-use daemon_runtime::config_file::{self, Place};
+use daemon_runtime::config_file::{self, FileLocation};
 use serde::{Deserialize, de::IgnoredAny};
 use serde_saphyr::Spanned;
 use virtual_server::Field;
@@ -49,21 +49,23 @@ impl Places {
         config_file::parse(text, "").unwrap_or_default()
     }
 
-    pub(super) fn service_range(&self, index: usize) -> Option<Place> {
-        self.service_ranges.get(index).and_then(Place::of)
+    pub(super) fn service_range(&self, index: usize) -> Option<FileLocation> {
+        self.service_ranges.get(index).and_then(FileLocation::of)
     }
 
     /// Returns the place of a virtual server: the place of its address.
-    pub(super) fn virtual_server(&self, origin: EntryIndexes) -> Option<Place> {
+    pub(super) fn virtual_server(&self, origin: EntryIndexes) -> Option<FileLocation> {
         self.field(origin, Field::Address, None)
     }
 
     /// Returns the place of the first real server of an entry; of the entry if it has no real
     /// server.
-    pub(super) fn first_real_server(&self, origin: EntryIndexes) -> Option<Place> {
+    pub(super) fn first_real_server(&self, origin: EntryIndexes) -> Option<FileLocation> {
         let entry = self.virtual_servers.get(origin.entry)?;
         let first = entry.value.real_servers.first();
-        first.and_then(Place::of).or_else(|| Place::of(entry))
+        first
+            .and_then(FileLocation::of)
+            .or_else(|| FileLocation::of(entry))
     }
 
     /// Returns the place of a field; the place of the entry if the document does not set the field.
@@ -73,7 +75,7 @@ impl Places {
         origin: EntryIndexes,
         field: Field,
         real_server: Option<usize>,
-    ) -> Option<Place> {
+    ) -> Option<FileLocation> {
         let entry = self.virtual_servers.get(origin.entry)?;
         let fields = &entry.value;
         let value = match field {
@@ -91,6 +93,8 @@ impl Places {
                 None
             }
         };
-        value.and_then(Place::of).or_else(|| Place::of(entry))
+        value
+            .and_then(FileLocation::of)
+            .or_else(|| FileLocation::of(entry))
     }
 }

@@ -3,7 +3,7 @@
 use bgp_rib::{
     AttributePolicy, ClientRule, CommunityPolicy, ImportPolicy, NextHopFilter, PrefixFilter,
 };
-use daemon_runtime::config_file::Problem;
+use daemon_runtime::config_file::FileProblem;
 use serde_saphyr::Spanned;
 
 use super::{
@@ -16,7 +16,7 @@ pub(super) fn import_policy(
     group: &document::PeerGroupFields,
     is_client: bool,
     maximum_paths: u32,
-) -> Result<ImportPolicy, Problem> {
+) -> Result<ImportPolicy, FileProblem> {
     Ok(ImportPolicy {
         prefixes: prefix_filter(group.import_prefixes.as_ref())?,
         next_hops: next_hops(&group.allowed_next_hops),
@@ -73,7 +73,7 @@ fn next_hops(entries: &[Spanned<NextHops>]) -> NextHopFilter {
     filter
 }
 
-fn client_rule(entry: &Spanned<document::ClientRuleFields>) -> Result<ClientRule, Problem> {
+fn client_rule(entry: &Spanned<document::ClientRuleFields>) -> Result<ClientRule, FileProblem> {
     let rule = &entry.value;
     if rule.prefixes.is_empty() {
         let message = "clients.prefixes: the list is empty, so the entry matches no client; write \

@@ -10,7 +10,7 @@ use bgp_rib::ExportPolicy;
 use bgp_speaker::{
     Configuration, GroupConfig, InvalidConfiguration, PeerConfig, SessionConfig, SpeakerConfig,
 };
-use daemon_runtime::config_file::{self, Place, Problem};
+use daemon_runtime::config_file::{self, FileLocation, FileProblem};
 use serde_saphyr::Spanned;
 
 use super::{
@@ -25,9 +25,9 @@ const DEFAULT_MAXIMUM_PEERS_PER_ADDRESS: u16 = 16;
 const DEFAULT_MAXIMUM_PATHS: u32 = 1000;
 const BGP_PORT: u16 = 179;
 
-pub(super) fn problem_at<T>(value: &Spanned<T>, message: String) -> Problem {
-    Problem {
-        place: Place::of(value),
+pub(super) fn problem_at<T>(value: &Spanned<T>, message: String) -> FileProblem {
+    FileProblem {
+        place: FileLocation::of(value),
         message,
     }
 }
@@ -35,7 +35,7 @@ pub(super) fn problem_at<T>(value: &Spanned<T>, message: String) -> Problem {
 pub(super) fn resolve(
     document: &ReflectorDocument,
     overrides: &Overrides,
-) -> Result<Config, Problem> {
+) -> Result<Config, FileProblem> {
     let local_asn = asn("asn", &document.asn)?;
     let speaker = speaker(document, local_asn, overrides)?;
     let mut groups = HashMap::new();
@@ -68,22 +68,22 @@ pub(super) fn resolve(
 
 /// Returns the problem of peers that are valid separately but conflict with each other, with its
 /// place in the document.
-fn conflict_problem(document: &ReflectorDocument, problem: &InvalidConfiguration) -> Problem {
+fn conflict_problem(document: &ReflectorDocument, problem: &InvalidConfiguration) -> FileProblem {
     let last = |name: &str| {
         let mut peers = document.peers.iter().rev();
         peers.find(|peer| peer.value.name.value == name)
     };
     let (place, suggestion) = match problem {
         InvalidConfiguration::PeerNameTwice(name) => (
-            last(name).and_then(|peer| Place::of(&peer.value.name)),
+            last(name).and_then(|peer| FileLocation::of(&peer.value.name)),
             "; rename one of the peers",
         ),
         InvalidConfiguration::AddressTwice { second, .. } => (
-            last(second).and_then(|peer| Place::of(&peer.value.address)),
+            last(second).and_then(|peer| FileLocation::of(&peer.value.address)),
             "; leave one of them out",
         ),
         InvalidConfiguration::KeyMissing { name, .. } => (
-            last(name).and_then(|peer| Place::of(&peer.value.address)),
+            last(name).and_then(|peer| FileLocation::of(&peer.value.address)),
             "; give it an md5KeyFile too, or let only the reflector connect (connection: active)",
         ),
         InvalidConfiguration::GroupNameTwice(_)
@@ -91,7 +91,7 @@ fn conflict_problem(document: &ReflectorDocument, problem: &InvalidConfiguration
         | InvalidConfiguration::LocalAddressFamily { .. }
         | InvalidConfiguration::Settings { .. } => (None, ""),
     };
-    Problem {
+    FileProblem {
         place,
         message: format!("{problem}{suggestion}"),
     }
@@ -101,14 +101,14 @@ fn speaker(
     document: &ReflectorDocument,
     local_asn: Asn,
     overrides: &Overrides,
-) -> Result<SpeakerConfig, Problem> {
+) -> Result<SpeakerConfig, FileProblem> {
     let written = document.router_id.as_ref();
     let written = written.map(|value| id("routerId", value)).transpose()?;
     let router_id = match overrides.router_id {
         Some(RouterId(router_id)) => router_id,
-        None => written.ok_or_else(|| Problem {
+        None => written.ok_or_else(|| FileProblem {
             // The place of a missing field is the start of the document.
-            place: Some(Place { line: 1, column: 1 }),
+            place: Some(FileLocation { line: 1, column: 1 }),
             message: "the field `routerId` is missing; write an id that no other BGP speaker has, \
                       usually an address of this host, or give --router-id"
                 .to_owned(),
@@ -134,7 +134,7 @@ fn speaker(
     })
 }
 
-fn id(field: &str, value: &Spanned<document::Address4>) -> Result<Ipv4Addr, Problem> {
+fn id(field: &str, value: &Spanned<document::Address4>) -> Result<Ipv4Addr, FileProblem> {
     let document::Address4(id) = value.value;
     if id.is_unspecified() {
         let message = format!(
@@ -147,7 +147,7 @@ fn id(field: &str, value: &Spanned<document::Address4>) -> Result<Ipv4Addr, Prob
 }
 
 /// Returns an AS number that is not reserved by RFC 7607, RFC 6793 section 9 or RFC 7300.
-fn asn(field: &str, value: &Spanned<u32>) -> Result<Asn, Problem> {
+fn asn(field: &str, value: &Spanned<u32>) -> Result<Asn, FileProblem> {
     match value.value {
         reserved @ (0 | 23456 | 65535 | u32::MAX) => {
             let message = format!(
@@ -160,7 +160,7 @@ fn asn(field: &str, value: &Spanned<u32>) -> Result<Asn, Problem> {
     }
 }
 
-fn name<'a>(field: &str, value: &'a Spanned<String>) -> Result<&'a Spanned<String>, Problem> {
+fn name<'a>(field: &str, value: &'a Spanned<String>) -> Result<&'a Spanned<String>, FileProblem> {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
     if value.value.is_empty() || !value.value.chars().all(is_plain) {
         let message = format!(
@@ -172,7 +172,7 @@ fn name<'a>(field: &str, value: &'a Spanned<String>) -> Result<&'a Spanned<Strin
     Ok(value)
 }
 
-fn positive(field: &str, value: Option<&Spanned<u32>>, default: u32) -> Result<u32, Problem> {
+fn positive(field: &str, value: Option<&Spanned<u32>>, default: u32) -> Result<u32, FileProblem> {
     let Some(value) = value else {
         return Ok(default);
     };
@@ -188,7 +188,7 @@ fn positive(field: &str, value: Option<&Spanned<u32>>, default: u32) -> Result<u
 fn resolve_group(
     local_asn: Asn,
     entry: &Spanned<document::PeerGroupFields>,
-) -> Result<(&Spanned<String>, GroupConfig), Problem> {
+) -> Result<(&Spanned<String>, GroupConfig), FileProblem> {
     let group = &entry.value;
     let name = name("peerGroups.name", &group.name)?;
     let peer_asn = match &group.asn {
@@ -251,7 +251,7 @@ fn resolve_group(
 }
 
 /// Rejects overlapping prefixes of two groups, because a peer must not belong to two groups.
-fn reject_overlaps(document: &ReflectorDocument) -> Result<(), Problem> {
+fn reject_overlaps(document: &ReflectorDocument) -> Result<(), FileProblem> {
     let mut seen: Vec<(&Spanned<document::Prefix>, &str)> = Vec::new();
     for group in &document.peer_groups {
         let name = group.value.name.value.as_str();
@@ -277,7 +277,7 @@ fn reject_overlaps(document: &ReflectorDocument) -> Result<(), Problem> {
 
 /// Rejects two peers with equal addresses, because the reflector identifies the peer of a
 /// connection by its address.
-fn reject_shared_addresses(document: &ReflectorDocument) -> Result<(), Problem> {
+fn reject_shared_addresses(document: &ReflectorDocument) -> Result<(), FileProblem> {
     let mut seen: HashMap<IpAddr, &str> = HashMap::new();
     for peer in &document.peers {
         let document::Address(address) = peer.value.address.value;
@@ -296,7 +296,7 @@ fn reject_shared_addresses(document: &ReflectorDocument) -> Result<(), Problem> 
 }
 
 /// Rejects a link-local address. Each link can have the address, and the file cannot name the link.
-fn reject_link_local(field: &str, value: &Spanned<document::Address>) -> Result<(), Problem> {
+fn reject_link_local(field: &str, value: &Spanned<document::Address>) -> Result<(), FileProblem> {
     let document::Address(address) = value.value;
     match address {
         IpAddr::V6(ipv6) if ipv6.is_unicast_link_local() => {
@@ -314,7 +314,7 @@ fn reject_link_local(field: &str, value: &Spanned<document::Address>) -> Result<
 fn resolve_peer(
     peer: &document::PeerFields,
     groups: &HashMap<String, GroupConfig>,
-) -> Result<PeerConfig, Problem> {
+) -> Result<PeerConfig, FileProblem> {
     let name = name("peers.name", &peer.name)?;
     let Some(group) = groups.get(&peer.group.value) else {
         let names: Vec<_> = groups.keys().map(String::as_str).collect();

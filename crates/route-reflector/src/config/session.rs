@@ -6,7 +6,7 @@ use bgp_packet::{AddPathMode, Family};
 use bgp_rib::{PrefixFilter, PrefixRule};
 use bgp_session::OfferedFamily;
 use bgp_speaker::Md5Key;
-use daemon_runtime::{config_file::Problem, in_words};
+use daemon_runtime::{config_file::FileProblem, error_chain};
 use serde_saphyr::Spanned;
 
 use super::{
@@ -18,7 +18,7 @@ use super::{
 /// failed load-balancer pod would stay in the tables of routers for this time.
 const DEFAULT_HOLD_TIME_SECONDS: u16 = 9;
 
-pub(super) fn md5_key(file: Option<&Spanned<String>>) -> Result<Option<Md5Key>, Problem> {
+pub(super) fn md5_key(file: Option<&Spanned<String>>) -> Result<Option<Md5Key>, FileProblem> {
     let Some(file) = file else {
         return Ok(None);
     };
@@ -31,13 +31,13 @@ pub(super) fn md5_key(file: Option<&Spanned<String>>) -> Result<Option<Md5Key>, 
     }
     let key = Md5Key::read(path);
     key.map(Some)
-        .map_err(|problem| problem_at(file, format!("md5KeyFile: {}", in_words(&problem))))
+        .map_err(|problem| problem_at(file, format!("md5KeyFile: {}", error_chain(&problem))))
 }
 
 pub(super) fn is_client(
     entry: &Spanned<document::PeerGroupFields>,
     is_internal: bool,
-) -> Result<bool, Problem> {
+) -> Result<bool, FileProblem> {
     let group = &entry.value.name.value;
     match (&entry.value.role, is_internal) {
         (Some(role), true) => Ok(role.value == Role::Client),
@@ -59,7 +59,7 @@ pub(super) fn is_client(
     }
 }
 
-pub(super) fn hold_time(value: Option<&Spanned<document::Period>>) -> Result<u16, Problem> {
+pub(super) fn hold_time(value: Option<&Spanned<document::Period>>) -> Result<u16, FileProblem> {
     let Some(value) = value else {
         return Ok(DEFAULT_HOLD_TIME_SECONDS);
     };
@@ -85,7 +85,7 @@ const DEFAULT_MINIMUM_HOLD_TIME_SECONDS: u16 = 3;
 pub(super) fn minimum_hold_time(
     value: Option<&Spanned<document::Period>>,
     hold_time: u16,
-) -> Result<u16, Problem> {
+) -> Result<u16, FileProblem> {
     let Some(value) = value else {
         return Ok(DEFAULT_MINIMUM_HOLD_TIME_SECONDS.min(hold_time));
     };
@@ -111,7 +111,9 @@ pub(super) fn minimum_hold_time(
     }
 }
 
-pub(super) fn families(group: &document::PeerGroupFields) -> Result<Vec<OfferedFamily>, Problem> {
+pub(super) fn families(
+    group: &document::PeerGroupFields,
+) -> Result<Vec<OfferedFamily>, FileProblem> {
     let add_path = match group.add_path {
         AddPathName::None => None,
         AddPathName::Receive => Some(AddPathMode::Receive),
@@ -142,7 +144,7 @@ pub(super) fn families(group: &document::PeerGroupFields) -> Result<Vec<OfferedF
     Ok(families.value.iter().map(settings).collect())
 }
 
-pub(super) fn prefix_filter(prefixes: Option<&Prefixes>) -> Result<PrefixFilter, Problem> {
+pub(super) fn prefix_filter(prefixes: Option<&Prefixes>) -> Result<PrefixFilter, FileProblem> {
     let entries = match prefixes {
         None => return Ok(PrefixFilter::none()),
         Some(Prefixes::All) => return Ok(PrefixFilter::All),

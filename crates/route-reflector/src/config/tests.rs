@@ -10,7 +10,7 @@ use super::*;
 const HEAD: &str = "apiVersion: portlb.io/v1\nkind: RouteReflector\nasn: 64512\n\
                     routerId: 192.0.2.10\n";
 
-fn parse(text: &str) -> Result<Config, Problem> {
+fn parse(text: &str) -> Result<Config, FileProblem> {
     super::parse(text, &Overrides::default())
 }
 

@@ -43,9 +43,9 @@ fn leadership(now: Instant) -> Leadership {
     let mut leadership = Leadership::new("own".to_owned());
     for (name, address) in [("a", "10.1.1.1"), ("b", "10.1.1.2"), ("c", "10.1.1.3")] {
         let view = Arc::new(view(address));
-        leadership.on_view(Published::Changed(key(name), view), now);
+        leadership.on_view(PublishedEvent::Changed(key(name), view), now);
     }
-    leadership.on_view(Published::Synced, now);
+    leadership.on_view(PublishedEvent::Synced, now);
     leadership.on_report(ReportEvent::Began, now);
     leadership.on_report(report("own", 1, ""), now);
     leadership.on_report(report("other", 1, "10.1.1.2/32"), now);
@@ -111,7 +111,7 @@ fn a_failing_service_is_delayed_longer_each_time_and_does_not_delay_the_others()
     assert!(*waits.last().unwrap() > LONGEST_DELAY / 2, "{waits:?}");
     // A new view of the Service does not shorten the delay.
     let view = Arc::new(view("10.1.1.1"));
-    leadership.on_view(Published::Changed(key("a"), view), now);
+    leadership.on_view(PublishedEvent::Changed(key("a"), view), now);
     assert!(leadership.next_due(now).unwrap() > now + LONGEST_DELAY / 2);
 }
 
@@ -121,7 +121,7 @@ fn clearing_a_status_is_tried_again_unless_the_api_server_refuses_it() {
     let mut leadership = leadership(now);
     drain(&mut leadership, now);
     for name in ["a", "b"] {
-        leadership.on_view(Published::Removed(key(name)), now);
+        leadership.on_view(PublishedEvent::Removed(key(name)), now);
     }
     leadership.failed_status(key("a"), FailureScope::Refused, now, JITTER);
     leadership.failed_status(key("b"), FailureScope::Transient, now, JITTER);
@@ -146,7 +146,7 @@ fn events_alternate_with_status_writes_and_do_not_delay_them() {
     leadership.failed_event(failed, FailureScope::Server, now, JITTER);
     assert!(leadership.take(now).is_none());
     let view = Arc::new(view("10.1.1.1"));
-    leadership.on_view(Published::Changed(key("a"), view), now);
+    leadership.on_view(PublishedEvent::Changed(key("a"), view), now);
     assert_eq!(drain(&mut leadership, now), ["a"]);
     assert_eq!(
         drain(&mut leadership, now + Duration::from_secs(1)),
@@ -165,8 +165,8 @@ fn allocations_are_written_first_and_other_services_in_rotation() {
     let mut allocated = view("10.1.1.3");
     allocated.allocation = allocated.addresses.clone();
     let changed = Arc::new(view("10.1.1.1"));
-    leadership.on_view(Published::Changed(key("a"), changed), now);
-    leadership.on_view(Published::Changed(key("c"), Arc::new(allocated)), now);
+    leadership.on_view(PublishedEvent::Changed(key("a"), changed), now);
+    leadership.on_view(PublishedEvent::Changed(key("c"), Arc::new(allocated)), now);
     assert_eq!(drain(&mut leadership, now), ["c", "b", "a"]);
 }
 
@@ -257,7 +257,7 @@ fn the_last_ending_pod_is_done_after_it_has_written_all_changes() {
     );
     leadership.queue_events([event()]);
     let view = Arc::new(view("10.1.1.1"));
-    leadership.on_view(Published::Changed(key("a"), view), now);
+    leadership.on_view(PublishedEvent::Changed(key("a"), view), now);
     assert!(!leadership.is_done());
     assert_eq!(drain(&mut leadership, now), ["a", "c", "event"]);
     assert!(leadership.is_done());

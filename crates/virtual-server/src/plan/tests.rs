@@ -43,8 +43,8 @@ fn real_server(weight: u32) -> RealServerEntry {
     }
 }
 
-fn entry(scheduler: Scheduler, real_servers: &[(u8, u32)]) -> Entry {
-    Entry {
+fn entry(scheduler: Scheduler, real_servers: &[(u8, u32)]) -> TableEntry {
+    TableEntry {
         settings: settings(scheduler),
         real_servers: real_servers
             .iter()
@@ -53,13 +53,17 @@ fn entry(scheduler: Scheduler, real_servers: &[(u8, u32)]) -> Entry {
     }
 }
 
-fn table(entries: &[(EntryKey, Entry)]) -> Table {
-    Table {
+fn table(entries: &[(EntryKey, TableEntry)]) -> VirtualServerTable {
+    VirtualServerTable {
         entries: entries.iter().cloned().collect(),
     }
 }
 
-fn check(actual: &[(EntryKey, Entry)], desired: &[(EntryKey, Entry)], expected: &[TableChange]) {
+fn check(
+    actual: &[(EntryKey, TableEntry)],
+    desired: &[(EntryKey, TableEntry)],
+    expected: &[TableChange],
+) {
     assert_eq!(plan(&table(actual), &table(desired)), expected);
 }
 
@@ -178,7 +182,12 @@ fn a_new_mh_entry_gets_placement_weights_before_its_scheduler_is_set() {
     let mut none = settings(MH);
     none.scheduler = EntryScheduler::Foreign("none".into());
     assert_eq!(
-        plan_keys(&Table::default(), &desired, &placements, [key(80)]),
+        plan_keys(
+            &VirtualServerTable::default(),
+            &desired,
+            &placements,
+            [key(80)]
+        ),
         [
             TableChange::AddVirtualServer(key(80), none),
             TableChange::AddRealServer(key(80), address(1), real_server(7)),
@@ -197,7 +206,7 @@ fn only_entries_with_the_given_keys_are_planned() {
     ]);
     let changes = plan_keys(
         &actual,
-        &Table::default(),
+        &VirtualServerTable::default(),
         &Placements::new(),
         [key(81), key(82)],
     );
@@ -272,17 +281,18 @@ fn any_real_server() -> impl Strategy<Value = RealServerEntry> {
     })
 }
 
-fn any_table() -> impl Strategy<Value = Table> {
+fn any_table() -> impl Strategy<Value = VirtualServerTable> {
     let real_servers =
         prop::collection::btree_map((1_u8..6).prop_map(address), any_real_server(), 0..5);
-    let entry = (any_settings(), real_servers).prop_map(|(settings, real_servers)| Entry {
+    let entry = (any_settings(), real_servers).prop_map(|(settings, real_servers)| TableEntry {
         settings,
         real_servers,
     });
-    prop::collection::btree_map(any_key(), entry, 0..8).prop_map(|entries| Table { entries })
+    prop::collection::btree_map(any_key(), entry, 0..8)
+        .prop_map(|entries| VirtualServerTable { entries })
 }
 
-fn owned(mut table: Table) -> Table {
+fn owned(mut table: VirtualServerTable) -> VirtualServerTable {
     for entry in table.entries.values_mut() {
         entry.settings.owned = true;
     }
@@ -291,7 +301,7 @@ fn owned(mut table: Table) -> Table {
 
 /// Returns the expected table: the desired entries, and the entries of other programs with other
 /// keys.
-fn expected(actual: &Table, desired: &Table) -> Table {
+fn expected(actual: &VirtualServerTable, desired: &VirtualServerTable) -> VirtualServerTable {
     let mut result = actual.clone();
     result.entries.retain(|_, entry| !entry.settings.owned);
     result.entries.extend(desired.entries.clone());
