@@ -1,16 +1,13 @@
-//! Counts words and comments that the language of this project avoids (docs/how-to/contributing.md).
+//! Words and comments that the language of this project avoids (docs/how-to/contributing.md).
 //!
-//! `language.txt` has a count for each folder. A count may only fall: a folder with more fails, and so
-//! does one with fewer until the file has the lower count. `UPDATE_EXPECT=1` writes lower counts.
+//! A text with an avoided word fails, and so does a doc comment of three words or fewer.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::collections::BTreeMap;
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::{env, fs};
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
-const RECORD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/language.txt");
 /// Archaic or literary words, and pronouns in the place of a named thing.
 const AVOIDED: [&str; 27] = [
     "anew",
@@ -42,153 +39,108 @@ const AVOIDED: [&str; 27] = [
     "whom",
 ];
 
-/// The folders that have a count of their own.
-fn folders() -> Vec<String> {
-    let mut folders: Vec<String> = ["docs", "integration", "manifests", "proto"]
-        .map(str::to_owned)
-        .into();
-    for entry in fs::read_dir(Path::new(ROOT).join("crates")).unwrap() {
-        let name = entry.unwrap().file_name().into_string().unwrap();
-        folders.push(format!("crates/{name}"));
-    }
-    folders.sort();
-    folders
-}
-
-/// Every text file below a folder, but for what a program wrote.
-fn files(folder: &Path, found: &mut Vec<PathBuf>) {
+/// Collects every text file below `folder`, except this file and files that a program wrote.
+fn collect_files(folder: &Path, files: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_str().unwrap();
-        let is_text = [".rs", ".md", ".proto", ".yaml"]
+        if path.is_dir() {
+            if !["corpus", "target", ".git"].contains(&name) {
+                collect_files(&path, files);
+            }
+            continue;
+        }
+        let is_text = [".rs", ".md", ".proto", ".yaml", ".toml", "Makefile"]
             .iter()
             .any(|end| name.ends_with(end));
-        if path.is_dir() {
-            if !["corpus", "target"].contains(&name) {
-                files(&path, found);
-            }
-        } else if name != "language.rs" && is_text {
-            found.push(path);
+        let is_script = || fs::read(&path).unwrap().starts_with(b"#!");
+        if name != "language.rs" && (is_text || is_script()) {
+            files.push(path);
         }
     }
 }
 
-/// How often `text` has an avoided word, in small or capital letters.
-fn avoided_words(text: &str) -> usize {
-    let words = text.split(|letter: char| !letter.is_alphanumeric() && letter != '\'');
-    let words: Vec<String> = words
-        .filter(|word| !word.is_empty())
-        .map(str::to_lowercase)
+/// Returns each avoided word or phrase of `text` with the number of its line. A phrase may continue
+/// in the next line, also in the next line of a comment.
+fn avoided_words(text: &str) -> Vec<String> {
+    let words_of = |line: &str| -> Vec<String> {
+        let words = line.split(|letter: char| !letter.is_alphanumeric() && letter != '\'');
+        let words = words.filter(|word| !word.is_empty());
+        words.map(str::to_lowercase).collect()
+    };
+    let words: Vec<(usize, String)> = (1..)
+        .zip(text.lines())
+        .flat_map(|(number, line)| words_of(line).into_iter().map(move |word| (number, word)))
         .collect();
-    let counts = AVOIDED.iter().map(|avoided| {
-        let avoided: Vec<&str> = avoided.split(' ').collect();
-        let phrases = words.windows(avoided.len());
-        phrases.filter(|phrase| *phrase == avoided).count()
-    });
-    counts.sum()
-}
-
-/// How many doc comments of `text` have three words or fewer.
-fn short_comments(text: &str) -> usize {
-    let comment = |line: &str| line.trim_start().strip_prefix("///").map(str::to_owned);
-    let lines: Vec<Option<String>> = text.lines().map(comment).collect();
-    let blocks = lines
-        .split(Option::is_none)
-        .filter(|block| !block.is_empty());
-    let words = |block: &[Option<String>]| -> usize {
-        let lines = block.iter().flatten();
-        lines.map(|line| line.split_whitespace().count()).sum()
-    };
-    blocks.filter(|block| words(block) <= 3).count()
-}
-
-/// For each folder: avoided words, short doc comments.
-type Counts = BTreeMap<String, (usize, usize)>;
-
-fn count() -> Counts {
-    let count_folder = |folder: String| {
-        let mut paths = Vec::new();
-        files(&Path::new(ROOT).join(&folder), &mut paths);
-        let mut sums = (0, 0);
-        for path in paths {
-            let text = fs::read_to_string(&path).unwrap();
-            sums.0 += avoided_words(&text);
-            if path.extension().is_some_and(|extension| extension == "rs") {
-                sums.1 += short_comments(&text);
+    let mut findings = Vec::new();
+    for avoided in AVOIDED {
+        let phrase: Vec<&str> = avoided.split(' ').collect();
+        for window in words.windows(phrase.len()) {
+            if window.iter().map(|(_, word)| word).eq(&phrase) {
+                findings.push(format!("{}: {avoided:?}", window[0].0));
             }
         }
-        (folder, sums)
-    };
-    folders().into_iter().map(count_folder).collect()
+    }
+    findings
 }
 
-fn recorded() -> Counts {
-    let text = fs::read_to_string(RECORD).unwrap();
-    let row = |line: &str| {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        let [folder, avoided, short] = words[..] else {
-            panic!("language.txt: {line:?} is not a folder and two counts")
-        };
-        (
-            folder.to_owned(),
-            (avoided.parse().unwrap(), short.parse().unwrap()),
-        )
-    };
-    text.lines()
-        .filter(|line| !line.starts_with('#'))
-        .map(row)
-        .collect()
-}
-
-#[test]
-fn words_and_comments_that_the_project_avoids_only_become_fewer() {
-    let (counted, recorded) = (count(), recorded());
-    let mut text = String::from("# folder, avoided words, doc comments of three words or fewer\n");
-    let (mut more, mut fewer) = (Vec::new(), Vec::new());
-    for (folder, &(avoided, short)) in &counted {
-        text.push_str(&format!("{folder} {avoided} {short}\n"));
-        let &(old_avoided, old_short) = recorded.get(folder).unwrap_or(&(0, 0));
-        if avoided > old_avoided || short > old_short {
-            more.push(format!(
-                "{folder}: {avoided} avoided words, was {old_avoided}; {short} short doc comments, was {old_short}"
-            ));
-        } else if (avoided, short) != (old_avoided, old_short) {
-            fewer.push(folder.as_str());
+/// Returns each doc comment of `text` that has three words or fewer, with the number of its line.
+fn short_comments(text: &str) -> Vec<String> {
+    let comment = |line: &'_ str| line.trim_start().strip_prefix("///").map(str::to_owned);
+    let mut findings = Vec::new();
+    let mut block: Vec<String> = Vec::new();
+    for (number, line) in (1..).zip(text.lines().chain([""])) {
+        if let Some(line) = comment(line) {
+            block.push(line);
+            continue;
+        }
+        let text = std::mem::take(&mut block).join(" ");
+        if (1..=3).contains(&text.split_whitespace().count()) {
+            findings.push(format!("{}: {:?}", number - 1, text.trim()));
         }
     }
-    assert!(
-        more.is_empty(),
-        "rewrite these by docs/how-to/contributing.md:\n{}",
-        more.join("\n")
-    );
-    if env::var_os("UPDATE_EXPECT").is_some() {
-        fs::write(RECORD, text).unwrap();
-        return;
+    findings
+}
+
+#[test]
+fn texts_have_no_avoided_words_and_doc_comments_have_more_than_three_words() {
+    let mut files = Vec::new();
+    collect_files(Path::new(ROOT), &mut files);
+    assert!(files.len() > 500, "only {} files were found", files.len());
+    let mut findings = Vec::new();
+    for path in files {
+        let Ok(text) = fs::read_to_string(&path) else {
+            continue; // An input of a test that is not UTF-8.
+        };
+        let name = path.strip_prefix(ROOT).unwrap().display().to_string();
+        let mut of_file = avoided_words(&text);
+        if name.ends_with(".rs") {
+            of_file.extend(short_comments(&text));
+        }
+        findings.extend(of_file.iter().map(|finding| format!("{name}:{finding}")));
     }
-    let gone = recorded
-        .keys()
-        .filter(|folder| !counted.contains_key(*folder));
-    let stale: Vec<&str> = fewer.into_iter().chain(gone.map(String::as_str)).collect();
     assert!(
-        stale.is_empty(),
-        "fewer than recorded, run with UPDATE_EXPECT=1: {}",
-        stale.join(", ")
+        findings.is_empty(),
+        "{} texts need other words (docs/how-to/contributing.md, Language):\n{}",
+        findings.len(),
+        findings.join("\n")
     );
 }
 
 #[test]
-fn an_avoided_phrase_is_counted_by_whole_words() {
-    assert_eq!(avoided_words("Nobody shall do this; no more of it"), 3);
+fn an_avoided_phrase_is_found_by_whole_words_and_over_the_end_of_a_line() {
     assert_eq!(
-        avoided_words("marshall, besides, understands, what has been"),
-        0
+        avoided_words("Nobody shall do this; no\n/// more of it"),
+        ["1: \"no more\"", "1: \"nobody\"", "1: \"shall\""]
     );
+    let allowed = avoided_words("marshall, besides, understands, what has been");
+    assert!(allowed.is_empty(), "{allowed:?}");
 }
 
 #[test]
-fn a_doc_comment_of_three_words_is_short_and_one_of_two_lines_is_counted_as_one() {
+fn a_doc_comment_of_three_words_is_short_and_a_comment_of_two_lines_is_counted_as_one() {
     assert_eq!(
         short_comments("/// Why not.\nfn a() {}\n/// Returns the\n    /// address of a peer.\n"),
-        1
+        ["1: \"Why not.\""]
     );
 }
