@@ -122,20 +122,18 @@ impl<L: Listen> Acceptor<L> {
             match admission {
                 Admission::Admitted(slot) => return (stream, slot),
                 Admission::AdmittedByEviction(slot) => {
-                    self.limit_reached(
-                        "connection limit reached; closed an older connection for the new one",
-                    );
+                    self.limit_reached("closed an older connection for the new one");
                     return (stream, slot);
                 }
                 Admission::Refused => {
-                    self.limit_reached("connection limit reached; refused the new connection");
+                    self.limit_reached("refused the new connection");
                 }
             }
         }
     }
 
-    /// Counts a closed or refused connection, and logs `message` at most once a minute.
-    fn limit_reached(&mut self, message: &'static str) {
+    /// Counts a closed or refused connection, and logs the consequence at most once a minute.
+    fn limit_reached(&mut self, consequence: &'static str) {
         self.metrics.connection_closed(CloseReason::Limit);
         let is_logged = self
             .limit_logged
@@ -145,7 +143,8 @@ impl<L: Listen> Acceptor<L> {
             tracing::warn!(
                 server = self.metrics.server(),
                 limit = self.connections.limit(),
-                "{message}"
+                consequence,
+                "connection limit reached"
             );
         }
     }

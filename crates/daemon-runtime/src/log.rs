@@ -132,8 +132,9 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
     let backtrace = Backtrace::capture();
     let backtrace = (backtrace.status() == BacktraceStatus::Captured).then_some(backtrace);
     tracing::error!(
+        %panic,
         backtrace = backtrace.as_ref().map(tracing::field::display),
-        "{panic}"
+        "the daemon panicked"
     );
 }
 

@@ -62,11 +62,7 @@ impl<F: Forwarder> LocalPrefixState<F> {
                     self.errors.remove(&prefix);
                 }
                 Err(error) => {
-                    self.failed(
-                        prefix,
-                        error,
-                        "cannot add a local prefix; clients of this prefix are not served",
-                    );
+                    self.failed(prefix, error, "add");
                 }
             }
         }
@@ -92,15 +88,20 @@ impl<F: Forwarder> LocalPrefixState<F> {
                     self.local.remove(&prefix);
                     self.errors.remove(&prefix);
                 }
-                Err(error) => self.failed(prefix, error, "cannot remove a local prefix; retrying"),
+                Err(error) => self.failed(prefix, error, "remove"),
             }
         }
     }
 
     /// Logs a failure, but not the repetition of an equal failure.
-    fn failed(&mut self, prefix: IpNet, error: F::Error, message: &str) {
+    fn failed(&mut self, prefix: IpNet, error: F::Error, operation: &str) {
         if self.errors.get(&prefix) != Some(&error) {
-            tracing::warn!(%prefix, error = error_chain(&error), "{message}");
+            tracing::warn!(
+                %prefix,
+                operation,
+                error = error_chain(&error),
+                "cannot change a local prefix; retrying"
+            );
             self.errors.insert(prefix, error);
         }
     }
