@@ -233,11 +233,14 @@ mod tests {
         let fifo = folder.path().join("fifo");
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
         let source = refused(&fifo).source().unwrap().to_string();
-        assert!(source.starts_with("a FIFO is no regular file"), "{source}");
+        assert!(
+            source.starts_with("a FIFO is not a regular file"),
+            "{source}"
+        );
         let zero = Path::new("/dev/zero");
         let source = refused(zero).source().unwrap().to_string();
         assert!(
-            source.starts_with("a device is no regular file"),
+            source.starts_with("a device is not a regular file"),
             "{source}"
         );
 

@@ -55,7 +55,7 @@ fn check_is_file(metadata: &Metadata) -> io::Result<()> {
     }
     let kind = kind(metadata.file_type());
     let message = format!(
-        "{kind} is no regular file; give the path of a regular file or of a symbolic link to one"
+        "{kind} is not a regular file; give the path of a regular file or of a symbolic link to one"
     );
     Err(io::Error::new(io::ErrorKind::InvalidInput, message))
 }
@@ -90,14 +90,14 @@ mod tests {
     fn anything_but_a_regular_file_is_refused_without_blocking() {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
-        check_refused(folder.path(), "a directory is no regular file");
-        check_refused(Path::new("/dev/zero"), "a device is no regular file");
+        check_refused(folder.path(), "a directory is not a regular file");
+        check_refused(Path::new("/dev/zero"), "a device is not a regular file");
         mkfifo(&path("fifo"), Mode::S_IRWXU).unwrap();
-        check_refused(&path("fifo"), "a FIFO is no regular file");
+        check_refused(&path("fifo"), "a FIFO is not a regular file");
         symlink(path("fifo"), path("link")).unwrap();
-        check_refused(&path("link"), "a FIFO is no regular file");
+        check_refused(&path("link"), "a FIFO is not a regular file");
         let _socket = UnixListener::bind(path("socket")).unwrap();
-        check_refused(&path("socket"), "a socket is no regular file");
+        check_refused(&path("socket"), "a socket is not a regular file");
         check_refused(&path("missing"), "No such file");
     }
 

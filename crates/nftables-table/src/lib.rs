@@ -7,13 +7,15 @@
 //! program writes nothing if the kernel already has the table.
 //!
 //! ```no_run
-//! use nftables_table::{Chain, Expression, Hook, Kind, L4Protocol, Nftables, Table, priority};
+//! use nftables_table::{
+//!     Chain, ChainType, Expression, Hook, L4Protocol, Nftables, NftablesTable, priority,
+//! };
 //!
-//! let table = Table {
+//! let table = NftablesTable {
 //!     name: "example".into(),
 //!     chains: vec![Chain {
 //!         name: "output".into(),
-//!         kind: Kind::Filter,
+//!         kind: ChainType::Filter,
 //!         hook: Hook::Output,
 //!         priority: priority::FILTER,
 //!         rules: vec![vec![

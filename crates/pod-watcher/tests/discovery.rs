@@ -363,9 +363,9 @@ async fn a_path_to_a_device_a_folder_or_a_large_file_keeps_the_last_good_set() {
     let sparse = fs::File::create(&large).unwrap();
     sparse.set_len(17 * 1024 * 1024).unwrap();
     for (target, reason) in [
-        (Path::new("/dev/zero"), "a device is no regular file"),
-        (file.directory.path(), "a directory is no regular file"),
-        (&large, "more than the 16777216 bytes"),
+        (Path::new("/dev/zero"), "a device is not a regular file"),
+        (file.directory.path(), "a directory is not a regular file"),
+        (&large, "the maximum of 16777216 bytes"),
     ] {
         let link = file.directory.path().join("new");
         symlink(target, &link).unwrap();

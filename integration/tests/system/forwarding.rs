@@ -27,7 +27,7 @@ use lab::{
 };
 use virtual_server::{HealthCheckOptions, Ports, Scheduler};
 
-/// For anything that shall happen, in the slowest environment.
+/// Longest time in which an expected event happens, in the slowest environment.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 /// Time after which a test treats a request as unanswered.
 pub(crate) const SILENCE: Duration = Duration::from_millis(400);

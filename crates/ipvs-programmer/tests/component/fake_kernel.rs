@@ -28,7 +28,7 @@ use crate::key;
 pub(crate) struct FakeKernelState {
     pub(crate) table: VirtualServerTable,
     pub(crate) local: BTreeSet<IpNet>,
-    pub(crate) firewall: Option<nftables_table::VirtualServerTable>,
+    pub(crate) firewall: Option<nftables_table::NftablesTable>,
     pub(crate) sysctls: BTreeMap<String, String>,
     /// The sysctl that cannot be written.
     pub(crate) read_only_sysctl: Option<&'static str>,
@@ -171,7 +171,7 @@ impl LocalPrefixAccess for FakeIpvsKernel {
 impl NftablesAccess for FakeIpvsKernel {
     fn holds_firewall(
         &mut self,
-        table: &nftables_table::VirtualServerTable,
+        table: &nftables_table::NftablesTable,
     ) -> Result<bool, nftables_table::NftablesError> {
         let state = self.state();
         if state.without_nftables {
@@ -185,7 +185,7 @@ impl NftablesAccess for FakeIpvsKernel {
 
     fn replace_firewall(
         &mut self,
-        table: &nftables_table::VirtualServerTable,
+        table: &nftables_table::NftablesTable,
     ) -> Result<(), nftables_table::NftablesError> {
         let mut state = self.state();
         if state.nftables_fails {

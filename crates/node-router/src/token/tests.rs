@@ -277,5 +277,5 @@ fn the_error_of_an_unreadable_keys_file_contains_a_suggestion() {
     check_refused(&path, "Content");
     std::fs::write(&path, vec![b' '; 256 * 1024 + 1]).unwrap();
     check_refused(&path, "262144 bytes");
-    check_refused(folder.path(), "a directory is no regular file");
+    check_refused(folder.path(), "a directory is not a regular file");
 }

@@ -90,7 +90,7 @@ fn every_error_is_reported_with_file_line_and_document() {
             error a.yaml:7 (document 1): Service shop/web: annotation portlb.io/adress: is unknown on this object; did you mean portlb.io/address?
             error a.yaml:8 (document 1): Service shop/web: annotation portlb.io/scheduler: "maglev" is not a scheduler; allowed are rr, wrr, lc, wlc, sh, mh, sed and nq
             error a.yaml:27 (document 2): Service shop/api: spec.ports[0].targetPort: 8080 differs from the port 80, which Tunnel (ipip) cannot change; let the pods listen on 80 and write that, or write the annotation portlb.io/forwarding-method: Masquerade
-            remark b.yaml:12 (document 1): Service shop/external: spec.externalIPs: kube-proxy takes the traffic of these addresses for itself on every node, so that it passes the load balancer by; use the annotation portlb.io/address instead, or give the Service the label service.kubernetes.io/service-proxy-name
+            remark b.yaml:12 (document 1): Service shop/external: spec.externalIPs: kube-proxy takes the traffic of these addresses for itself on every node, so the traffic bypasses the load balancer; use the annotation portlb.io/address instead, or give the Service the label service.kubernetes.io/service-proxy-name
             note: Service shop/external: not checked whether the address is allowed, because --allowed-prefixes is not set; set it as for the load balancer
             3 Services
         "#]],
@@ -276,8 +276,8 @@ fn conflicts_between_objects_of_a_json_list_are_reported() {
     check_files(
         &[("list.json", list)],
         expect![[r#"
-            error list.json:4 (document 1): Service default/b: 10.1.1.1 belongs to Service default/a; choose another address, or write the annotation portlb.io/share-address with the same value on both, which share it where their ports differ
-            error list.json:6 (document 1): Pod default/p: annotation portlb.io/weight: "-1" is not such a number; write 0 to 65535
+            error list.json:4 (document 1): Service default/b: 10.1.1.1 belongs to Service default/a; choose another address, or write the annotation portlb.io/share-address with the same value on both Services, which then share the address if their ports differ
+            error list.json:6 (document 1): Pod default/p: annotation portlb.io/weight: "-1" is not an allowed number; write 0 to 65535
             note: Service default/a: not checked whether the address is allowed, because --allowed-prefixes is not set; set it as for the load balancer
             2 Services
         "#]],

@@ -176,7 +176,7 @@ async fn an_invalid_file_is_rejected_and_the_running_configuration_stays() {
     until_configured(&mut reflector, "the FIFO", |configuration| {
         configuration
             .last_error
-            .contains("a FIFO is no regular file")
+            .contains("a FIFO is not a regular file")
             && configuration.peer_groups.len() == 2
     })
     .await;

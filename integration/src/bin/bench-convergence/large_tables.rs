@@ -15,7 +15,7 @@ use lab::Host;
 use lab::keepalived::{self, Keepalived};
 use lab::reference::{ReferenceOptions, SERVICE_RANGE};
 use lab::system::{DaemonInstance, System};
-use virtual_server::{Entry, EntryKey, Protocol};
+use virtual_server::{EntryKey, Protocol, TableEntry};
 
 use integration::memory;
 use integration::report::{BenchmarkTable, Figures};
@@ -158,7 +158,7 @@ fn wait_for_size(host: &Host, size: u32) -> Result<()> {
         || {
             let found = host.inside(|| Ok(LinuxKernel::open()?.read_table()?));
             let found = found.map_err(|error| format!("{error:#}"))?;
-            let is_whole = |entry: &&Entry| entry.real_servers.len() == REAL_SERVERS as usize;
+            let is_whole = |entry: &&TableEntry| entry.real_servers.len() == REAL_SERVERS as usize;
             let found = found.entries.values().filter(is_whole).count();
             lab::ensure_that(found == size as usize, format!("{found} of {size}"))
         },

@@ -10,7 +10,7 @@ use integration::memory;
 use integration::report::BenchmarkTable;
 use ipvs_programmer::kernel::{IpvsTable as _, LinuxKernel};
 use lab::{Host, Process, Signal};
-use virtual_server::{Entry, EntryKey, Protocol};
+use virtual_server::{EntryKey, Protocol, TableEntry};
 
 use crate::objects::Scale;
 use crate::observers::Discovery;
@@ -145,7 +145,7 @@ pub(crate) fn key(address: SocketAddr) -> EntryKey {
 }
 
 /// Returns the real servers with a weight above 0, which get new connections.
-pub(crate) fn in_use(entry: &Entry) -> impl Iterator<Item = SocketAddr> {
+pub(crate) fn in_use(entry: &TableEntry) -> impl Iterator<Item = SocketAddr> {
     let used = |(address, real_server): (&SocketAddr, &virtual_server::RealServerEntry)| {
         (real_server.weight > 0).then_some(*address)
     };

@@ -24,51 +24,51 @@ const DEADLINE: Duration = Duration::from_secs(20);
 /// The number of connections that a client keeps open while load balancers end and start.
 const CONNECTIONS: usize = 48;
 
-pub(crate) struct ReadinessStep {
+pub(crate) struct DemoStep {
     pub(crate) title: &'static str,
     pub(crate) run: fn(&mut System) -> Result<StepResult>,
 }
 
-pub(crate) const ANNOUNCED: Step = ReadinessStep {
+pub(crate) const ANNOUNCED: DemoStep = DemoStep {
     title: "three load balancers announce: the router has 3 next hops",
     run: announced,
 };
 
-pub(crate) const ALL: &[ReadinessStep] = &[
+pub(crate) const ALL: &[DemoStep] = &[
     ANNOUNCED,
-    ReadinessStep {
+    DemoStep {
         title: "requests are spread over all six web pods, IPv4 and IPv6",
         run: spread,
     },
-    ReadinessStep {
+    DemoStep {
         title: "a web pod is added to the file and gets requests",
         run: web_pod_added,
     },
-    ReadinessStep {
+    DemoStep {
         title: "the web pod is drained and removed from the file",
         run: web_pod_removed,
     },
-    ReadinessStep {
+    DemoStep {
         title: "a web server is killed: its health check quiesces it",
         run: web_server_dies,
     },
-    ReadinessStep {
+    DemoStep {
         title: "the web server is started and gets requests again",
         run: web_server_returns,
     },
-    ReadinessStep {
+    DemoStep {
         title: "a load balancer is killed under load",
         run: load_balancer_killed,
     },
-    ReadinessStep {
+    DemoStep {
         title: "the load balancer is started again and adopts its table",
         run: load_balancer_returns,
     },
-    ReadinessStep {
+    DemoStep {
         title: "another load balancer is drained under load",
         run: load_balancer_drained,
     },
-    ReadinessStep {
+    DemoStep {
         title: "a reflector is killed under load: no route changes",
         run: reflector_dies,
     },

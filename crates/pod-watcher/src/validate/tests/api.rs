@@ -27,20 +27,20 @@ fn invalid_enum_values_and_numbers_of_a_service_are_errors() {
     check_files(
         &[("a.yaml", &bad)],
         expect![[r#"
-        error a.yaml:12 (document 1): Service shop/web: spec.sessionAffinity: "clientIP" is not an allowed value; did you mean ClientIP? allowed are None, ClientIP
-        error a.yaml:13 (document 1): Service shop/web: spec.sessionAffinityConfig.clientIP.timeoutSeconds: 90000 is not a timeout in seconds; write 1 to 86400
-        error a.yaml:14 (document 1): Service shop/web: spec.externalTrafficPolicy: "local" is not an allowed value; did you mean Local? allowed are ClusterAccess, Local
-        error a.yaml:15 (document 1): Service shop/web: spec.ipFamilies[0]: "ipv4" is not an allowed value; did you mean IPv4? allowed are IPv4, IPv6
-        error a.yaml:16 (document 1): Service shop/web: spec.ipFamilyPolicy: "Dual" is not an allowed value; did you mean PreferDualStack? allowed are SingleStack, PreferDualStack, RequireDualStack
-        error a.yaml:17 (document 1): Service shop/web: spec.trafficDistribution: "Nearest" is not an allowed value; allowed are PreferClose, PreferSameZone, PreferSameNode
-        error a.yaml:19 (document 1): Service shop/web: spec.ports[0]: has no name; write a name, because the Service has several ports
-        error a.yaml:19 (document 1): Service shop/web: spec.ports[0].protocol: "udp" is not an allowed value; did you mean UDP? allowed are TCP, UDP, SCTP
-        error a.yaml:19 (document 1): Service shop/web: spec.ports[0].targetPort: 70000 is not a port; write 1 to 65535
-        error a.yaml:19 (document 1): Service shop/web: spec.ports[0].nodePort: -1 is not a port; write 1 to 65535
-        error a.yaml:19 (document 1): Service shop/web: spec.ports[1]: has no name; write a name, because the Service has several ports
-        error a.yaml:19 (document 1): Service shop/web: spec.ports[1].port: 70000 is not a port; write 1 to 65535
-        1 Services
-    "#]],
+            error a.yaml:12 (document 1): Service shop/web: spec.sessionAffinity: "clientIP" is not an allowed value; did you mean ClientIP? allowed are None, ClientIP
+            error a.yaml:13 (document 1): Service shop/web: spec.sessionAffinityConfig.clientIP.timeoutSeconds: 90000 is not a timeout in seconds; write 1 to 86400
+            error a.yaml:14 (document 1): Service shop/web: spec.externalTrafficPolicy: "local" is not an allowed value; did you mean Local? allowed are Cluster, Local
+            error a.yaml:15 (document 1): Service shop/web: spec.ipFamilies[0]: "ipv4" is not an allowed value; did you mean IPv4? allowed are IPv4, IPv6
+            error a.yaml:16 (document 1): Service shop/web: spec.ipFamilyPolicy: "Dual" is not an allowed value; did you mean PreferDualStack? allowed are SingleStack, PreferDualStack, RequireDualStack
+            error a.yaml:17 (document 1): Service shop/web: spec.trafficDistribution: "Nearest" is not an allowed value; allowed are PreferClose, PreferSameZone, PreferSameNode
+            error a.yaml:19 (document 1): Service shop/web: spec.ports[0]: has no name; write a name, because the Service has several ports
+            error a.yaml:19 (document 1): Service shop/web: spec.ports[0].protocol: "udp" is not an allowed value; did you mean UDP? allowed are TCP, UDP, SCTP
+            error a.yaml:19 (document 1): Service shop/web: spec.ports[0].targetPort: 70000 is not a port; write 1 to 65535
+            error a.yaml:19 (document 1): Service shop/web: spec.ports[0].nodePort: -1 is not a port; write 1 to 65535
+            error a.yaml:19 (document 1): Service shop/web: spec.ports[1]: has no name; write a name, because the Service has several ports
+            error a.yaml:19 (document 1): Service shop/web: spec.ports[1].port: 70000 is not a port; write 1 to 65535
+            1 Services
+        "#]],
     );
     let cluster = GOOD.replace("LoadBalancer", "Loadbalancer");
     check_files(
@@ -185,8 +185,8 @@ fn a_service_without_a_usable_endpoint_is_an_error() {
     check_files(
         &[("a.yaml", &format!("{GOOD}---\n{named}"))],
         expect![[r#"
-            error a.yaml:1 (document 1): Service shop/web: tcp/10.1.1.10:80 has endpoints, and none of them can be used: 10.0.2.3 is in a slice without the unnamed port of tcp, which the Service has (it lists the port web of tcp); give the port in the slice the name and protocol of the Service's port, or write the annotation portlb.io/ports
-            remark a.yaml:1 (document 1): Service shop/web: an endpoint is left out: 10.0.2.3 is in a slice without the unnamed port of tcp, which the Service has (it lists the port web of tcp); give the port in the slice the name and protocol of the Service's port, or write the annotation portlb.io/ports
+            error a.yaml:1 (document 1): Service shop/web: tcp/10.1.1.10:80 has endpoints, but none of the endpoints can be used: 10.0.2.3 is in a slice without the unnamed port of tcp, which the Service has (the slice lists the port web of tcp); give the port in the slice the name and protocol of the Service's port, or write the annotation portlb.io/ports
+            remark a.yaml:1 (document 1): Service shop/web: an endpoint is left out: 10.0.2.3 is in a slice without the unnamed port of tcp, which the Service has (the slice lists the port web of tcp); give the port in the slice the name and protocol of the Service's port, or write the annotation portlb.io/ports
             note: Service shop/web: not checked whether the address is allowed, because --allowed-prefixes is not set; set it as for the load balancer
             1 Services
         "#]],
@@ -195,8 +195,8 @@ fn a_service_without_a_usable_endpoint_is_an_error() {
     check_files(
         &[("a.yaml", &format!("{GOOD}---\n{null}"))],
         expect![[r#"
-            error a.yaml:1 (document 1): Service shop/web: tcp/10.1.1.10:80 has endpoints, and none of them can be used: 10.0.2.3 is in a slice without the unnamed port of tcp, which the Service has (it lists no port); give the port in the slice the name and protocol of the Service's port, or write the annotation portlb.io/ports
-            remark a.yaml:1 (document 1): Service shop/web: an endpoint is left out: 10.0.2.3 is in a slice without the unnamed port of tcp, which the Service has (it lists no port); give the port in the slice the name and protocol of the Service's port, or write the annotation portlb.io/ports
+            error a.yaml:1 (document 1): Service shop/web: tcp/10.1.1.10:80 has endpoints, but none of the endpoints can be used: 10.0.2.3 is in a slice without the unnamed port of tcp, which the Service has (the slice lists no port); give the port in the slice the name and protocol of the Service's port, or write the annotation portlb.io/ports
+            remark a.yaml:1 (document 1): Service shop/web: an endpoint is left out: 10.0.2.3 is in a slice without the unnamed port of tcp, which the Service has (the slice lists no port); give the port in the slice the name and protocol of the Service's port, or write the annotation portlb.io/ports
             note: Service shop/web: not checked whether the address is allowed, because --allowed-prefixes is not set; set it as for the load balancer
             1 Services
         "#]],
@@ -231,8 +231,8 @@ fn endpoints_are_used_only_if_a_cluster_would_mirror_them() {
     check_files(
         &[("a.yaml", &without), ("b.yaml", &other)],
         expect![[r#"
-            error a.yaml:1 (document 1): Service shop/web: tcp/10.1.1.10:80 has endpoints, and none of them can be used: 10.0.2.3 is in a slice without the unnamed port of tcp, which the Service has (it lists the port web of tcp); give the port in the slice the name and protocol of the Service's port, or write the annotation portlb.io/ports
-            remark a.yaml:1 (document 1): Service shop/web: an endpoint is left out: 10.0.2.3 is in a slice without the unnamed port of tcp, which the Service has (it lists the port web of tcp); give the port in the slice the name and protocol of the Service's port, or write the annotation portlb.io/ports
+            error a.yaml:1 (document 1): Service shop/web: tcp/10.1.1.10:80 has endpoints, but none of the endpoints can be used: 10.0.2.3 is in a slice without the unnamed port of tcp, which the Service has (the slice lists the port web of tcp); give the port in the slice the name and protocol of the Service's port, or write the annotation portlb.io/ports
+            remark a.yaml:1 (document 1): Service shop/web: an endpoint is left out: 10.0.2.3 is in a slice without the unnamed port of tcp, which the Service has (the slice lists the port web of tcp); give the port in the slice the name and protocol of the Service's port, or write the annotation portlb.io/ports
             note: Service shop/web: not checked whether the address is allowed, because --allowed-prefixes is not set; set it as for the load balancer
             1 Services
         "#]],
