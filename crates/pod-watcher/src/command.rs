@@ -23,7 +23,7 @@ const UNUSABLE: u8 = 2;
 /// Libraries that log an error at every attempt. pod-watcher itself logs each of these errors once.
 const LIBRARIES: [&str; 3] = ["kube_client", "kube_runtime", "tower"];
 
-/// Runs a command. The exit code is 0, [`FAILED`] or [`UNUSABLE`].
+/// Runs a command. The exit code is 2 if a flag or a file of the command cannot be used.
 pub fn run(command: PodWatcherCommand) -> ExitCode {
     match command {
         PodWatcherCommand::Render { files, cluster } if files.is_empty() => {
@@ -51,7 +51,7 @@ pub fn run(command: PodWatcherCommand) -> ExitCode {
     }
 }
 
-/// Turns the logs of [`LIBRARIES`] off in a log filter, except for libraries that the filter names.
+/// Turns the logs of `LIBRARIES` off in a log filter, except for libraries that the filter names.
 pub fn quiet_libraries(filter: &mut String) {
     for library in LIBRARIES {
         if !filter.contains(library) {

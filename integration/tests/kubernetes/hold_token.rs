@@ -118,7 +118,7 @@ fn node_router_accepts_the_token_of_a_pod_for_the_prefixes_of_its_namespace() {
             "10.1.2.10/32",
             &hold_token,
             Code::PermissionDenied,
-            "namespace hold-token may not hold",
+            "namespace hold-token is not allowed to hold prefix 10.1.2.10/32",
         ),
         (
             "10.1.1.10/32",

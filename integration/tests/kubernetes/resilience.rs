@@ -347,7 +347,7 @@ fn a_forbidden_verb_is_reported_with_the_rule_that_grants_it() {
         &[
             "503",
             "missing source",
-            "forbids to list endpointslices in namespace forbidden",
+            "forbids this daemon to list endpointslices in namespace forbidden",
             "system:serviceaccount:forbidden:portlb",
             "{apiGroups: [\"discovery.k8s.io\"], resources: [\"endpointslices\"], verbs: [\"list\", \"watch\"]}",
         ],

@@ -499,7 +499,7 @@ fn a_forbidden_status_write_is_logged_once_and_does_not_disturb_serving() {
     let lines = watcher.process.lines();
     let reports = lines
         .iter()
-        .filter(|line| line.contains("forbids to patch services/status"));
+        .filter(|line| line.contains("forbids this daemon to patch services/status"));
     assert_eq!(reports.count(), 1, "{lines:#?}");
     namespace.grant(ALL_RULES);
     namespace.wait_for_value("service/web", ANNOUNCED, "Announced", FAILOVER);

@@ -1,6 +1,7 @@
 //! Tests of the manifests with a real API server: validation, pod security and RBAC.
 
 use std::{
+    path::PathBuf,
     process::{Command, Output},
     time::Duration,
 };
@@ -99,7 +100,7 @@ fn the_api_server_accepts_all_manifests_without_a_warning() {
         api.kubectl_with_input(&apply, &component.yaml).unwrap();
     }
     let mut examples = 0;
-    for object in objects_in("docs") {
+    for object in objects_in_documents() {
         let dry_run = "--dry-run=server";
         let apply = [
             "apply",
@@ -156,12 +157,16 @@ fn in_an_ipv6_first_cluster_services_have_the_family_ipv4() {
     assert!(services > 5, "only {services} Services were found");
 }
 
-/// Returns the YAML examples of the documents in a folder, except files of portlb's own kinds.
-fn objects_in(folder: &str) -> Vec<String> {
-    let folder = std::fs::read_dir(lab::repository().join(folder)).unwrap();
-    let files = folder.map(|file| file.unwrap().path());
-    let documents =
-        files.filter(|path| path.extension().is_some_and(|extension| extension == "md"));
+/// Returns the Kubernetes objects in the YAML examples of the documents, without files of portlb's own kinds.
+fn objects_in_documents() -> Vec<String> {
+    let entries = |folder: PathBuf| {
+        let entries = std::fs::read_dir(folder).unwrap();
+        entries.map(|entry| entry.unwrap().path())
+    };
+    let folders = entries(lab::repository().join("docs")).filter(|path| path.is_dir());
+    let documents = folders
+        .flat_map(entries)
+        .filter(|path| path.extension().is_some_and(|extension| extension == "md"));
     let mut objects = Vec::new();
     for document in documents {
         let text = std::fs::read_to_string(document).unwrap();

@@ -78,9 +78,9 @@ pub(crate) fn measure(rounds: usize, report: &mut BenchmarkTable) -> Result<()> 
             figures[3].add_time(change_keepalived(&keepalived_fewer, REAL_SERVERS)?);
         }
         let [add, remove, other_add, other_remove] = figures;
-        for (change, portlb, other) in [("in", add, other_add), ("out", remove, other_remove)] {
+        for (change, portlb, other) in [("in", add, other_add), ("out of", remove, other_remove)] {
             report.compare(
-                format!("file -> a real server {change}, {size} x {REAL_SERVERS}"),
+                format!("file written -> real server {change} the kernel, {size} x {REAL_SERVERS}"),
                 "ms",
                 portlb,
                 ("keepalived", other),
