@@ -1,4 +1,7 @@
-//! Revision of own paths that all peers have received.
+//! Revisions of the speaker's own paths.
+//!
+//! The module knows the current revision, and the newest revision whose changes the speaker has
+//! written to the socket of each established session.
 
 use tokio::sync::watch;
 

@@ -135,7 +135,7 @@ fn drain_and_undrain_lose_no_request() {
             path_of_lb_a(system)?.is_none(),
             "the path is still announced after the drain"
         );
-        wait_for_readyz(system, ANNOUNCER, "missing announced", "draining")?;
+        wait_for_readyz(system, ANNOUNCER, "missing announced", "drained; ")?;
         system.wait_until_announced(&[1, 2], SOON)?;
         system.undrain(0)?;
         system.wait_until_announced(&[0, 1, 2], SOON)

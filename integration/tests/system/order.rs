@@ -80,7 +80,13 @@ fn each_missing_step_delays_the_announcement_and_readyz_names_it() {
     lb_pod.ip(&format!("route del {refused}")).unwrap();
 
     wait_for_readyz(&system, PROGRAMMER, "ready programmed", "").unwrap();
-    wait_for_readyz(&system, ANNOUNCER, "missing serving", "first check").unwrap();
+    wait_for_readyz(
+        &system,
+        ANNOUNCER,
+        "missing serving",
+        "no result of a health check",
+    )
+    .unwrap();
     ensure_nothing_is_announced(&system).unwrap();
     web_2.ip(&format!("route del {unanswered}")).unwrap();
 
@@ -165,7 +171,7 @@ fn a_service_range_is_announced_while_the_minimum_of_real_servers_is_healthy() {
 
     system.network.web_servers[&pods[1].name].kill().unwrap();
     system.wait_until_announced(&[], SOON).unwrap();
-    wait_for_readyz(&system, ANNOUNCER, "missing serving", "5 wanted").unwrap();
+    wait_for_readyz(&system, ANNOUNCER, "missing serving", "the minimum is 5").unwrap();
 
     system.network.start_web_server(&pods[0]).unwrap();
     system.wait_until_announced(&[0, 1, 2], SOON).unwrap();
