@@ -6,7 +6,7 @@
 //!   Follower ────────────────────────────────────► Leader
 //!      ▲                                             │
 //!      └─────────────────────────────────────────────┘
-//!        another pod holds the Lease, or the leader could not renew it in time
+//!        another pod holds the Lease, or the leader has not renewed it in time
 //! ```
 //!
 //! The local clock decides whether a holder still renews the Lease: the duration starts when this
@@ -22,8 +22,8 @@ use crate::lease_duration::BoundedDuration;
 /// A holder that has not renewed the Lease for this long has lost it.
 pub(crate) const DURATION: Duration = Duration::from_secs(15);
 
-/// A holder that could not renew the Lease for this long stops writing. It is shorter than
-/// [`DURATION`], so that the old leader stops before a new leader starts.
+/// A leader whose renewals of the Lease have failed for this long stops writing. The deadline is
+/// shorter than [`DURATION`], so that the old leader stops before a new leader starts.
 const RENEW_DEADLINE: Duration = Duration::from_secs(10);
 
 /// The content of the Lease that the election depends on.

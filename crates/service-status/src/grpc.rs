@@ -15,8 +15,8 @@ use virtual_server::IpNet;
 
 use crate::reports::AnnouncedPrefixes;
 
-/// Time for which the announcer may be away before its announcements stop counting: it might only
-/// be restarting, while graceful restart keeps its routes.
+/// Time for which the announcer can be unreachable before its announcements no longer count. An
+/// announcer that only restarts keeps its routes by graceful restart.
 const ANNOUNCER_GRACE: Duration = Duration::from_secs(5);
 
 /// First pause before the next attempt to reach the announcer.
@@ -45,8 +45,8 @@ impl AnnouncerWatch {
                 tracing::warn!(
                     announcer = %self.announcer,
                     error,
-                    "cannot watch the announcements of the bgp-announcer; they stop counting after \
-                     the grace period"
+                    "cannot watch the announcements of bgp-announcer; the announcements no longer \
+                     count after the grace period"
                 );
             }
             // Attempts to reach the announcer continue during the grace period.

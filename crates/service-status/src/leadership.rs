@@ -34,7 +34,7 @@ const MAX_QUEUED_EVENTS: usize = 1_000;
 /// finding that appears again continues its count.
 const MAX_REPORTED_FINDINGS: usize = 16;
 
-/// Longest delay of all writes after an object that could not be written.
+/// Longest delay of all writes after a failed write of one object.
 const LONGEST_OBJECT_DELAY: Duration = Duration::from_secs(1);
 
 /// The state of the leader: what it has to write, and when.
@@ -254,7 +254,7 @@ impl Leadership {
     ) -> Option<(String, BoundedDuration)> {
         match event {
             ReportEvent::Began => self.reports.begin_list(),
-            // The stream can continue after an event that could not be decoded.
+            // The stream can continue after an event that pod-watcher cannot decode.
             ReportEvent::Put(lease) => {
                 self.is_watch_broken = false;
                 let name = lease.name.clone();
@@ -276,8 +276,8 @@ impl Leadership {
         None
     }
 
-    /// Records that this pod ends. From then on its own report does not count, even if it could not
-    /// be removed.
+    /// Records that this pod ends. From then on its own report does not count, even if the removal
+    /// of the report has failed.
     pub(crate) fn end(&mut self) {
         self.is_ending = true;
         self.has_counts = false;
@@ -300,7 +300,7 @@ impl Leadership {
     }
 
     /// Counts the announcements again. While the watch is broken, the last counts stay, because an
-    /// unseen report may still be valid. `written` is the time of the last write of this pod's own
+    /// unseen report can still be valid. `written` is the time of the last write of this pod's own
     /// report.
     pub(crate) fn recount(&mut self, written: Option<Instant>, now: Instant) {
         if !self.has_reports {

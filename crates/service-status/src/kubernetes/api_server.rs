@@ -1,4 +1,4 @@
-//! ApiServerConnection to the API server and logging of write failures.
+//! Connection to the API server, and logs of failed writes.
 
 use std::{fmt, time::Duration};
 
@@ -56,8 +56,8 @@ impl ApiServer {
     }
 
     /// Drops the connection after a failed request if the credentials or the address in the files
-    /// have changed, so that the next request uses the new ones. After an answer other than 401
-    /// nothing is done.
+    /// have changed, so that the next request uses the new credentials and address. Keeps the
+    /// connection after an error answer other than 401.
     pub(crate) async fn failed(&mut self, error: &kube::Error) {
         if let kube::Error::Api(status) = error
             && status.code != 401
@@ -71,7 +71,7 @@ impl ApiServer {
         }
     }
 
-    /// Counts and logs a request that the API server refused or that could not be sent.
+    /// Counts and logs a request that cannot be sent or that the API server refused.
     pub(crate) async fn refused(
         &mut self,
         error: &kube::Error,
@@ -107,7 +107,7 @@ impl FailureLog {
         }
     }
 
-    /// Counts a failure, and logs it unless it is the last logged one.
+    /// Counts a failure. Logs the failure unless its text is equal to the last logged text.
     pub(crate) fn log_failure(
         &mut self,
         metrics: &StatusMetrics,
@@ -120,7 +120,7 @@ impl FailureLog {
             tracing::warn!(
                 object = self.object,
                 error = text,
-                "cannot write to the cluster; trying again"
+                "cannot write to the cluster; retrying"
             );
             self.last_logged = Some(text);
         }

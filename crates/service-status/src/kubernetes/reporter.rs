@@ -65,7 +65,7 @@ pub(crate) struct WrittenReport {
 }
 
 impl Reporter {
-    /// Renews the report until `data_plane_ended` is cancelled, because the data plane has ended. Then
+    /// Renews the report until the data plane has ended (`data_plane_ended` is cancelled). Then
     /// removes the report.
     pub(crate) async fn run(mut self, data_plane_ended: CancellationToken) {
         tokio::select! {

@@ -173,7 +173,7 @@ impl StatusWriter {
         let views = match self.views.subscribe() {
             Ok(views) => views,
             Err(error) => {
-                tracing::error!(%error, "cannot watch the views of Services; trying again");
+                tracing::error!(%error, "cannot watch the views of Services; retrying");
                 return false;
             }
         };

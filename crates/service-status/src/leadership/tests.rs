@@ -116,7 +116,7 @@ fn a_failing_service_is_delayed_longer_each_time_and_does_not_delay_the_others()
 }
 
 #[test]
-fn clearing_a_status_is_tried_again_unless_the_api_server_refuses_it() {
+fn clearing_a_status_is_retried_unless_the_api_server_refuses_it() {
     let now = Instant::now();
     let mut leadership = leadership(now);
     drain(&mut leadership, now);
@@ -245,7 +245,7 @@ fn the_last_ending_pod_is_done_after_it_has_written_all_changes() {
     leadership.recount(Some(now), now);
     drain(&mut leadership, now);
     assert!(!leadership.is_done());
-    // This pod's report could not be removed, and the watch still delivers it.
+    // The removal of this pod's report has failed, and the watch still delivers the report.
     leadership.end();
     leadership.on_report(report("own", 16, "10.1.1.3/32"), now);
     assert!(!leadership.is_done());
