@@ -183,7 +183,7 @@ fn permits_sharing_with(claim: &AddressClaim, key: &ObjectKey, other: &ObjectKey
             .any(|name| **name == *namespace)
 }
 
-/// The address pools, and the addresses in them that may be free.
+/// The address pools, with the lowest address of each prefix that can be free.
 #[derive(Debug)]
 pub(super) struct Pools {
     prefixes: Vec<PoolPrefix>,
@@ -256,7 +256,7 @@ impl Pools {
         None
     }
 
-    /// Records that the address may be free again.
+    /// Records that the address can be free again.
     pub(super) fn release(&mut self, address: IpAddr) {
         let bits = bits(address);
         for pool_prefix in &mut self.prefixes {

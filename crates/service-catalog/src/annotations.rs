@@ -330,9 +330,9 @@ pub(crate) const SERVICE_ANNOTATIONS: &[Annotation<ServiceAnnotations>] = &[
     Annotation {
         name: "drain-timeout",
         field: Some(Field::DrainTimeout),
-        meaning: "how long a pod keeps its connections after no slice lists it any longer; the pod \
-                  leaves the table earlier when its last connection has ended or its health check \
-                  fails",
+        meaning: "time for which a pod keeps its connections after the last slice has removed it; \
+                  the pod leaves the table earlier when its last connection has ended or its \
+                  health check fails",
         default: "`60s`",
         allowed: "`0s` (connections end immediately) to `24h`; no effect for UDP, and for `sh` and \
                   `mh` without `fallback`",

@@ -182,8 +182,8 @@ impl Catalog {
         }
     }
 
-    /// Returns the views that were put out last. The view of the pods without a Service has a key
-    /// with an empty namespace.
+    /// Returns the view of each Service in its last output. The view of the pods without a Service
+    /// has a key with an empty namespace.
     pub fn views(&self) -> impl Iterator<Item = (&ObjectKey, &ServiceView)> {
         let entries = self.entries.iter();
         entries.filter_map(|(key, entry)| Some((key, entry.view.as_deref()?)))

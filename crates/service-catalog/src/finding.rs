@@ -44,7 +44,7 @@ pub enum Reason {
     AddressConflict,
     /// No address pool has a free address.
     NoAddress,
-    /// The Service keeps an address that no address pool contains any longer.
+    /// The Service keeps an address although no address pool contains it.
     AddressOutsidePools,
     /// Some endpoints cannot be real servers and are left out.
     EndpointsLeftOut,

@@ -58,7 +58,7 @@ struct Example {
 #[derive(Debug, Default)]
 struct ReasonRecord {
     addresses: BTreeSet<IpAddr>,
-    /// The number of entries that have no IP address, or that are counted without it.
+    /// The number of names and of further addresses. [`NotUsed`] has only their count.
     without_address: usize,
     example: String,
 }

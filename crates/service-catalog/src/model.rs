@@ -23,7 +23,7 @@ const ALLOCATED: &str = "Allocated:";
 /// Start of the reason of [`WEIGHT_LEVELS_CONDITION`]. The number of levels follows.
 const ROUNDED: &str = "Rounded:";
 
-/// Condition that says whether the addresses of a Service are announced.
+/// Condition that shows whether the addresses of a Service are announced.
 pub const ANNOUNCED_CONDITION: &str = "portlb.io/Announced";
 
 /// Condition that records the number of levels to which the weights of a Service are rounded.

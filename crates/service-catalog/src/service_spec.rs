@@ -43,7 +43,8 @@ pub struct ServiceSpec {
     pub(crate) families: Vec<AddressFamily>,
     /// The ports do not overlap.
     pub(crate) ports: Box<[PortSpec]>,
-    /// The settings of the virtual servers. The health check is replaced by the one of the port.
+    /// The settings of the virtual servers. The health check of each port replaces the health check
+    /// in this value.
     pub(crate) behaviour: Behaviour,
     /// Endpoints that are not ready count as ready.
     pub(crate) publishes_not_ready: bool,
@@ -86,7 +87,7 @@ pub(crate) enum TargetPort {
     /// The port that clients connect to, for EndpointSlices that list the name of the Service's
     /// port.
     AsAddressed,
-    /// The port that clients connect to, whatever ports the EndpointSlices list.
+    /// The port that clients connect to. The ports that the EndpointSlices list have no effect.
     AsAddressedInAllSlices,
     /// This port for all endpoints.
     Fixed(NonZeroU16),
@@ -499,7 +500,7 @@ fn behaviour(
 }
 
 /// Returns the health check of a port. A UDP or SCTP port is checked only if the annotations name a
-/// kind or a port for the check, because nothing may accept TCP there.
+/// kind or a port for the check, because the pod might not accept TCP on a UDP or SCTP port.
 fn health_check(
     annotations: &ServiceAnnotations,
     behaviour: &Behaviour,

@@ -6,8 +6,8 @@ use virtual_server::{BadValue, DesiredSet, IpNet, Ports, Protocol, ServiceRange}
 
 use super::{annotations::RefusedSetting, finding::Subject, model::WatchScope};
 
-/// The settings of the operator. [`CatalogSettings::validate`] checks the values that the operator wrote
-/// as text.
+/// The settings of the operator. [`CatalogSettings::validate`] checks the values that the operator
+/// has written as text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CatalogSettings {
     /// The class of the Services that portlb serves: `portlb.io/portlb` by default.

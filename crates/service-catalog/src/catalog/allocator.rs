@@ -75,7 +75,7 @@ impl Allocator {
         affected
     }
 
-    /// Removes the proposals of a Service that no longer exists. Returns the Services that now may
+    /// Removes the proposals of a Service that no longer exists. Returns the Services that can now
     /// get an address.
     pub(super) fn forget(&mut self, service: &ServiceState) -> Vec<ObjectKey> {
         self.unallocated.remove(&service.age.key);
@@ -87,8 +87,8 @@ impl Allocator {
         affected
     }
 
-    /// Proposes an address of a pool for each address family that has none. Returns the Services
-    /// for which the allocation must be tried again.
+    /// Proposes an address of a pool for each address family without an address. Returns the
+    /// Services whose allocation must be retried.
     pub(super) fn allocate(&mut self, service: &mut ServiceState) -> Vec<ObjectKey> {
         let mut retries = self.drop_obsolete_proposals(service);
         service.unallocated.clear();
@@ -144,7 +144,7 @@ impl Allocator {
     }
 
     /// Removes proposals that the status now records, that conflict with a claim, or that the
-    /// Service no longer requests. Returns the Services for which the allocation must be tried again.
+    /// Service no longer requests. Returns the Services whose allocation must be retried.
     fn drop_obsolete_proposals(&mut self, service: &mut ServiceState) -> Vec<ObjectKey> {
         let claim = service.claim();
         let mut proposed = std::mem::take(&mut service.proposed);
@@ -214,8 +214,8 @@ impl Allocator {
             .all(|claims| claims.has_room(address, age, claim))
     }
 
-    /// Marks an address as free. Returns the Services without an address, because they can be tried
-    /// again.
+    /// Marks an address as free. Returns the Services without an address, whose allocation must be
+    /// retried.
     fn release(&mut self, address: IpAddr) -> Vec<ObjectKey> {
         self.pools.release(address);
         self.unallocated.iter().cloned().collect()

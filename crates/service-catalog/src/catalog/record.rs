@@ -101,7 +101,7 @@ impl ServiceRecord {
 }
 
 impl ServiceRecord {
-    /// Adds or replaces an EndpointSlice. Returns the former one.
+    /// Adds or replaces an EndpointSlice. Returns the replaced record.
     pub(super) fn put_slice(&mut self, slice: SliceRecord) -> Option<SliceRecord> {
         match self.index_of(&slice.key) {
             Ok(index) => Some(std::mem::replace(&mut self.slices[index], slice)),
@@ -210,7 +210,7 @@ impl ServiceState {
 
     /// Returns the addresses that the Service requests: the given addresses, or the addresses of a
     /// pool that its status records. A Service that was never valid claims the addresses in its
-    /// status, so that no other Service gets an address that other load balancers may still serve.
+    /// status, so that no other Service gets an address that other load balancers can still serve.
     pub(super) fn requested_addresses(&self, allocator: &Allocator) -> Vec<IpAddr> {
         match self.spec.as_ref().map(|spec| &spec.source) {
             None => {
