@@ -17,7 +17,7 @@ use crate::{
     source::SourceError,
 };
 
-/// Name of the virtual servers of `--pod-selector`.
+/// Name of the virtual servers whose real servers are the pods that `--pod-selector` selects.
 const POD_SERVICE: &str = "pod-selector";
 
 const LONGEST_LINGER: Duration = Duration::from_secs(60 * 60);
@@ -196,8 +196,9 @@ pub fn settings(args: &ClusterArgs) -> Result<CatalogSettings, ConfigError> {
         }),
         reserved: BTreeSet::new(),
         allowed_prefixes: args.allowed_prefixes.clone(),
-        // Without any of these flags every address is allowed: the author of a manifest can use
-        // `validate` without the flags of the load balancer.
+        // Without `--service-ranges`, `--address-pool` and `--allowed-prefixes` every address is
+        // allowed, so that the author of a manifest can run `validate` without the flags of the
+        // load balancer.
         is_confined: !args.service_ranges.is_empty()
             || !args.address_pools.is_empty()
             || !args.allowed_prefixes.is_empty(),

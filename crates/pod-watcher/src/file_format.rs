@@ -1,8 +1,8 @@
 //! Format of the YAML file that lists virtual servers.
 //!
-//! `docs/reference/file-format.md` is the reference. An entry has several addresses and ports: each pair of
-//! an address and a port is a virtual server. If an entry has addresses of both families, a virtual
-//! server gets only the real servers of the family of its address.
+//! `docs/reference/file-format.md` is the reference. An entry can have several addresses and ports:
+//! each pair of an address and a port is a virtual server. If an entry has addresses of both
+//! families, a virtual server gets only the real servers of the family of its address.
 
 mod convert;
 mod places;

@@ -72,7 +72,7 @@ impl DesiredSetSource for FileSource {
             let is_first = self.last_read.replace(read_result.into()).is_none();
             return match content {
                 Ok(content) => {
-                    // `load` has logged the warnings of the first content.
+                    // `load` has already logged the warnings of the first content.
                     if !is_first {
                         log_warnings(&self.path, &content);
                     }

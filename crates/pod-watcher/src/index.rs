@@ -214,7 +214,8 @@ impl Index {
     fn put_server(&mut self, server: VirtualServer, now: Timestamp) {
         self.changes += 1;
         let id = server.id;
-        // The objects of the first set can have existed for a long time, so they get no time.
+        // The real servers of the first desired set can have had their state for a long time, so
+        // they get no time of a change.
         let now = self.is_published.then_some(now);
         let (roster, former) = match self.rosters.entry(id) {
             Entry::Occupied(entry) => {

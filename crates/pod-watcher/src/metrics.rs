@@ -63,7 +63,7 @@ impl IndexMetrics {
         );
         metrics.register(
             "source_failures",
-            "States of the source that could not be used; the last good state stayed in force",
+            "States of the source that cannot be used; the last good state stays in force",
             this.failures.clone(),
         );
         metrics.register(

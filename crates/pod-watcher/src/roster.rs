@@ -73,8 +73,8 @@ struct PartAssignment {
 const NO_PART: u16 = u16::MAX;
 
 impl Roster {
-    /// Returns the roster of a new virtual server. Its real servers get no time of their state,
-    /// because they can have existed for a long time.
+    /// Returns the roster of a new virtual server. Its real servers get no time of a change,
+    /// because they can have had their state for a long time.
     pub(crate) fn new(mut server: VirtualServer, change: u64) -> Self {
         let real_servers = mem::take(&mut server.real_servers);
         let empty = server.clone();

@@ -205,7 +205,7 @@ const KINDS: [(&str, &str); 4] = [
     ("EndpointSlice", "discovery.k8s.io/v1"),
 ];
 
-/// Returns the item of [`KINDS`] for a kind, ignoring upper and lower case.
+/// Returns the item of [`KINDS`] for a kind. Ignores upper and lower case.
 fn known(kind: &str) -> Option<(&'static str, &'static str)> {
     let mut kinds = KINDS.into_iter();
     kinds.find(|(known, _)| known.eq_ignore_ascii_case(kind))

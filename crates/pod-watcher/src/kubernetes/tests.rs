@@ -62,8 +62,8 @@ fn feed(catalog: &mut Catalog, manifests: &str) {
     }
 }
 
-/// Returns the manifest of a Service with additional annotations and lines of its `spec`. Unless
-/// these have an address, the Service has the address 10.1.1.10.
+/// Returns the manifest of a Service with additional annotations and lines of its `spec`. If
+/// neither the annotations nor the lines name an address, the Service has the address 10.1.1.10.
 fn service(name: &str, annotations: &str, spec: &str) -> String {
     let address = if annotations.contains("address")
         || ["loadBalancerIP", "externalIPs"]

@@ -28,7 +28,8 @@ const MOST_MIRRORED: usize = 1_000;
 pub struct Endpoints {
     /// Namespace and name of the Endpoints and of their Service.
     pub key: ObjectKey,
-    /// Why a cluster does not mirror these Endpoints, because of a label or an annotation.
+    /// Error that names the label or the annotation because of which a cluster does not mirror
+    /// these Endpoints. `None`: neither forbids it.
     pub(crate) refused: Option<String>,
     slices: Vec<EndpointSlice>,
     /// Number of addresses above [`MOST_MIRRORED`], for all subsets together.

@@ -174,7 +174,7 @@ pub(super) fn of_slice(object: &YamlNode, problems: &mut Vec<ManifestProblem>) {
                 let family = family.unwrap_or_default();
                 let message = format!(
                     "{text:?} is not an address of the addressType {family}; write an {family} \
-                     address, or move it to an EndpointSlice of its own addressType"
+                     address, or move it to an EndpointSlice with the matching addressType"
                 );
                 address.refuse(message, problems);
             }

@@ -163,8 +163,8 @@ subsets:
             error slice.yaml:5 (document 1): EndpointSlice shop/web-a: ports[0].protocol: "tcp" is not an allowed value; did you mean TCP? allowed are TCP, UDP, SCTP
             error slice.yaml:5 (document 1): EndpointSlice shop/web-a: ports[1]: has the name "" of another port; write a different name
             error slice.yaml:5 (document 1): EndpointSlice shop/web-a: ports[1].port: 70000 is not a port; write 1 to 65535
-            error slice.yaml:8 (document 1): EndpointSlice shop/web-a: endpoints[1].addresses[0]: "fd00::1" is not an address of the addressType IPv4; write an IPv4 address, or move it to an EndpointSlice of its own addressType
-            error slice.yaml:8 (document 1): EndpointSlice shop/web-a: endpoints[1].addresses[1]: "web" is not an address of the addressType IPv4; write an IPv4 address, or move it to an EndpointSlice of its own addressType
+            error slice.yaml:8 (document 1): EndpointSlice shop/web-a: endpoints[1].addresses[0]: "fd00::1" is not an address of the addressType IPv4; write an IPv4 address, or move it to an EndpointSlice with the matching addressType
+            error slice.yaml:8 (document 1): EndpointSlice shop/web-a: endpoints[1].addresses[1]: "web" is not an address of the addressType IPv4; write an IPv4 address, or move it to an EndpointSlice with the matching addressType
             error slice.yaml:9 (document 1): EndpointSlice shop/web-a: endpoints[2]: has no addresses; write at least one address
             error type.yaml:1 (document 1): EndpointSlice shop/web-b: addressType: is missing; write IPv4, IPv6 or FQDN
             error endpoints.yaml:5 (document 1): Endpoints default/api: subsets[0].addresses[0].ip: "ten" is not an IP address; write an IP address
