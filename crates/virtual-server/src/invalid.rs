@@ -18,8 +18,7 @@ pub struct Invalid {
     pub reason: BadValue,
 }
 
-/// A value that is invalid, with the problem and a suggestion. It does not say in which field the
-/// value is.
+/// An invalid value with the problem and a suggestion, without the name of its field.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{value} {problem}; {suggestion}")]
 pub struct BadValue {

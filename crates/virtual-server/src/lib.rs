@@ -9,8 +9,8 @@
 //! - [`ServiceRange`] is a prefix that is announced as a whole.
 //! - [`DesiredSet`] contains all virtual servers and service ranges.
 //!   [`DesiredSet::changes_to`] returns the difference of two sets.
-//! - [`VirtualServerTable`] is the content of the kernel's table. [`plan`] returns the changes from one table to
-//!   another.
+//! - [`VirtualServerTable`] is the content of the kernel's table. [`plan`] returns the changes that
+//!   turn one table into another.
 
 mod defaults;
 mod desired_set;

@@ -163,11 +163,11 @@ pub struct RealServer {
     pub history: RealServerHistory,
 }
 
-/// What the source of the desired set has observed about a real server.
+/// Observations of the source of the desired set about a real server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct RealServerHistory {
-    /// Place in the order of first appearance within the virtual server: a lower number appeared
-    /// earlier. Numbers may have gaps.
+    /// Place in the order of first appearance within the virtual server: a real server with a lower
+    /// number appeared earlier. Numbers can be missing.
     pub position: u64,
     /// Time at which the state became [`RealServerState::Ready`]. `None` if the source did not see
     /// the change.
