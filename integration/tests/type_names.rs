@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
-/// Types that each program has by the pattern of a daemon crate. No crate imports a program.
+/// Types that the crate of each program defines. No crate imports a program.
 const OF_EACH_PROGRAM: [&str; 4] = ["Args", "Config", "Settings", "StartError"];
 const PROGRAMS: [&str; 6] = [
     "bgp-announcer",
@@ -47,7 +47,7 @@ fn public_types(text: &str) -> impl Iterator<Item = &str> {
 }
 
 #[test]
-fn each_public_type_has_a_name_of_its_own() {
+fn each_public_type_has_a_unique_name() {
     let mut files = Vec::new();
     for folder in ["crates", "integration"] {
         collect_sources(&Path::new(ROOT).join(folder), &mut files);
@@ -74,7 +74,7 @@ fn each_public_type_has_a_name_of_its_own() {
         .collect();
     assert!(
         shared.is_empty(),
-        "give each of these types a name of its own:\n{}",
+        "give each of these types a unique name:\n{}",
         shared.join("\n")
     );
 }

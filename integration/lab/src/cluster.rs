@@ -107,7 +107,7 @@ impl LabCluster {
         cluster.apply(&cluster_dns(&binaries))?;
         for node in &cluster.nodes {
             let node = format!("node/{}", node.name);
-            // At this time the kubelet has perhaps not created its Node object.
+            // The kubelet might not have created its Node object yet.
             for until in ["--for=create", "--for=condition=Ready"] {
                 cluster.wait(&node, until, &[], READY)?;
             }
@@ -163,7 +163,7 @@ impl LabCluster {
         self.kubectl(&arguments).map(drop)
     }
 
-    /// Runs `kubectl wait OBJECT CONDITION ARGUMENTS...`, for instance with the condition
+    /// Runs `kubectl wait OBJECT CONDITION ARGUMENTS...`, such as with the condition
     /// `--for=condition=Ready`.
     pub fn wait(
         &self,

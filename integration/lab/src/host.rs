@@ -115,7 +115,7 @@ impl Host {
         self.inside(|| feed("ipvsadm", &["--restore"], entries))
     }
 
-    /// Sets a sysctl below `net/`, for instance `ipv4/vs/sloppy_tcp`.
+    /// Sets a sysctl below `net/`, such as `ipv4/vs/sloppy_tcp`.
     pub fn sysctl(&self, key: &str, value: &str) -> Result<()> {
         self.inside(|| write_sysctl(&format!("net/{key}"), value))
     }

@@ -25,7 +25,7 @@ pub fn get(host: &Host, server: SocketAddr, within: Duration) -> Result<String> 
     Ok(body)
 }
 
-/// Sends `GET path` over a new connection and returns the status and the body, for instance of a
+/// Sends `GET path` over a new connection and returns the status and the body, as needed for a
 /// daemon's `/readyz`.
 pub fn fetch(
     host: &Host,

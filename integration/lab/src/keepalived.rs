@@ -19,7 +19,7 @@ use crate::process::Process;
 #[derive(Debug, Clone)]
 pub struct KeepalivedVirtualServer {
     pub address: SocketAddr,
-    /// An IPVS scheduler with its flags, for instance `mh`.
+    /// An IPVS scheduler with its flags, such as `mh`.
     pub scheduler: String,
     /// The weight of each real server is 1.
     pub real_servers: Vec<SocketAddr>,

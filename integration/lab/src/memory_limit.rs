@@ -53,7 +53,7 @@ impl MemoryLimit {
         let number = text.trim();
         number
             .parse()
-            .with_context(|| format!("memory.current is no number: {number:?}"))
+            .with_context(|| format!("memory.current is not a number: {number:?}"))
     }
 
     /// Returns how often the kernel has killed a process because of the limit.
@@ -64,7 +64,7 @@ impl MemoryLimit {
             number.with_context(|| format!("memory.events has no line oom_kill: {text}"))?;
         number
             .parse()
-            .with_context(|| format!("oom_kill is no number: {number:?}"))
+            .with_context(|| format!("oom_kill is not a number: {number:?}"))
     }
 
     fn read(&self, file: &str) -> Result<String> {

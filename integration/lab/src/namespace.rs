@@ -91,7 +91,7 @@ pub(crate) fn enter(namespace: &File) -> Result<()> {
     setns(namespace, CloneFlags::CLONE_NEWNET).context("cannot enter a network namespace")
 }
 
-/// Sets a sysctl, for instance `net/ipv4/ip_forward`, in the calling thread's namespace.
+/// Sets a sysctl, such as `net/ipv4/ip_forward`, in the calling thread's namespace.
 pub(crate) fn write_sysctl(key: &str, value: &str) -> Result<()> {
     let path = Path::new("/proc/sys").join(key);
     fs::write(&path, value).with_context(|| format!("cannot write {value} to {}", path.display()))

@@ -103,7 +103,7 @@ pub enum Reception {
     /// The pod receives packets by direct routing, from the load balancer on its own node. It
     /// accepts packets for the service ranges, and does not answer ARP requests for them.
     Direct,
-    /// The pod receives packets only for its own address, for instance by masquerade.
+    /// The pod receives packets only for its own address, such as by masquerade.
     Plain,
 }
 

@@ -214,8 +214,8 @@ impl System {
 
     /// Kills all three daemons of an lb pod simultaneously.
     pub fn kill_lb_pod(&mut self, lb_pod: usize) -> Result<()> {
-        // The announcer first, because a test measures from its end, the only one that routers
-        // notice.
+        // The announcer is killed first: tests measure from the end of the announcer, because
+        // routers notice only this end.
         let daemons = Self::lb_pod(lb_pod);
         for daemon in daemons.iter().rev() {
             self.process(*daemon)?.signal(Signal::SIGKILL)?;

@@ -117,7 +117,7 @@ impl Setup {
         self
     }
 
-    /// Sets a sysctl below `net/`, for instance `ipv4/ip_forward`.
+    /// Sets a sysctl below `net/`, such as `ipv4/ip_forward`.
     pub fn sysctl(&mut self, key: &str, value: impl Display) -> &mut Self {
         self.sysctls.push((format!("net/{key}"), value.to_string()));
         self

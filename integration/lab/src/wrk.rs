@@ -21,9 +21,9 @@ pub struct WrkReport {
     /// The number of answered requests.
     pub requests: u64,
     pub requests_per_second: f64,
-    /// Connections that could not be established.
+    /// Failed attempts to establish a connection.
     pub connect_errors: u64,
-    /// Failed reads, for instance because the server has reset the connection.
+    /// Failed reads. One cause is a reset of the connection by the server.
     pub read_errors: u64,
     pub write_errors: u64,
     /// Requests without an answer within `wrk`'s time limit.
@@ -65,7 +65,8 @@ impl Wrk {
     /// Waits for the end of `wrk` and returns its report.
     pub fn finish(self) -> Result<WrkReport> {
         self.process.wait(self.duration + Duration::from_secs(20))?;
-        // The output can arrive after the end of the process. This is the last line of the report.
+        // The output can arrive after the end of the process. `Transfer/sec` is in the last line of
+        // the report.
         self.process
             .wait_for_line("Transfer/sec", Duration::from_secs(2))?;
         parse(&self.process.lines().join("\n"))

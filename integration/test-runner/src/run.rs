@@ -226,7 +226,7 @@ async fn stop(groups: &BTreeMap<&'static str, Pid>, mut running: JoinSet<EndedJo
 
 fn signal_all(groups: &BTreeMap<&'static str, Pid>, signal: Signal) {
     for group in groups.values() {
-        // An error is ignored: the group has perhaps ended by itself.
+        // An error is ignored: the group can have ended already.
         let _ = killpg(*group, signal);
     }
 }
@@ -304,7 +304,7 @@ async fn follow(
 
 async fn end(child: &mut Child, group: Option<Pid>) -> std::io::Result<ExitStatus> {
     if let Some(group) = group {
-        // An error is ignored: the group has perhaps ended by itself.
+        // An error is ignored: the group can have ended already.
         let _ = killpg(group, Signal::SIGTERM);
         if let Ok(status) = timeout(GRACE, child.wait()).await {
             return status;

@@ -103,7 +103,7 @@ fn schedulers(runner: &CaseRunner) -> Result<Vec<String>> {
 /// Applies a second application, and allows no loss for the first application.
 ///
 /// The second application has its own load balancers and its own service range, on the same nodes.
-/// It stays for the next cases.
+/// The second application stays for the next cases.
 pub(crate) fn second_application(runner: &mut CaseRunner) -> Result<CaseOutcome> {
     runner.cluster.apply_folder(SECOND)?;
     runner.wait_for_rollout("shop", "deployment/load-balancer")?;

@@ -49,7 +49,7 @@ pub(crate) struct CaseRunner {
     rows: Vec<CaseRow>,
     chosen: Vec<String>,
     began: Instant,
-    /// The case after which the load could not be restarted. Later cases are not run, since each of
+    /// The case after which the restart of the load failed. Later cases are not run, since each of
     /// them would wait for the load until a timeout.
     broken_after: Option<&'static str>,
 }
@@ -107,7 +107,7 @@ impl CaseRunner {
         let broken_after = self.broken_after;
         let ready = match broken_after {
             Some(earlier) => Err(anyhow!(
-                "not run, because the load could not be restarted after {earlier}"
+                "not run, because the restart of the load failed after {earlier}"
             )),
             None => self
                 .restart_load()

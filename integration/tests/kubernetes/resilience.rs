@@ -86,7 +86,7 @@ fn without_an_api_server_nothing_is_withdrawn_and_missed_changes_are_applied_aft
     served.change();
     served.proxy.pass().unwrap();
     served.wait_for_change(SOON);
-    // pod-watcher logs a fault once, although it tries several times.
+    // pod-watcher logs a fault once, although it retries several times.
     let lines = served.watcher.process.lines();
     let errors = lines.iter().filter(|line| line.contains("ERROR"));
     assert_eq!(errors.count(), 1, "{lines:#?}");

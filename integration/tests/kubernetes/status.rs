@@ -17,7 +17,7 @@ const HOLDER: &str = "{.spec.holderIdentity}";
 const RENEWED: &str = "{.spec.renewTime}";
 const ADDRESS: &str = "10.1.1.10";
 
-/// A linger that is much longer than a test, so that it does not end by its timeout.
+/// Linger time that is much longer than a test, so that it never expires during a test.
 const LINGER: &str = "--linger=10m";
 
 /// Limit for the next leader after a leader has released the Lease.
@@ -61,7 +61,8 @@ fn start_and_wait_until_announced(
 }
 
 impl TestNamespace<'_> {
-    /// Checks that the status has no address, and that there are no holder and no reports.
+    /// Checks that the status has no address, that the Lease has no holder, and that no report
+    /// exists.
     fn assert_status_is_cleared(&self) {
         assert_eq!(self.jsonpath("service/web", INGRESS), "");
         assert_eq!(self.jsonpath("service/web", ANNOUNCED), "NotAnnounced");

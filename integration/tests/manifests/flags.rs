@@ -86,7 +86,7 @@ struct DownwardAddresses {
 
 /// Addresses in an IPv4 cluster, an IPv4-first and an IPv6-first dual-stack cluster.
 ///
-/// They are in the address plan of `overlays/flat-l2`.
+/// The addresses are in the address plan of `overlays/flat-l2`.
 const CLUSTERS: [DownwardAddresses; 3] = [
     DownwardAddresses {
         pod_ip: "10.244.1.7",

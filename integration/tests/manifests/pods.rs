@@ -217,7 +217,7 @@ fn only_announcer_and_reflector_containers_mount_the_tcp_md5_key() {
         assert_eq!(
             rendered.of_kind("Secret").count(),
             0,
-            "a key in the manifests is no secret"
+            "the manifests must not contain a Secret, since a published key is not secret"
         );
     }
     assert_eq!(

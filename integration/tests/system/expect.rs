@@ -11,7 +11,7 @@ use lab::reference::{SERVICE, SERVICE_RANGE};
 use lab::system::{DaemonInstance, System};
 use lab::wait_for;
 
-/// For anything that is to happen, in the slowest environment.
+/// Longest time in which an expected event happens, in the slowest environment.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 
 /// Number of connections that the load keeps open.

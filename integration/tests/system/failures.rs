@@ -78,7 +78,7 @@ fn without_pod_watchers_nothing_is_withdrawn_and_health_checks_continue() {
 }
 
 #[test]
-fn a_programmer_that_restarts_quickly_changes_no_route_and_no_kernel_entry() {
+fn an_ipvs_programmer_that_restarts_quickly_changes_no_route_and_no_kernel_entry() {
     let mut system = System::up("programmer-back", ReferenceOptions::default()).unwrap();
     let changes = system.fib.changes().len();
     under_load(&mut system, |system| {
@@ -99,7 +99,7 @@ fn a_programmer_that_restarts_quickly_changes_no_route_and_no_kernel_entry() {
                 "ipvs-programmer made {written} changes of the kernel's table"
             );
             let announcer = DaemonInstance::BgpAnnouncer(lb_pod);
-            eventually("the announcer is connected to the new programmer", || {
+            eventually("the new ipvs-programmer is connected", || {
                 let (_, text) = system.readiness(announcer)?;
                 ensure!(text.contains("ready data-plane\n"), "{text}");
                 Ok(())
@@ -112,7 +112,7 @@ fn a_programmer_that_restarts_quickly_changes_no_route_and_no_kernel_entry() {
 }
 
 #[test]
-fn paths_of_ended_and_silent_programmers_are_least_preferred_and_not_withdrawn() {
+fn paths_of_ended_and_silent_ipvs_programmers_are_least_preferred_and_not_withdrawn() {
     let mut system = System::new("programmer-gone", ReferenceOptions::default()).unwrap();
     let timeout = format!("{}ms", DATA_PLANE_TIMEOUT.as_millis());
     system.set_flags("bgp-announcer", &[("--data-plane-timeout", &timeout)]);
@@ -129,7 +129,8 @@ fn paths_of_ended_and_silent_programmers_are_least_preferred_and_not_withdrawn()
         ensure!(first >= DATA_PLANE_TIMEOUT / 2, "after {first:?}");
         ensure!(first <= DATA_PLANE_TIMEOUT + LATE, "after {first:?}");
 
-        // No programmer answers, so every path is least preferred and the router uses all of them.
+        // No ipvs-programmer answers, so every path is least preferred and the router uses all of
+        // them.
         let last = system.process(DaemonInstance::IpvsProgrammer(2))?.clone();
         last.signal(Signal::SIGSTOP)?;
         system.wait_until_announced(&[0, 1, 2], SOON)?;

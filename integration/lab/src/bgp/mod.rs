@@ -37,7 +37,7 @@ pub struct ForeignSpeaker {
     pub asn: u32,
     /// The router id. If the speaker is a route reflector, also its cluster id.
     pub router_id: Ipv4Addr,
-    /// The speaker's own address of every session.
+    /// The speaker's own address in every session.
     pub local: IpAddr,
     pub peers: Vec<ForeignPeer>,
     pub announcements: Vec<AnnouncedPrefix>,

@@ -65,7 +65,7 @@ pub(super) fn cni(pods: Ipv4Net) -> String {
 
 /// Returns the `KubeletConfiguration` of a node.
 ///
-/// Evictions are off: the disk that the nodes share with the machine may be nearly full.
+/// Evictions are off: the disk that the nodes share with the machine can be nearly full.
 pub(super) fn kubelet(resolv_conf: &Path) -> String {
     let never = json!({
         "memory.available": "0%",

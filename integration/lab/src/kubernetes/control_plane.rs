@@ -47,7 +47,7 @@ pub struct ControlPlaneSettings {
     /// The address on which etcd and the API server listen, in the calling thread's network
     /// namespace. `None`: an unused loopback address.
     pub address: Option<IpAddr>,
-    /// Additional command-line options of kube-apiserver, for instance `--max-requests-inflight=2`.
+    /// Additional command-line options of kube-apiserver, such as `--max-requests-inflight=2`.
     pub options: Vec<String>,
     /// Additional users, each with its groups. The token of a user is the user's name.
     pub users: Vec<(String, String)>,
@@ -114,9 +114,9 @@ impl ControlPlane {
         self.directory.join("admin.kubeconfig")
     }
 
-    /// Writes a kubeconfig that connects to `server`, for instance a
-    /// [`FaultProxy`](super::FaultProxy), with `token`. The kubeconfig names the file
-    /// `<name>.token` in the same folder, so that a test can replace the token.
+    /// Writes a kubeconfig that connects to `server`, such as a [`FaultProxy`](super::FaultProxy),
+    /// with `token`. The kubeconfig names the file `<name>.token` in the same folder, so that a
+    /// test can replace the token.
     pub fn kubeconfig_for(&self, name: &str, server: SocketAddr, token: &str) -> Result<PathBuf> {
         credentials::write_kubeconfig(&self.directory, name, server, token)
     }
@@ -142,8 +142,8 @@ impl ControlPlane {
         self.kubectl_with_input(arguments, "")
     }
 
-    /// Runs kubectl like [`kubectl`](Self::kubectl), with `input` as standard input, for instance
-    /// for `apply -f -`.
+    /// Runs kubectl like [`kubectl`](Self::kubectl), with `input` as standard input, such as for
+    /// `apply -f -`.
     pub fn kubectl_with_input(&self, arguments: &[&str], input: &str) -> Result<String> {
         let mut command = Command::new(binaries()?.join("kubectl"));
         command
@@ -214,8 +214,8 @@ impl ControlPlane {
             .args(["--authorization-mode=Node,RBAC", "--allow-privileged=true"])
             .args(&self.options);
         if self.address.ip().is_loopback() {
-            // The API server refuses loopback addresses in Endpoints, and would try to write its
-            // own forever.
+            // The API server refuses loopback addresses in Endpoints, and would retry forever to
+            // write its own address.
             command.arg("--endpoint-reconciler-type=none");
         }
         let name = match self.starts {

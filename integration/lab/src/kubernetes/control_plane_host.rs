@@ -55,8 +55,8 @@ pub struct RemoteControlPlane {
     host: Host,
 }
 
-/// Adds a control-plane host and its cable to `host`, if the program does not run outside of a
-/// guest. Outside of a guest, [`RemoteControlPlane::connect`] uses the guest's device instead.
+/// Adds a control-plane host and its cable to `host`, unless this process runs in a guest. A guest
+/// already has a cable, which [`RemoteControlPlane::connect`] moves into `host`.
 pub fn plug(topology: &mut Topology, host: &str) {
     if !is_in_guest() {
         topology.veth((CONTROL_HOST, "eth0"), (host, CABLE));

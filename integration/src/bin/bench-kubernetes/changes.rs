@@ -177,8 +177,8 @@ fn wait_for_discovery(sides: &Sides, wanted: &Served) -> Result<Instant> {
     }
 }
 
-/// Adds the time from `sent` to `seen`, in milliseconds. It is negative if the plain watch received
-/// the event later.
+/// Adds the time from `sent` to `seen`, in milliseconds. The time is negative if the plain watch
+/// received the event after `seen`.
 fn add(figures: &mut Figures, sent: Instant, seen: Instant) {
     let after = seen.saturating_duration_since(sent).as_secs_f64();
     let before = sent.saturating_duration_since(seen).as_secs_f64();

@@ -182,7 +182,8 @@ fn service(number: u32) -> Value {
         "spec": {
             "type": "LoadBalancer",
             "loadBalancerClass": "portlb.io/portlb",
-            // The range of node ports is smaller than the number of Services.
+            // No Service gets a node port, because the range of node ports is smaller than the
+            // number of Services.
             "allocateLoadBalancerNodePorts": false,
             "clusterIP": cluster_address(number).ip(),
             "ports": [{"port": PORT, "targetPort": PORT}],

@@ -33,8 +33,8 @@ fn tunnels_fail_without_the_connection_tracking_exemption_until_it_is_repaired()
     wait_until_serving(&system, 0);
 
     let client = system.network.client().unwrap();
-    // The node of the lb pod forwards only packets of clients, the node of the web pods only
-    // answers.
+    // The node of the lb pod forwards only packets of clients. The node of the web pods forwards
+    // only answers.
     for node in [0, 1] {
         for address in service(1) {
             let server = SocketAddr::new(address, 80);

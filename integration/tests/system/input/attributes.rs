@@ -39,7 +39,7 @@ const KNOWN: [u8; 19] = [
 
 /// Malformed attributes, and valid attributes that FRR 8.4 refuses: flags and type, then the value.
 ///
-/// They are malformed by RFC 5701, 6514, 7311, 8669, 9012, 9234 or 9252.
+/// RFC 5701, 6514, 7311, 8669, 9012, 9234 and 9252 define the valid values of these attributes.
 const REFUSED: [(&str, &str); 43] = [
     ("c016", "0006000000"),
     ("c016", "00060000000a0000"),

@@ -99,8 +99,8 @@ fn thousands_of_incomplete_requests_affect_neither_sessions_nor_memory() {
     let lb_pod = system.network.lb_pods[0].address.into();
     let node = system.network.nodes[0].address.addr().into();
     let reflector = reflector_address(1).into();
-    // All daemons use one HTTP server. Before this server had limits, 2,163 requests exceeded the
-    // memory of node-router.
+    // All daemons use the HTTP server of one library. Before this server had limits, 2,163 requests
+    // exceeded the memory of node-router.
     let targets = [
         (DaemonInstance::BgpAnnouncer(0), lb_pod, 9153, 64, 10_000),
         (DaemonInstance::NodeRouter(0), node, 9155, 64, 2_500),

@@ -138,8 +138,8 @@ fn a_reflector_that_was_stopped_ends_no_session_of_a_live_client() {
     );
 }
 
-/// Two load balancers have one address if their node masquerades them. Only BIRD listens on its
-/// port.
+/// Two load balancers have one address if their node masquerades them. exabgp does not listen, so
+/// it can run on the host of BIRD.
 #[test]
 fn two_speakers_with_one_address_have_separate_sessions() {
     let network = Network::bring_up("interop-one-address", &[LinkMember::Reflector, A]).unwrap();
