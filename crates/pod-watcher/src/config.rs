@@ -180,7 +180,7 @@ pub fn settings(args: &ClusterArgs) -> Result<CatalogSettings, ConfigError> {
         return Err(ConfigError(format!(
             "--namespaces: {name:?} is not the name of a namespace; write names of lowercase \
              letters, digits and `-` with a comma between two, such as web,api, or leave the flag \
-             out for the own namespace"
+             out for the namespace of pod-watcher"
         )));
     }
     let settings = CatalogSettings {
@@ -375,7 +375,7 @@ mod tests {
             let expected = format!(
                 "--namespaces: {value} is not the name of a namespace; write names of lowercase \
                  letters, digits and `-` with a comma between two, such as web,api, or leave the \
-                 flag out for the own namespace"
+                 flag out for the namespace of pod-watcher"
             );
             assert_eq!(error, expected);
         }

@@ -134,8 +134,9 @@ struct Validation {
     are_pools_assumed: bool,
     /// Catalog with the valid objects of all manifests.
     catalog: Catalog,
-    /// Catalog for a Service that must not conflict with the others: a Service that the API server
-    /// would refuse, or a second manifest of a Service. The catalog has one Service at a time.
+    /// Catalog for a Service that must not conflict with the Services in `catalog`: a Service that
+    /// the API server would refuse, or a second manifest of a Service. The catalog has one Service
+    /// at a time.
     single_service_catalog: Catalog,
     report: ValidationReport,
     /// Manifests of the Services in `catalog`.

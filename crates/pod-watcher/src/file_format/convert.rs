@@ -220,7 +220,7 @@ impl DocumentReader<'_> {
         let FieldPath::VirtualServer(_, field) = field else {
             return None;
         };
-        // The last of several equal real servers is reported: the first one is valid.
+        // Of several equal real servers the last one is reported, because the first one is valid.
         let real_server = if let Field::RealServer(key, _) = field {
             let mut servers = entry.real_servers.iter();
             servers.rposition(|server| RealServerKey::from(server) == key)

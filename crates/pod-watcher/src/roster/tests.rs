@@ -58,7 +58,8 @@ fn order(roster: &Roster) -> Vec<u16> {
     server.real_servers.iter().map(host).collect()
 }
 
-/// Returns whether a change has created the head, and the numbers of the parts that it has created.
+/// Reports whether a change has created the head, and returns the numbers of the parts that this
+/// change has created.
 fn created_by(roster: &Roster, change: u64) -> (bool, Vec<usize>) {
     let PublishedVirtualServer { head, parts } = roster.published();
     let parts = parts.iter().enumerate();

@@ -105,8 +105,8 @@ impl YamlNode {
         }
     }
 
-    /// Removes the field at a path. Replaces an item of a list by null, to keep the indexes of the
-    /// others.
+    /// Removes the field at a path. Replaces an item of a list by null, so that the indexes of the
+    /// other items stay.
     pub(super) fn remove(&mut self, path: &[PathPart<'_>]) {
         let Some((first, rest)) = path.split_first() else {
             self.value = YamlValue::Null;

@@ -51,7 +51,7 @@ fn an_older_service_does_not_take_an_address_that_a_younger_service_holds() {
     for status in [recorded_status("10.1.1.10"), announced] {
         feed(&mut catalog, &(young() + &status));
         // The older Service names the address in its annotation, but its status records another
-        // one.
+        // address.
         let old = aged(service("old", "", PORT_80), 2025) + &recorded_status("10.1.1.11");
         feed(&mut catalog, &old);
         watcher.take(&mut catalog);
