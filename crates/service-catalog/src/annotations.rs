@@ -96,7 +96,8 @@ pub(crate) const SERVICE_ANNOTATIONS: &[Annotation<ServiceAnnotations>] = &[
                   its type is not `LoadBalancer` (such as a headless Service)",
         default: "`spec.loadBalancerClass`",
         allowed: "the class that pod-watcher serves: `portlb.io/portlb` by default",
-        // This annotation is read before the others, to decide whether portlb serves the Service.
+        // `is_ours` reads this annotation before all other annotations, to decide whether portlb
+        // serves the Service.
         read: |_, _| Ok(()),
     },
     Annotation {

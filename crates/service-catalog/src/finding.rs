@@ -48,7 +48,7 @@ pub enum Reason {
     AddressOutsidePools,
     /// Some endpoints cannot be real servers and are left out.
     EndpointsLeftOut,
-    /// A virtual server has endpoints, but none of them can be a real server.
+    /// A virtual server has endpoints, but no endpoint can be a real server.
     NoUsableEndpoint,
     /// The weights are rounded, because the scheduler supports only few levels.
     WeightsRounded,

@@ -12,7 +12,7 @@ use super::{
 /// The reason why an endpoint is not a real server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum LeftOutReason {
-    /// Only the first address of an endpoint is used, and this is another one.
+    /// The address is not the first address of its endpoint, and only the first address is used.
     FurtherAddress,
     /// The EndpointSlice lists a name instead of an address.
     NotAnAddress,

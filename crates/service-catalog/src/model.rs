@@ -171,7 +171,7 @@ pub struct EndpointSlice {
 pub struct NotUsed {
     /// The second and further addresses of endpoints.
     pub further_addresses: CountWithExample,
-    /// Names in the place of a first address.
+    /// Names that an endpoint has instead of a first address.
     pub names: CountWithExample,
 }
 

@@ -41,8 +41,8 @@ pub struct AddressPool {
     pub prefixes: Vec<IpNet>,
 }
 
-/// Virtual servers for pods without a Service. Every pod of the catalog is a real server of them,
-/// so the catalog must get only the pods that match the selector.
+/// Virtual servers for pods without a Service. Every pod of the catalog is a real server of these
+/// virtual servers, so the catalog must get only the pods that match the selector.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodService {
     /// The name of the virtual servers.
