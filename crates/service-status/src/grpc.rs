@@ -116,7 +116,7 @@ impl AnnouncerWatch {
                     if !is_synced {
                         tracing::info!(
                             announcer = %self.announcer,
-                            "watching the announcements of the bgp-announcer"
+                            "watching the announcements of bgp-announcer"
                         );
                     }
                     is_synced = true;

@@ -288,7 +288,7 @@ impl Leadership {
     }
 
     /// Reports whether this pod ends and nothing is left to write, or another pod with a valid
-    /// report can write the rest.
+    /// report can write the remaining statuses.
     pub(crate) fn is_done(&self) -> bool {
         let is_written = || {
             let is_due = !(self.urgent.is_empty() && self.due.is_empty());

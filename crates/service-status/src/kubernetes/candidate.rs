@@ -66,10 +66,10 @@ impl LeaseCandidate {
                 Ok(Err(error)) => {
                     tracing::info!(
                         error = root_cause(&error),
-                        "cannot release the Lease; it expires by itself"
+                        "cannot release the Lease; the Lease expires later"
                     );
                 }
-                Err(_) => tracing::info!("cannot release the Lease; it expires by itself"),
+                Err(_) => tracing::info!("cannot release the Lease; the Lease expires later"),
             }
         }
     }

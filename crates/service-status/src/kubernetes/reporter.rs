@@ -77,7 +77,7 @@ impl Reporter {
             Ok(Ok(())) => {}
             Ok(Err(kube::Error::Api(status))) if status.code == 404 => {}
             Ok(Err(_)) | Err(_) => {
-                tracing::info!("cannot remove the report of this pod; it expires by itself");
+                tracing::info!("cannot remove the report of this pod; the report expires later");
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Writes of the status of Services, and of Events.
+//! Writer of the status of Services, and of Events.
 //!
 //! ```text
 //!  catalog ──► views ──────┐
@@ -6,8 +6,8 @@
 //!  reports of all pods ────┘
 //! ```
 //!
-//! Only the leader writes. No other task waits for this one: if a view changes faster than it is
-//! written, intermediate states are skipped.
+//! Only the leader writes. No other task waits for the writer: if a view changes faster than its
+//! status is written, the writer skips intermediate states.
 
 use std::{
     sync::Arc,
@@ -121,10 +121,10 @@ impl StatusWriter {
         }
     }
 
-    /// Waits for the end of this pod, and returns if another pod can write the rest. It never
-    /// returns if no other pod has a report: then this pod must become the leader. Every ending pod
-    /// removes its report before this check, so that the last of several ending pods finds no other
-    /// report.
+    /// Waits for the end of this pod, and returns if another pod can write the remaining statuses.
+    /// Never returns if no other pod has a report, because then this pod must become the leader.
+    /// Every ending pod removes its report before this check, so that the last of several ending
+    /// pods finds no other report.
     async fn wait_until_another_pod_continues(&mut self, report_removed: &CancellationToken) {
         report_removed.cancelled().await;
         let own = report_name(&self.lease_name, &self.pod_name);
@@ -505,7 +505,7 @@ struct WriteFailure {
     scope: FailureScope,
 }
 
-/// Returns whether the API server keeps `ipMode`, judging from its answer to a write. Returns
+/// Returns the support of the API server for `ipMode`, as its answer to a write shows. Returns
 /// `None` if the answer has no ingress.
 fn ip_mode_of(answer: &Service) -> Option<IpMode> {
     let ingress = answer

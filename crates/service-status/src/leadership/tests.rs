@@ -203,7 +203,7 @@ fn unseen_reports_still_count_while_the_watch_is_broken() {
     assert_eq!(leadership.announcements.count(address), 1);
     let next = leadership.next_count(written, now);
     assert_eq!(next, written.map(|at| at + REPORT_DURATION));
-    // The watch delivers the own report before the report of the other pod.
+    // The watch delivers this pod's report before the report of the other pod.
     now += Duration::from_secs(5);
     leadership.on_report(report("own", 9, ""), now);
     leadership.recount(written, now);
@@ -225,7 +225,7 @@ fn unseen_reports_still_count_while_the_watch_is_broken() {
 }
 
 #[test]
-fn expired_reports_stop_counting_when_the_own_report_is_not_written() {
+fn expired_reports_do_not_count_while_this_pod_cannot_write_its_own_report() {
     let start = Instant::now();
     let mut leadership = leadership(start);
     let now = start + REPORT_DURATION;
