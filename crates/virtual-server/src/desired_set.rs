@@ -80,7 +80,7 @@ impl DesiredSet {
                 protocol,
                 ports,
             };
-            // Of the ports checked so far, the ones with the highest last port.
+            // The already checked ports with the highest last port.
             let mut earlier: Option<Ports> = None;
             for later in ports {
                 if let Some(earlier) = earlier.filter(|earlier| earlier.overlaps(later)) {

@@ -112,8 +112,8 @@ pub struct Persistence {
     pub client_prefix_length: u8,
 }
 
-/// A real server's share of new connections, 0 to 65535, in proportion to the weights of the
-/// others. Weight 0 means quiesced.
+/// A real server's share of new connections, 0 to 65535, in proportion to the weights of the other
+/// real servers. Weight 0 means quiesced.
 ///
 /// The kernel accepts weights above 65535 without an error, but its schedulers compute wrong shares
 /// with them.
