@@ -1,7 +1,7 @@
 //! Tests that the deadlines of all daemons fit into each other.
 //!
-//! The tests read the table "Deadlines" of `docs/how-to/operations.md` and compare each row with
-//! the code and with `manifests/`.
+//! The tests read the table of `docs/reference/deadlines.md` and compare each row with the code and
+//! with `manifests/`.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 

@@ -89,8 +89,8 @@ impl Setup {
     /// Adds an address to an interface.
     pub fn address(&mut self, interface: &str, address: impl Into<IpNet>) -> &mut Self {
         let address = address.into();
-        // With duplicate address detection the address would be tentative at first, and a bind
-        // would fail.
+        // With duplicate address detection the address would be tentative at first, and a bind to
+        // the address would fail.
         let nodad = if matches!(address, IpNet::V6(_)) {
             " nodad"
         } else {

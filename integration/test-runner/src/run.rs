@@ -61,7 +61,7 @@ struct EndedJob {
     outcome: Outcome,
 }
 
-/// Runs all jobs and prints the table. Returns whether every job has passed.
+/// Runs all jobs and prints the table. Reports whether every job has passed.
 pub(crate) fn run_and_report(root: PathBuf, live: bool, jobs: Vec<Job>) -> Result<bool> {
     let setting = RunSetting { root, live };
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;

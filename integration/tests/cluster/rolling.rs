@@ -30,7 +30,10 @@ pub(crate) fn first_address(runner: &mut CaseRunner) -> Result<CaseOutcome> {
     })?;
     let announced = applied.elapsed();
     let answered = wait_until("a request is answered", || {
-        runner.load.first_answer(applied).context("no answer")
+        runner
+            .load
+            .first_answer(applied)
+            .context("no request was answered")
     })?;
     runner.wait_for_rollout("portlb-system", "daemonset/node-router")?;
     runner.wait_for_rollout("portlb-system", "statefulset/route-reflector")?;

@@ -200,7 +200,7 @@ fn a_delete_by_the_label_of_portlb_keeps_the_namespaces() {
     assert_eq!(remaining, ["namespace/portlb-system", "namespace/web"]);
 }
 
-/// Returns for each workload whether the API server admits its pod into the namespace.
+/// Returns the name of each workload, and whether the API server admits its pod into the namespace.
 ///
 /// The pods are created with `--dry-run`, so no pod exists afterwards.
 fn admission(

@@ -129,8 +129,8 @@ fn paths_of_ended_and_silent_ipvs_programmers_are_least_preferred_and_not_withdr
         ensure!(first >= DATA_PLANE_TIMEOUT / 2, "after {first:?}");
         ensure!(first <= DATA_PLANE_TIMEOUT + LATE, "after {first:?}");
 
-        // No ipvs-programmer answers, so every path is least preferred and the router uses all of
-        // them.
+        // No ipvs-programmer answers, so every path is least preferred and the router uses all
+        // paths.
         let last = system.process(DaemonInstance::IpvsProgrammer(2))?.clone();
         last.signal(Signal::SIGSTOP)?;
         system.wait_until_announced(&[0, 1, 2], SOON)?;

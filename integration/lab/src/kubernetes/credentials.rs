@@ -34,7 +34,8 @@ pub(super) fn write(
     write_kubeconfig(directory, ADMIN.0, server, ADMIN.0)?;
     // The API server signs the tokens of ServiceAccounts with this key, and verifies them with it.
     let output = Command::new("openssl")
-        // `openssl` writes several formats of EC keys. The API server reads only this one.
+        // `openssl` writes several formats of EC keys. The API server reads only the format of this
+        // command.
         .args(["ecparam", "-name", "prime256v1", "-genkey", "-noout"])
         .arg("-out")
         .arg(service_account_key(directory))

@@ -24,10 +24,11 @@ pub(super) struct PeerServer {
 impl PeerServer {
     pub(super) fn start(host: &Host, address: SocketAddr) -> Result<Self> {
         let listener = host.inside(|| {
-            let listener = TcpListener::bind(address).with_context(|| format!("bind {address}"))?;
+            let listener =
+                TcpListener::bind(address).with_context(|| format!("cannot bind {address}"))?;
             listener
                 .set_nonblocking(true)
-                .context("make it non-blocking")?;
+                .context("cannot make the listening socket non-blocking")?;
             Ok(listener)
         })?;
         let ended = Arc::new(AtomicBool::new(false));

@@ -45,8 +45,10 @@ fn send_one(client: &Host, to: IpAddr) -> Result<()> {
             IpAddr::V4(_) => "0.0.0.0:0",
             IpAddr::V6(_) => "[::]:0",
         };
-        let socket = UdpSocket::bind(any).context("bind")?;
-        socket.send_to(b"misrouted", (to, 9)).context("send")?;
+        let socket = UdpSocket::bind(any).context("cannot bind a UDP socket")?;
+        socket
+            .send_to(b"misrouted", (to, 9))
+            .context("cannot send a packet")?;
         Ok(())
     })
 }

@@ -250,7 +250,7 @@ async fn send_everything(connection: &mut RawConnection) -> Result<()> {
     .into_iter()
     .enumerate()
     {
-        let last = u8::try_from(index).context("few next hops")?;
+        let last = u8::try_from(index).context("the test has too many next hops")?;
         let prefix = Ipv4Addr::from(u32::from(own_prefix) + u32::from(last));
         let all = mandatory(next_hop.parse()?, 0);
         connection.send(&update(&all, Some(prefix))).await?;
@@ -270,7 +270,7 @@ async fn send_everything(connection: &mut RawConnection) -> Result<()> {
     .into_iter()
     .enumerate()
     {
-        let last = u16::try_from(index).context("few next hops")?;
+        let last = u16::try_from(index).context("the test has too many next hops")?;
         let next_hops: Result<Vec<_>, _> = next_hops.iter().map(|text| text.parse()).collect();
         let prefix = Ipv6Addr::new(0xfd00, 0x10, 1, 2, 0, 0, 0, last);
         connection.send(&update6(&next_hops?, prefix)).await?;

@@ -142,7 +142,7 @@ fn resident_kib(process: &Process) -> Result<u64> {
     let status = std::fs::read_to_string(format!("/proc/{}/status", process.pid()))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let number = line.and_then(|line| line.split_whitespace().next());
-    Ok(number.context("no VmRSS")?.parse()?)
+    Ok(number.context("the status file has no VmRSS")?.parse()?)
 }
 
 #[test]
