@@ -1,8 +1,8 @@
 //! Conversion of `v1` Endpoints to EndpointSlices.
 //!
 //! Load balancers read only EndpointSlices. For a Service without selector, the controller manager
-//! of a cluster mirrors the Endpoints with the name of the Service to EndpointSlices. No program
-//! reads other Endpoints.
+//! of a cluster mirrors the Endpoints with the name of the Service to EndpointSlices. Endpoints
+//! that are not mirrored have no effect.
 
 use std::{collections::BTreeMap, net::IpAddr};
 

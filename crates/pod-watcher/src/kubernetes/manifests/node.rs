@@ -19,7 +19,7 @@ pub struct Position {
 /// A value with its position in the document.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct YamlNode {
-    /// For the value of a field: position of the field's name.
+    /// Position of the value. For the value of a field: position of the field's name.
     pub(super) position: Position,
     pub(super) value: YamlValue,
 }
