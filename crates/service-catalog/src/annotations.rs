@@ -15,13 +15,13 @@ use super::{
     settings::PodPorts,
 };
 
-/// Selects a class for a Service that cannot have the field `spec.loadBalancerClass`.
+/// Annotation that selects a class for a Service without the field `spec.loadBalancerClass`.
 pub(crate) const LOAD_BALANCER_CLASS: &str = "load-balancer-class";
 
 /// Services with equal values of this annotation can share an address.
 pub(crate) const SHARE_ADDRESS: &str = "share-address";
 
-/// Names other namespaces whose Services can share an address.
+/// Annotation that names other namespaces whose Services can share an address.
 pub(crate) const SHARE_ADDRESS_NAMESPACES: &str = "share-address-namespaces";
 
 /// Largest number of namespaces that one Service can name. Each claim to an address stores all of

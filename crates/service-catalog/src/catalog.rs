@@ -59,8 +59,8 @@ pub enum CatalogInput {
     RestartedDone(WatchScope),
 }
 
-/// The objects of a cluster, and the desired set and the views that follow from them. It has no
-/// clock and no IO.
+/// The objects of a cluster, and the desired set and the views that follow from the objects. The
+/// catalog has no clock and no IO.
 ///
 /// [`Catalog::handle`] only records which Services an input affects. [`Catalog::take_output`] then
 /// evaluates each affected Service once. So the cost depends on the change and not on the size of

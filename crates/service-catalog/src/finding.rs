@@ -12,7 +12,7 @@ pub struct Finding {
     pub reason: Reason,
     /// A sentence with the problem and the correction, short enough for the note of an Event.
     pub message: String,
-    /// Set if the finding is about endpoints that are left out for this reason.
+    /// The reason why endpoints are left out. `None` if the finding is about another problem.
     left_out: Option<LeftOutReason>,
     /// The subject of the finding. The message begins with it.
     pub subject: Subject,

@@ -97,13 +97,13 @@ pub type Annotations = Box<[(Box<str>, Box<str>)]>;
 /// The field `spec.type` of a Service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ServiceType {
-    /// Reachable only within the cluster, or headless.
+    /// The Service is reachable only within the cluster, or is headless.
     ClusterIp,
-    /// Reachable on a port of every node.
+    /// The Service is reachable on a port of every node.
     NodePort,
     /// The only type with the field `spec.loadBalancerClass`.
     LoadBalancer,
-    /// An alias in DNS, without endpoints.
+    /// The Service is an alias in DNS, without endpoints.
     ExternalName,
 }
 
@@ -160,7 +160,7 @@ pub struct EndpointSlice {
     pub annotations: Annotations,
     /// The ports of all endpoints in this slice.
     pub ports: Box<[EndpointPort]>,
-    /// Sorted by address, without duplicates. Empty if the slice lists names.
+    /// The endpoints, sorted by address, without duplicates. Empty if the slice lists names.
     pub endpoints: Box<[Endpoint]>,
     /// The entries that are not endpoints with an IP address.
     pub not_used: NotUsed,

@@ -89,7 +89,7 @@ pub(crate) enum TargetPort {
     AsAddressed,
     /// The port that clients connect to. The ports that the EndpointSlices list have no effect.
     AsAddressedInAllSlices,
-    /// This port for all endpoints.
+    /// All endpoints listen on this port.
     Fixed(NonZeroU16),
 }
 

@@ -26,7 +26,8 @@ use super::{
 pub(super) struct ServiceRecord {
     /// `None` if the Service does not exist or portlb does not serve it.
     pub(super) state: Option<Box<ServiceState>>,
-    /// Sorted by key. A Service has few EndpointSlices, and a list needs less memory than a tree.
+    /// The EndpointSlices, sorted by key. A Service has few EndpointSlices, and a list needs less
+    /// memory than a tree.
     pub(super) slices: Vec<SliceRecord>,
     /// The virtual servers of the last output, sorted by id.
     pub(super) served: Vec<VirtualServer>,
