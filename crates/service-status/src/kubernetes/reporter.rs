@@ -37,7 +37,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest time for removing the report at the end of the pod.
 pub(crate) const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Time for which the first report waits for the announcer. It is shorter than the remaining
+/// Time for which the first report waits for the announcer. The time is shorter than the remaining
 /// validity of a report that this pod wrote before its restart.
 const FIRST_GRACE: Duration = Duration::from_secs(8);
 
