@@ -70,8 +70,8 @@ impl Default for FailureAction {
 impl VirtualServer {
     pub const DEFAULT_MINIMUM_HEALTHY: u32 = 1;
 
-    /// Longer than most requests take, and longer than the default `terminationGracePeriodSeconds`
-    /// of a pod (30 s).
+    /// The default drain timeout is longer than most requests take, and longer than the default
+    /// `terminationGracePeriodSeconds` of a pod (30 s).
     pub const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
 }
 

@@ -60,7 +60,7 @@ pub enum Scheduler {
     /// Shortest expected delay: the real server with the fewest connections in proportion to its
     /// weight, counting the new connection.
     Sed,
-    /// Never queue: an idle real server if there is one, otherwise as `sed`.
+    /// Never queue: an idle real server. Without an idle real server the rule is `sed`.
     Nq,
 }
 
@@ -149,7 +149,7 @@ pub struct RealServer {
         skip_serializing_if = "Option::is_none"
     )]
     pub port: Option<NonZeroU16>,
-    /// Used while the real server is ready and healthy.
+    /// The weight of the real server while it is ready and healthy.
     #[serde(
         default,
         deserialize_with = "text::or_default",
@@ -227,7 +227,7 @@ pub struct VirtualServer {
     pub forwarding_method: ForwardingMethod,
     /// `None` turns persistence off.
     pub persistence: Option<Persistence>,
-    /// Sorted by address and port, without duplicates.
+    /// The real servers, sorted by address and port, without duplicates.
     pub real_servers: Vec<RealServer>,
     /// `None` means that real servers are not checked and count as healthy.
     pub health_check: Option<HealthCheck>,

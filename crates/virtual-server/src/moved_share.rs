@@ -149,7 +149,8 @@ mod tests {
             weights[0] = weight;
             weights
         };
-        // The kernel moves 55 % of the flows for weight 99, and 5 % for weight 50.
+        // If one of 100 weights of 100 changes, the kernel moves 55 % of the flows for the new
+        // weight 99, and 5 % for the new weight 50.
         let nearly_equal = moved(&equal, &with_first(99)).unwrap();
         assert!((0.5..0.6).contains(&nearly_equal), "{nearly_equal}");
         let halved = moved(&equal, &with_first(50)).unwrap();

@@ -28,7 +28,7 @@ pub enum EntryKey {
     /// Packets with this firewall mark.
     FirewallMark {
         family: AddressFamily,
-        /// Never 0, because 0 means that a packet has no mark.
+        /// The mark, which is never 0: 0 means that a packet has no mark.
         mark: u32,
     },
 }
