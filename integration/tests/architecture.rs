@@ -160,7 +160,8 @@ const IMPURE_WORDS: &[&str] = &[
     "rand::",
 ];
 
-/// Names of kernel parts. Only implementations of `Forwarder` may contain them, not `data-plane`.
+/// Names of kernel parts. Only implementations of `Forwarder` may contain these names; `data-plane`
+/// must not.
 const KERNEL_PARTS: &[&str] = &["ipvs", "netlink", "nftables", "sysctl", "bpf"];
 
 /// Crates with restricted users: the crate, and the crates of the workspace that may import it.

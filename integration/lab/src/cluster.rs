@@ -52,7 +52,7 @@ pub struct LabCluster {
     pub router: RunningSpeaker,
     pub control: RemoteControlPlane,
     pub lab: Lab,
-    // Dropped after the processes that are in these cgroups.
+    // The hierarchy is dropped last, because processes are in its cgroups until they end.
     _cgroup: Cgroup,
 }
 

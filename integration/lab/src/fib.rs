@@ -43,7 +43,7 @@ pub struct FibChange {
     /// The time at which the kernel's notification arrived.
     pub at: Instant,
     pub prefix: IpNet,
-    /// Sorted. Empty if the prefix is not in the table.
+    /// The sorted next hops. Empty: the prefix is not in the table.
     pub next_hops: Vec<IpAddr>,
 }
 

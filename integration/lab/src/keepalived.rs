@@ -57,7 +57,8 @@ impl Keepalived {
         Ok(Self { process, file })
     }
 
-    /// Writes a new configuration file and sends SIGHUP, as the paper's controller does.
+    /// Writes a new configuration file and sends SIGHUP, as the controller of the paper
+    /// (docs/decisions/0001-contracts-before-code.md) does.
     pub fn reload(&self, virtual_servers: &[KeepalivedVirtualServer]) -> Result<()> {
         self.reload_text(&config(virtual_servers))
     }

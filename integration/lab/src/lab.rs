@@ -28,7 +28,7 @@ pub struct Lab {
     environment: Environment,
     hosts: BTreeMap<String, Arc<Namespace>>,
     shared: Arc<Directory>,
-    // The last field, so that the lock is released after everything else has been dropped.
+    // The lock is the last field, so that it is released after all other fields have been dropped.
     _lock: File,
 }
 

@@ -87,8 +87,8 @@ impl Process {
     }
 
     /// Starts a process that the kernel kills when this program ends, also when this program is
-    /// killed. For a process outside of the lab's namespaces, which would otherwise survive this
-    /// program.
+    /// killed. Used for processes outside of the lab's namespaces, which would otherwise survive
+    /// this program.
     pub fn spawn_bound(name: &str, log: &Path, command: Command) -> Result<Self> {
         let mut bound = Command::new("setpriv");
         bound
@@ -290,7 +290,7 @@ impl Shared {
         let _ = waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT);
         let at = Instant::now();
         let mut state = self.lock();
-        // Cannot fail: the process has ended, and only this thread reaps it.
+        // `wait` cannot fail: the process has ended, and only this thread reaps it.
         if let Ok(status) = child.wait() {
             state.ended = Some((at, status));
         }

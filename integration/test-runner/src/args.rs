@@ -48,7 +48,7 @@ pub(crate) enum Selection {
     },
     /// Print each job with the jobs that it needs and its command.
     List,
-    /// Run the unit tests of changed crates. The command `check` starts it.
+    /// Run the unit tests of changed crates. The command `check` starts this command.
     #[command(hide = true)]
     ChangedUnit {
         #[arg(long)]

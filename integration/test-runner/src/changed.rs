@@ -60,7 +60,7 @@ pub(crate) fn run_unit_tests(root: &Path, base: Option<&str>) -> Result<bool> {
 /// A crate of the workspace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Member {
-    /// Relative to the root of the repository.
+    /// The folder of the crate, relative to the root of the repository.
     folder: PathBuf,
     /// The names of the crates of the workspace on which this crate depends.
     uses: BTreeSet<String>,

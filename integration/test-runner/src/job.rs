@@ -60,7 +60,7 @@ impl Display for Job {
             write!(f, " {name}={value}")?;
         }
         for word in &self.command {
-            // Quoted, so that the printed command can be copied into a shell.
+            // The word is quoted, so that the printed command can be copied into a shell.
             match word.contains(['*', ' ']) {
                 true => write!(f, " '{word}'")?,
                 false => write!(f, " {word}")?,

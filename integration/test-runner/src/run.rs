@@ -68,7 +68,8 @@ pub(crate) fn run_and_report(root: PathBuf, live: bool, jobs: Vec<Job>) -> Resul
     let report = runtime.block_on(run(&setting, jobs))?;
     let table = summary::table(&report.rows, report.took);
     print_line(&format!("\n{table}"));
-    // Repeated near the end of the output, because CI shows only the last lines of a long output.
+    // The reasons of failures are repeated near the end of the output, because CI shows only the
+    // last lines of a long output.
     let logs = setting.root.join("target/test-runner");
     for row in &report.rows {
         if let Outcome::Failed(reason) = &row.outcome {

@@ -13,9 +13,11 @@ use crate::runner::{CaseRunner, FRESH_PER_SECOND, LASTING, LONG, PodOnNode, WEB}
 /// `interval` x `fall` + `timeout` is by default 2 s x 3 + 1 s. The start of a probe can be up to
 /// one more `interval` away.
 const DETECTION: Duration = Duration::from_secs(9);
-/// Longer than 15 s, the duration of pod-watcher's Lease, so that the Lease expires.
+/// Time without an API server. It is longer than the duration of pod-watcher's Lease (15 s), so
+/// that the Lease expires.
 const OUTAGE: Duration = Duration::from_secs(36);
-/// Time without an API server in `make test-all`, where a longer outage is affordable.
+/// Time without an API server in a complete run (`make test-all`), which has time for a longer
+/// outage.
 const LONG_OUTAGE: Duration = Duration::from_secs(120);
 
 /// Deletes an lb pod with `kubectl delete pod --force`, and allows no loss.
@@ -72,7 +74,8 @@ pub(crate) fn stop_kubelet_and_containerd(runner: &mut CaseRunner) -> Result<Cas
     )))
 }
 
-/// Stops the API server for [`OUTAGE`] and kills all processes of a web pod.
+/// Stops the API server for [`OUTAGE`], or for [`LONG_OUTAGE`] in a complete run, and kills all
+/// processes of a web pod.
 ///
 /// Without the API server only health checks can detect that the web pod has failed.
 pub(crate) fn stop_api_server(runner: &mut CaseRunner) -> Result<CaseOutcome> {

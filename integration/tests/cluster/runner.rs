@@ -22,7 +22,7 @@ pub(crate) const WEB: Ipv4Addr = Ipv4Addr::new(10, 1, 1, 10);
 pub(crate) const LASTING: usize = 20;
 /// Requests per second, each over a new connection.
 pub(crate) const FRESH_PER_SECOND: u32 = 20;
-/// Long enough for a rolling update in a guest whose two CPUs do all the work.
+/// Time limit that is long enough for a rolling update in a guest with two CPUs.
 pub(crate) const LONG: Duration = Duration::from_secs(300);
 
 const IMAGES: &[&str] = &[
@@ -38,7 +38,7 @@ const IMAGES: &[&str] = &[
 /// Runs the cases one after the other on one cluster, and collects their results.
 #[derive(Debug)]
 pub(crate) struct CaseRunner {
-    /// Declared before `cluster`, so that the load ends first.
+    /// The load is declared before `cluster`, so that it ends before the cluster.
     pub(crate) load: OpenLoop,
     /// The load on the second application, while this application is applied.
     pub(crate) second: Option<OpenLoop>,

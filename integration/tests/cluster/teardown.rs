@@ -42,7 +42,8 @@ fn delete(runner: &mut CaseRunner, folders: [&str; 2]) -> Result<CaseOutcome> {
             ensure!(remaining.is_empty(), "routes: {remaining:?}");
             let addresses = node.output("ip", &["address"])?;
             ensure!(!addresses.contains("10.1."), "addresses: {addresses}");
-            // Only network namespaces of pods have IPVS entries, so no namespace means no entry.
+            // Only network namespaces of pods have IPVS entries, so without such a namespace the
+            // node has no IPVS entry.
             let namespaces = node.output("ls", &["/run/netns"])?;
             ensure!(
                 namespaces.lines().count() <= count_pods(runner, &node.name)?,

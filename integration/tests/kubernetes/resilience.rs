@@ -1,7 +1,7 @@
 //! Tests of faults between pod-watcher and the API server.
 //!
-//! During a fault pod-watcher keeps its last desired set and removes nothing. After the fault it
-//! sends the current state of the API server.
+//! During a fault pod-watcher keeps its last desired set and removes nothing. After the fault
+//! pod-watcher sends the current state of the API server.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};

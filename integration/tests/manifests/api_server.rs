@@ -406,7 +406,8 @@ fn pod_watcher_has_exactly_the_rights_that_it_uses() {
     let renewed = json!({"spec": {"leaseTransitions": 1}});
     watcher.may_patch(&format!("{reports}/portlb-load-balancer-0"), &renewed);
     watcher.may_list_and_watch(reports);
-    // Other programs in the namespace can also use Leases, so pod-watcher must not delete any.
+    // Other programs in the namespace can also use Leases, so pod-watcher must not delete any
+    // Lease.
     for name in ["portlb", "portlb-load-balancer-0"] {
         watcher.may_not(&["delete", "lease", name, "-n", "web"]);
     }

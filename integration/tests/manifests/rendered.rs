@@ -24,7 +24,7 @@ pub(crate) struct RenderedManifests {
 
 /// The pod template of a workload.
 pub(crate) struct WorkloadPod<'a> {
-    /// For messages, such as `overlays/flat-l2: web/Deployment/load-balancer`.
+    /// Name in messages, such as `overlays/flat-l2: web/Deployment/load-balancer`.
     pub(crate) name: String,
     pub(crate) kind: &'a str,
     pub(crate) spec: &'a Value,
@@ -32,7 +32,7 @@ pub(crate) struct WorkloadPod<'a> {
 
 /// A container or an init container of a pod.
 pub(crate) struct Container<'a> {
-    /// For messages: the name of the pod and the name of the container.
+    /// Name in messages: the name of the pod and the name of the container.
     pub(crate) name: String,
     pub(crate) is_init: bool,
     /// The program of portlb in the container's image.

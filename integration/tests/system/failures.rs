@@ -16,7 +16,8 @@ use crate::expect::{
     wait_until_ready,
 };
 
-/// Shorter than the default of 5 s, because a test of a silent data plane waits for this time.
+/// Value of `--data-plane-timeout`. It is shorter than the default of 5 s, because a test of a
+/// silent data plane waits for this time.
 const DATA_PLANE_TIMEOUT: Duration = Duration::from_millis(1500);
 
 /// Longest delay of an event on a busy machine.
@@ -327,7 +328,8 @@ fn no_connection_is_lost_when_whole_lb_pods_are_killed_in_turn() {
 #[test]
 fn the_path_of_a_disconnected_node_is_withdrawn_when_the_hold_timer_expires() {
     let mut system = System::new("cut", ReferenceOptions::default()).unwrap();
-    // Only web pods of the other nodes, because clients cannot reach web pods of node-b.
+    // The desired set has only web pods of the other nodes, because clients cannot reach web pods
+    // of node-b.
     let reachable = system.network.web_pods.iter().cloned();
     let reachable: Vec<_> = reachable.filter(|pod| pod.node != "node-b").collect();
     system.write_desired(&System::web_of(&reachable)).unwrap();

@@ -44,7 +44,7 @@ fn each_missing_step_delays_the_announcement_and_readyz_names_it() {
     let lb_pod = system.host(PROGRAMMER).unwrap();
     let lb_address = system.network.lb_pods[0].address;
 
-    // Each of these obstacles causes one missing step. The kernel refuses a real server at a
+    // Each obstacle of this test causes one missing step. The kernel refuses a real server at a
     // broadcast address.
     let web_1 = system.network.web_pods[0].address;
     let refused = format!("broadcast {web_1} dev eth0 table local");

@@ -55,7 +55,7 @@ pub struct ForeignPeer {
     pub asn: u32,
     /// Whether the peer is a client of this speaker as a route reflector (RFC 4456).
     pub is_client: bool,
-    /// Applies to both address families.
+    /// The add-path mode of both address families.
     pub add_path: AddPath,
     /// Whether the speaker only waits for the peer's connection. Always true for a range.
     pub is_passive: bool,

@@ -19,8 +19,8 @@ use crate::{ensure_that, wait_for};
 const API_PORT: u16 = 6443;
 const ETCD_PORT: u16 = 2379;
 const ETCD_PEER_PORT: u16 = 2380;
-/// The longest time until the API server is ready. Long, for a machine that compiles at the same
-/// time.
+/// The longest time until the API server is ready. It is long, because the machine can compile at
+/// the same time.
 const READY: Duration = Duration::from_secs(120);
 const SERVICE_CLUSTER_IPS: &str = "10.96.0.0/12,fd00:10:96::/112";
 
@@ -291,8 +291,8 @@ impl ControlPlane {
 
 impl Drop for ControlPlane {
     fn drop(&mut self) {
-        // SIGKILL instead of SIGTERM, because without etcd the API server would take a minute to
-        // end.
+        // The processes get SIGKILL instead of SIGTERM, because without etcd the API server would
+        // take a minute to end.
         for process in self
             .others
             .iter()

@@ -191,7 +191,7 @@ pub const USERS: [(&str, &str, &str); 4] = [
 ];
 
 /// Runs the program `control-plane`: starts etcd and the API server in this network namespace, then
-/// carries out requests until it is killed. etcd and the API server are killed with it.
+/// carries out requests until the program is killed. etcd and the API server are killed with it.
 pub fn serve() -> Result<()> {
     let directory = directory();
     fs::create_dir_all(&directory)

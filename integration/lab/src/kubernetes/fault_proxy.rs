@@ -32,7 +32,7 @@ pub struct FaultProxy {
     address: SocketAddr,
     control: watch::Sender<ProxyState>,
     shared: Arc<Shared>,
-    // An Option, so that `drop` can take the runtime out of the value.
+    // The runtime is an Option, so that `drop` can take it out of the value.
     runtime: Option<Runtime>,
 }
 

@@ -133,5 +133,6 @@ fn network(address: Ipv4Addr) -> Result<IpNet> {
     IpNet::new(IpAddr::from(address), 24).context("24 is not a valid prefix length")
 }
 
-/// The longest time until a change is complete. Long, for a guest with slow system calls.
+/// The longest time until a change is complete. It is long, because system calls are slow in a
+/// guest.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(300);

@@ -21,7 +21,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// The name of the other program in the table.
 pub(crate) const OTHER: &str = "kube-proxy";
 
-/// The processes of both sides, and a client of Discovery.
+/// The processes of portlb and of kube-proxy, and a client of Discovery.
 #[derive(Debug)]
 pub(crate) struct Sides {
     pub(crate) discovery: Discovery,

@@ -58,7 +58,7 @@ fn with_the_action_restart_the_session_of_a_client_with_too_many_paths_ends_with
     network.start(B, Program::Bird, &B.client()).unwrap();
     reflector.wait_for_announcers(&[B]).unwrap();
     let greedy = network.start(A, Program::Bird, &greedy()).unwrap();
-    // Cease, subcode 1 (RFC 4486).
+    // BIRD prints this text for the code Cease with the subcode 1 (RFC 4486).
     let words = "Maximum number of prefixes reached";
     greedy.process.wait_for_line(words, SOON).unwrap();
     reflector.wait_for_announcers(&[B]).unwrap();
