@@ -23,8 +23,9 @@ use crate::{
 /// Shortest time from one write to the next.
 pub(crate) const PACE: Duration = Duration::from_millis(20);
 
-/// First and longest delay after a failed write.
+/// Delay after the first failed write of a Service or an Event.
 const FIRST_DELAY: Duration = Duration::from_millis(500);
+/// Longest delay after several failed writes in a row.
 const LONGEST_DELAY: Duration = Duration::from_secs(30);
 
 /// Largest number of Events in the queue. The oldest Events are dropped from a longer queue.
