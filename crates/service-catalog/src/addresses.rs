@@ -42,7 +42,7 @@ pub(super) enum Conflict {
     /// The address belongs to a Service of another namespace, and one of the two Services does not
     /// name the namespace of the other.
     Namespace(ObjectKey),
-    /// The address is shared, and these ports of it belong to another Service.
+    /// The address is shared, and these ports of the address belong to another Service.
     Ports(ObjectKey, Protocol, Ports),
 }
 
@@ -196,7 +196,7 @@ struct PoolPrefix {
     family: AddressFamily,
     first: u128,
     last: u128,
-    /// Every address below this one is taken.
+    /// Every address below `lowest_free` is taken.
     lowest_free: u128,
 }
 

@@ -14,7 +14,7 @@ pub struct Finding {
     pub message: String,
     /// The reason why endpoints are left out. `None` if the finding is about another problem.
     left_out: Option<LeftOutReason>,
-    /// The subject of the finding. The message begins with it.
+    /// The subject of the finding. The message begins with the subject.
     pub subject: Subject,
 }
 

@@ -21,7 +21,7 @@ pub enum LeftOutReason {
     /// The endpoint listens on another port than clients connect to, and the forwarding method
     /// cannot change ports.
     PortDiffers,
-    /// The address family of the endpoint differs from the service address.
+    /// The endpoint and the service address have different address families.
     OtherFamily,
     /// The endpoint has a service address.
     ServiceAddress,
