@@ -63,7 +63,8 @@ pub enum DesiredObject {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceStatus {
     pub description: SourceDescription,
-    /// Why the newest state of the source is not in use. `None`: the newest state is in use.
+    /// The reason why the newest state of the source is not in use. `None`: the newest state is in
+    /// use.
     pub last_error: Option<SourceError>,
 }
 

@@ -82,7 +82,7 @@ pub(super) fn of_service(object: &YamlNode, problems: &mut Vec<ManifestProblem>)
     for family in spec.items("ipFamilies") {
         family.is_one_of(&["IPv4", "IPv6"], problems);
     }
-    // An unknown type has its own problem, so the class is not checked with it.
+    // An unknown type has its own problem. Then the class is not checked.
     let service_type = spec.node.get("type").and_then(YamlNode::text);
     let without_class = ["ClusterIP", "NodePort", "ExternalName"];
     let has_no_class = without_class.contains(&service_type.unwrap_or("ClusterIP"));
