@@ -208,7 +208,7 @@ pub struct HealthCheck {
     pub initial_jitter: Duration,
 }
 
-/// What happens to a real server that fails its health check.
+/// The action for a real server that fails its health check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FailureAction {
     /// The weight of the real server becomes 0, and established connections continue.
