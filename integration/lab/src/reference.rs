@@ -240,8 +240,8 @@ impl Reference {
         })
     }
 
-    /// Disconnects a host from the network of nodes, or connects it again. The host sees no loss of
-    /// carrier, because its port only leaves the bridge.
+    /// Disconnects a host from the network of nodes, or connects it again. The host's link stays
+    /// up, because the port of the host only leaves the bridge.
     pub fn cut(&self, host: &str, is_cut: bool) -> Result<()> {
         let bridge = if is_cut {
             "nomaster".to_owned()

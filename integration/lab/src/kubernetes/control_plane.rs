@@ -265,7 +265,8 @@ impl ControlPlane {
         let mut command = Command::new(binaries()?.join(name));
         command
             .arg(format!("--kubeconfig={}", kubeconfig.display()))
-            // Only one instance runs, and no client uses its HTTPS port.
+            // Only one instance of the program runs, so it needs no leader election. No client uses
+            // its HTTPS port.
             .args(["--leader-elect=false", "--secure-port=0"])
             .args(options);
         self.others.push(spawn(&self.directory, name, command)?);

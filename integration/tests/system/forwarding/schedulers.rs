@@ -18,8 +18,8 @@ struct SchedulerCase {
     flags: Option<&'static str>,
     /// The scheduler in a line of `ipvsadm --save`.
     saved: &'static str,
-    /// How many of 48 connections the first real server must get. The first real server has weight
-    /// 1, the second has weight 3.
+    /// The number of connections, of 48, that the first real server must get. The first real server
+    /// has weight 1, the second has weight 3.
     first: RangeInclusive<usize>,
 }
 

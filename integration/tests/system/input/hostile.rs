@@ -94,7 +94,8 @@ impl RawConnection {
     async fn read(&mut self) -> Result<Option<(u8, Vec<u8>)>> {
         let read = async {
             let mut header = [0; 19];
-            // A reset also counts as the end: the peer sends it if it has not read all octets.
+            // A reset also counts as the end: the reflector sends a reset if it has not read all
+            // octets.
             if self.0.read_exact(&mut header).await.is_err() {
                 return Ok(None);
             }
