@@ -77,11 +77,11 @@ pub struct RealServerEntry {
     /// program can set a greater weight.
     pub weight: u32,
     pub forwarding_method: EntryForwardingMethod,
-    /// The real server gets no new connections while it has more connections than this. 0 means no
+    /// Number of connections at which the real server stops to get new connections. 0 means no
     /// limit.
     pub upper_threshold: u32,
-    /// After the upper threshold was reached, the real server gets new connections again when it
-    /// has fewer connections than this.
+    /// Number of connections below which a real server that has reached the upper threshold gets new
+    /// connections again. 0 means three quarters of the upper threshold (`ip_vs_conn.c`).
     pub lower_threshold: u32,
 }
 

@@ -419,7 +419,8 @@ fn version_of(route: &RouteMessage) -> IpVersion {
     }
 }
 
-/// Returns the interfaces of a route and its next hops, without the loopback interface.
+/// Returns the indexes of the interfaces to which a route and each of its next hops lead, except the
+/// loopback interface.
 fn interfaces(details: &RouteDetails) -> impl Iterator<Item = u32> {
     let hops = details.next_hops.iter().flatten();
     let of_hops = hops.map(|hop| hop.interface_index);

@@ -164,7 +164,7 @@ fn name<'a>(field: &str, value: &'a Spanned<String>) -> Result<&'a Spanned<Strin
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
     if value.value.is_empty() || !value.value.chars().all(is_plain) {
         let message = format!(
-            "{field}: {:?} is not a valid name; use letters, digits and the characters - _ . :",
+            "{field}: {:?} is not a valid name; use letters, digits, `-`, `_`, `.` and `:`",
             value.value
         );
         return Err(problem_at(value, message));
