@@ -2,7 +2,7 @@
 //!
 //! Two parts stay on each node on purpose, so that a restart of node-router loses no packet: the
 //! nftables table with the connection-tracking exemption, and the routing rules and table 112 of
-//! the uplink guard. `docs/how-to/operations.md` explains how to remove them.
+//! the uplink guard. `docs/how-to/upgrade.md` explains how to remove them.
 
 use anyhow::{Result, ensure};
 
