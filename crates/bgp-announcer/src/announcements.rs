@@ -24,8 +24,8 @@
 //! these daemons: if all load balancers are silent, the last paths stay in use. An address that was
 //! never confirmed is not announced.
 //!
-//! A drain waits only while a BGP session is established. Without a session, no router sends
-//! packets here because of this process.
+//! A drain waits only while a BGP session is established. Without a session, no router has a path
+//! from this process, so no traffic has to move.
 //!
 //! A node route outlives the announcement of its prefix by the linger. So the node still forwards
 //! packets that are in flight, and packets of routers that have not received the withdrawal yet.
@@ -95,7 +95,7 @@ pub struct Announcements {
     is_stopping: bool,
     withdrawn_by_drain: Vec<IpNet>,
     sessions: SessionPresence,
-    /// When all deadlines were evaluated last.
+    /// Time of the last evaluation of all deadlines.
     evaluated_at: Instant,
 }
 
@@ -128,9 +128,10 @@ enum NodeRouteState {
         problem: String,
     },
     Held,
-    /// The route was held when node-router stopped answering. The kernel probably still holds it.
+    /// The route was held when node-router stopped answering. The kernel probably still holds the
+    /// route.
     Lost {
-        /// End of the node-router's grace period.
+        /// End of the grace period of node-router.
         until: Instant,
         problem: String,
     },
@@ -162,8 +163,8 @@ enum Evidence {
     Confirmed,
 }
 
-/// Whether BGP sessions exist. Without a session, no router sends packets here because of this
-/// process.
+/// Whether a BGP session is established. Without a session, no router has a path from this process,
+/// so a drain does not wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum SessionPresence {
     /// No session has been established yet.
@@ -346,7 +347,7 @@ impl Announcements {
             let announced = self.entries.iter().filter(|(_, it)| it.announced.is_some());
             self.withdrawn_by_drain = announced.map(|(prefix, _)| *prefix).collect();
             // Addresses that were withdrawn earlier in this drain, for example because the data
-            // plane has ended, linger too.
+            // plane stopped serving them, linger too.
             let ends = self.entries.values().filter_map(|it| {
                 let withdrawn_at = withdrawn_at.filter(|_| it.announced.is_some());
                 withdrawn_at.map(|at| at + linger).or(it.release_at)

@@ -72,7 +72,8 @@ enum AnnouncerCommand {
     Undrain(oneshot::Sender<()>),
 }
 
-/// The error of a drain that was reverted, or of a process that exits during a command.
+/// The error of a command: the drain was reverted, or the process exited before the command was
+/// done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the drain was reverted, or the process exited, before the drain was done")]
 pub struct DrainInterrupted;
@@ -168,14 +169,14 @@ impl Announcer {
         (announcer, handle)
     }
 
-    /// Runs until a drain has been requested by a signal and is done.
+    /// Runs until a signal has requested a drain and this drain is done.
     pub(crate) async fn run(
         mut self,
         data_plane: impl Stream<Item = AnnouncementInput>,
         shutdown: Shutdown,
     ) -> Result<(), AnnouncerError> {
-        // Marks the table synced although it is empty, so that watchers are not blocked by a missing
-        // data plane.
+        // Marks the table synced although it is empty, so that watchers are not blocked by a
+        // missing data plane.
         self.published.synced();
         let mut changes = self.speaker.changes(false).await?;
         if let Some(peers) = self.peers.take() {
@@ -254,7 +255,7 @@ impl Announcer {
                 if !self.announcements.is_draining() {
                     tracing::info!("drain reverted; announcing service addresses again");
                     self.waiting_for_drain.clear();
-                    // The caller has possibly disconnected, and then needs no answer.
+                    // The send fails if the caller has disconnected. Such a caller needs no answer.
                     let _ = reply.send(());
                 }
             }
@@ -317,7 +318,7 @@ impl Announcer {
 
     fn answer_drain_requests(&mut self) {
         for reply in self.waiting_for_drain.drain(..) {
-            // The caller has possibly disconnected, and then needs no answer.
+            // The send fails if the caller has disconnected. Such a caller needs no answer.
             let _ = reply.send(self.announcements.withdrawn_by_drain().to_vec());
         }
     }
@@ -348,8 +349,8 @@ impl Announcer {
             .await
     }
 
-    /// Forgets the prefixes that were sent to the peer. A peer removes all paths of a session that
-    /// has ended.
+    /// Removes the peer from the lists of peers that have received a prefix: a peer removes all
+    /// paths of a session that has ended.
     fn forget_sent(&mut self, name: &str) {
         for peers in self.announced_to.values_mut() {
             peers.retain(|peer| peer != name);

@@ -74,9 +74,9 @@ pub struct Args {
     pub peers: Vec<PeerFlag>,
 
     /// File with the TCP MD5 key (RFC 2385) that bgp-announcer and its peers share: one line of 1
-    /// to 80 bytes. The key signs every segment of the sessions. The file is read at the start.
-    /// With a key, no NAT can be on the path to the peers, or no session is established. Default:
-    /// sessions are not signed
+    /// to 80 bytes. The key signs every segment of the sessions. bgp-announcer reads the file when
+    /// it starts. With a key, no NAT can be on the path to the peers, or no session is established.
+    /// Default: sessions are not signed
     #[arg(long, env = "PORTLB_MD5_KEY_FILE", value_name = "FILE")]
     pub md5_key_file: Option<PathBuf>,
 

@@ -17,7 +17,7 @@ pub enum StartError {
 pub enum AnnouncerError {
     #[error("cannot announce service addresses: the BGP speaker has ended")]
     Speaker(#[from] SpeakerEnded),
-    /// Not expected: the same check has accepted the peers at the start.
+    /// Not expected, because `Config::resolve` has already checked the peers.
     #[error("cannot configure the BGP peers")]
     Peers(#[from] InvalidConfiguration),
 }

@@ -1,5 +1,5 @@
-//! Translation between gRPC contracts and the types of this crate. This file serves the Announcer
-//! contract. The modules are clients of the contracts of the data plane and of node-router.
+//! Translation between gRPC contracts and the types of this crate. This file serves
+//! AnnouncerService. The submodules are clients of the data plane and of node-router.
 
 pub mod data_plane;
 pub mod node_route;
@@ -29,7 +29,7 @@ use crate::{
 
 type WireStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// The server of the Announcer contract.
+/// The server of AnnouncerService.
 #[derive(Clone, Debug)]
 pub struct AnnouncerGrpc {
     announcer: AnnouncerHandle,

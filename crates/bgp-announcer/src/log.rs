@@ -25,7 +25,7 @@ pub(crate) struct AnnouncerLog {
 }
 
 impl AnnouncerLog {
-    /// Logs an input. The caller calls this function before `announcements` handles the input.
+    /// Logs an input. Must be called before `announcements` handles the input.
     pub(crate) fn input(&mut self, input: &AnnouncementInput, announcements: &Announcements) {
         match input {
             AnnouncementInput::DataPlaneLost(problem) => {

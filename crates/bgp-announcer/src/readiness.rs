@@ -1,4 +1,4 @@
-//! Steps of `/readyz`, in the order of coming up.
+//! Steps of `/readyz`, in the order in which the daemon completes them.
 
 use std::collections::BTreeMap;
 

@@ -8,12 +8,14 @@ use super::{
     AnnouncementForm, Announcements, DrainPhase, Evidence, NodeRouteState, ServiceAddress,
 };
 
-/// The state of a service address in the order of coming up.
+/// The state of a service address. The first variants are in the order in which an address comes
+/// up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum AddressState {
     /// The data plane does not serve the address.
     NotServing,
-    /// `--allowed-prefixes`, or a missing next hop or gateway, does not allow the announcement.
+    /// The prefix is outside of `--allowed-prefixes`, or the flags give no next hop or gateway for
+    /// its address family.
     Refused,
     /// node-router has not confirmed the node route.
     WaitingForNodeRoute,

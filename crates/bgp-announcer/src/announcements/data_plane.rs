@@ -6,10 +6,10 @@ use super::DataPlaneState;
 
 /// The age of the reports of the data plane, which decides whether a report counts as confirmed.
 ///
-/// Streams are numbered. A report of the newest stream is
-/// confirmed until no message has arrived for the timeout. A report of an earlier stream is
-/// confirmed until the timeout after the last message of the earlier stream. The mark synced of the
-/// newest stream removes the reports of earlier streams.
+/// Each stream has a number. A report of the newest stream is confirmed until no message has
+/// arrived for the timeout. A report of an earlier stream is confirmed until the timeout after the
+/// last message of the earlier stream. The mark synced of the newest stream removes the reports of
+/// earlier streams.
 #[derive(Clone, Debug)]
 pub(super) struct DataPlaneLiveness {
     timeout: Duration,

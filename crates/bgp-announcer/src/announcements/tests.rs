@@ -100,7 +100,7 @@ impl AnnouncementTranscript {
         self.now += Duration::from_secs(seconds);
     }
 
-    /// Advances the time to the next deadline, as often as `deadlines` says.
+    /// Advances the time to the next deadline, `deadlines` times.
     fn wait(&mut self, deadlines: usize) {
         for _ in 0..deadlines {
             self.now = self

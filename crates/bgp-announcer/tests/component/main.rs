@@ -1,4 +1,6 @@
-//! Component tests of bgp-announcer. The daemon runs in the test process. It has real gRPC and BGP connections to a fake data plane, a fake node-router and a BGP speaker in the role of a reflector.
+//! Component tests of bgp-announcer. The daemon runs in the test process. It has real gRPC and BGP
+//! connections to a fake data plane, a fake node-router and a BGP speaker in the role of a
+//! reflector.
 #![cfg(test)]
 
 mod data_plane;
@@ -211,13 +213,13 @@ async fn an_aborted_watch_of_the_data_plane_is_opened_again_and_replaces_all_add
         .await;
 }
 
-/// Reports whether there is one path and an internal peer has received it as least preferred.
+/// Reports whether exactly one path exists and is least preferred in the form for an internal peer.
 fn is_least_preferred(paths: &[PathStatus]) -> bool {
     matches!(paths, [path] if path.attributes.local_pref == Some(0)
         && path.attributes.communities == [Community::GRACEFUL_SHUTDOWN])
 }
 
-/// Reports whether there is one path with the default attributes.
+/// Reports whether exactly one path exists and has the default attributes.
 fn has_default_attributes(paths: &[PathStatus]) -> bool {
     matches!(paths, [path] if path.attributes.local_pref == Some(100)
         && path.attributes.communities.is_empty())
@@ -333,8 +335,7 @@ async fn a_node_router_that_returns_shortly_before_its_timeout_causes_no_update_
     environment.wait_for_paths(has_default_attributes).await;
     let updates = environment.updates_sent().await;
     environment.node_router.kill();
-    // Longer than the sum of the first, growing pauses between attempts, so that the pauses have
-    // their full length.
+    // In this time, the growing pauses between attempts reach their full length.
     tokio::time::sleep(Duration::from_millis(2600)).await;
     environment.node_router.start().await;
     environment.node_router.wait_for_holds(1).await;

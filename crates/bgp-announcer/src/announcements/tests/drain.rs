@@ -70,7 +70,7 @@ fn a_node_route_lingers_after_a_withdrawal_within_the_withdraw_delay() {
 fn a_data_plane_that_ends_during_a_drain_does_not_change_the_drain() {
     let mut transcript = AnnouncementTranscript::announced(config());
     transcript.feed(AnnouncementInput::Stop);
-    // The data plane ends simultaneously if all containers of the pod are stopped.
+    // When the kubelet stops the pod, it stops all containers, including the data plane.
     transcript.feed(AnnouncementInput::DataPlaneLost(
         "the stream has ended".into(),
     ));
