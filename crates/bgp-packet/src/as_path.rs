@@ -58,12 +58,13 @@ impl AsnWidth {
     }
 }
 
-/// The treatment of confederation segments (RFC 5065). No peer of portlb belongs to a confederation.
+/// The treatment of confederation segments (RFC 5065). No peer of portlb belongs to a
+/// confederation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ConfederationSegments {
-    /// A confederation segment makes the attribute malformed: AS_PATH (RFC 5065 section 5).
+    /// For AS_PATH: a confederation segment makes the attribute malformed (RFC 5065 section 5).
     Malformed,
-    /// The decoder skips confederation segments: AS4_PATH (RFC 6793 section 6).
+    /// For AS4_PATH: the decoder skips confederation segments (RFC 6793 section 6).
     Dropped,
 }
 
@@ -103,7 +104,8 @@ pub(crate) fn decode(
     Ok(AsPath { segments })
 }
 
-/// Appends the value of AS_PATH. Splits a segment of more than 255 numbers, and omits empty segments.
+/// Appends the value of AS_PATH. Splits a segment of more than 255 numbers, and omits empty
+/// segments.
 pub(crate) fn encode(path: &AsPath, width: AsnWidth, buffer: &mut BytesMut) {
     for segment in &path.segments {
         let (segment_type, asns) = match segment {
@@ -120,7 +122,8 @@ pub(crate) fn encode(path: &AsPath, width: AsnWidth, buffer: &mut BytesMut) {
     }
 }
 
-/// Reports whether the path has an AS number above 65535. A two-octet peer then also needs AS4_PATH.
+/// Reports whether the path has an AS number above 65535. A two-octet peer then also needs
+/// AS4_PATH.
 pub(crate) fn needs_four_octets(path: &AsPath) -> bool {
     path.segments.iter().any(|segment| match segment {
         AsPathSegment::Sequence(asns) | AsPathSegment::Set(asns) => {

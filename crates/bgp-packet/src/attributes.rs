@@ -1,7 +1,7 @@
 //! Path attributes of a BGP route.
 //!
-//! [`PathAttributes`] has one field for each attribute that portlb uses. All other attributes are in
-//! [`PathAttributes::others`], with unchanged values.
+//! [`PathAttributes`] has one field for each attribute that portlb uses. All other attributes are
+//! in [`PathAttributes::others`], with unchanged values.
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
@@ -12,7 +12,7 @@ use crate::{
     update,
 };
 
-/// ORIGIN (RFC 4271 section 5.1.1). The smallest value is the most preferred one.
+/// ORIGIN (RFC 4271 section 5.1.1). Routers prefer the smallest value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Origin {
     Igp,
@@ -97,7 +97,8 @@ pub struct PathAttributes {
     pub communities: Vec<Community>,
     /// RFC 4456. `None` on external sessions, where the decoder ignores ORIGINATOR_ID.
     pub originator_id: Option<RouterId>,
-    /// RFC 4456. The cluster that the path passed most recently is first. Empty on external sessions.
+    /// RFC 4456. The cluster that the path passed most recently is first. Empty on external
+    /// sessions.
     pub cluster_list: Vec<ClusterId>,
     /// EXTENDED_COMMUNITIES (RFC 4360): eight octets each.
     pub extended_communities: Vec<[u8; 8]>,
@@ -157,8 +158,8 @@ impl AsPath {
         })
     }
 
-    /// Returns the first AS of the path: the neighbouring AS that sent the path to this AS. `None` if
-    /// the path is empty or begins with a set.
+    /// Returns the first AS of the path: the neighbouring AS that sent the path to this AS. `None`
+    /// if the path is empty or begins with a set.
     pub fn neighbouring_asn(&self) -> Option<Asn> {
         match self.segments.first()? {
             AsPathSegment::Sequence(asns) => asns.first().copied(),
@@ -176,7 +177,7 @@ impl Community {
     ];
 }
 
-/// A text is not a community. The message describes the allowed form.
+/// The error of a text that is not a community. The message describes the allowed form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ParseCommunityError {
     #[error(

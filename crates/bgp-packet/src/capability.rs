@@ -79,7 +79,7 @@ const NOTIFICATION: u16 = 0x4000;
 const RESTART_TIME: u16 = 0x0fff;
 const FORWARDING_KEPT: u8 = 0x80;
 
-/// A capability is longer than the list that contains it.
+/// The error of a capability that is longer than the list that contains it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Overrun;
 
@@ -102,8 +102,8 @@ pub(crate) fn decode_list(list: &[u8], capabilities: &mut Vec<Capability>) -> Re
 fn decode(code: u8, value: &[u8]) -> Option<Capability> {
     match (code, value) {
         (code::MULTIPROTOCOL, &[afi_high, afi_low, _reserved, safi]) => {
-            // An unsupported family becomes `Unknown` and is not omitted, because its presence shows
-            // that the peer supports RFC 4760.
+            // An unsupported family becomes `Unknown` and is not omitted, because its presence
+            // shows that the peer supports RFC 4760.
             let family = Family::from_afi_safi(u16::from_be_bytes([afi_high, afi_low]), safi);
             family.map(Capability::Multiprotocol)
         }
@@ -166,8 +166,8 @@ fn family_entries(list: &[u8]) -> Option<impl Iterator<Item = (Option<Family>, u
     })
 }
 
-/// Appends the code, length and value of `capability`. Appends nothing if the value has more than 255
-/// octets, because the length field has one octet.
+/// Appends the code, length and value of `capability`. Appends nothing if the value has more than
+/// 255 octets, because the length field has one octet.
 pub(crate) fn encode(capability: &Capability, buffer: &mut BytesMut) {
     let start = buffer.len();
     buffer.put_u8(match capability {

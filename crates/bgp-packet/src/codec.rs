@@ -44,8 +44,8 @@ pub struct CodecOptions {
     pub add_path: Vec<Family>,
     /// A message can have 65535 octets, not only 4096 (RFC 8654).
     pub extended_message: bool,
-    /// The session is internal. On an external session the decoder ignores LOCAL_PREF, ORIGINATOR_ID
-    /// and CLUSTER_LIST (RFC 7606 section 7), and the encoder omits them.
+    /// The session is internal. On an external session the decoder ignores LOCAL_PREF,
+    /// ORIGINATOR_ID and CLUSTER_LIST (RFC 7606 section 7), and the encoder omits them.
     pub internal: bool,
 }
 
@@ -127,8 +127,8 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// Returns a decoder for the time before the OPEN messages: two-octet AS numbers, no add-path, at
-    /// most 4096 octets.
+    /// Returns a decoder for the time before the OPEN messages: two-octet AS numbers, no add-path,
+    /// at most 4096 octets.
     pub fn new() -> Self {
         Self::default()
     }
@@ -194,8 +194,8 @@ fn read_header(
     }
 }
 
-/// Decodes the body of a ROUTE-REFRESH (RFC 2918 section 3). Ignores the octets after the family: they
-/// are filters (RFC 5291), which portlb never negotiates.
+/// Decodes the body of a ROUTE-REFRESH (RFC 2918 section 3). Ignores the octets after the family:
+/// they are filters (RFC 5291), which portlb never negotiates.
 fn decode_route_refresh(body: &[u8]) -> Result<RouteRefresh, DecodeError> {
     let mut reader = OctetReader(body);
     let Some([afi_high, afi_low, subtype, safi]) = reader.array() else {
@@ -222,8 +222,8 @@ fn decode_route_refresh(body: &[u8]) -> Result<RouteRefresh, DecodeError> {
 /// - The data of a NOTIFICATION is cut to the message length. Capabilities that do not fit into an
 ///   OPEN are omitted.
 ///
-/// Returns the prefixes that do not fit into any message together with their attributes. The encoder
-/// withdraws these prefixes, so that the peer does not keep an older path (RFC 8654 section 5).
+/// Returns the prefixes that do not fit into any message together with their attributes. The
+/// encoder withdraws these prefixes, so that the peer keeps no older path (RFC 8654 section 5).
 pub fn encode(message: &Message, options: &CodecOptions, buffer: &mut BytesMut) -> Vec<Nlri> {
     match message {
         Message::Update(update) => return update::encode(update, options, buffer),

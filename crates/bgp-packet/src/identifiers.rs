@@ -130,7 +130,7 @@ impl fmt::Display for Family {
     }
 }
 
-/// A text is not an identifier. The message describes the allowed form.
+/// The error of a text that is not an identifier. The message describes the allowed form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ParseIdentifierError {
     #[error("an AS number is a plain number of 0 to 4294967295, such as 64512")]

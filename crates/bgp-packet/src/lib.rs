@@ -1,4 +1,4 @@
-//! Decoding and encoding of BGP messages. Pure: no clock, no IO.
+//! Decoding and encoding of BGP messages. The crate has no clock and no I/O.
 //!
 //! This crate itself reads and checks headers, attributes and lengths, and handles malformed
 //! attributes (RFC 7606). It uses the crate zettabgp only to read and write prefixes

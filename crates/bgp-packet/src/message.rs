@@ -77,7 +77,8 @@ pub struct Announced {
     pub nlri: Vec<Nlri>,
 }
 
-/// The reaction to a malformed attribute (RFC 7606 section 2). A greater value is a stronger reaction.
+/// The reaction to a malformed attribute (RFC 7606 section 2). A greater value is a stronger
+/// reaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Disposition {
     /// The decoder drops the attribute. The other attributes and the path remain valid.

@@ -23,7 +23,7 @@ use crate::{
     reader::OctetReader,
 };
 
-/// A list of octets is not a list of prefixes (RFC 7606 section 5.3).
+/// The error of a list of octets that is not a list of prefixes (RFC 7606 section 5.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SyntacticallyIncorrect;
 

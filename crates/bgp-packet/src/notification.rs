@@ -117,7 +117,8 @@ errors! {
     CONNECTION_COLLISION_RESOLUTION = CEASE, 7, "Connection Collision Resolution";
     /// Defined in RFC 4486.
     OUT_OF_RESOURCES = CEASE, 8, "Out of Resources";
-    /// Defined in RFC 8538. The data contains the code, subcode and data of the error that causes the reset.
+    /// Defined in RFC 8538. The data contains the code, subcode and data of the error that causes
+    /// the reset.
     HARD_RESET = CEASE, 9, "Hard Reset";
     /// Defined in RFC 9384.
     BFD_DOWN = CEASE, 10, "BFD Down";

@@ -1,7 +1,7 @@
 //! Encoding of OPEN messages (RFC 4271 section 4.2).
 //!
-//! The optional parameters contain the capabilities (RFC 5492) and have a normal and an extended form
-//! (RFC 9072):
+//! The optional parameters contain the capabilities (RFC 5492) and have a normal and an extended
+//! form (RFC 9072):
 //!
 //! ```text
 //! +-------------+-----------+---------------+--------------------+
@@ -35,7 +35,8 @@ const EXTENDED: u8 = 255;
 /// Length of the body before the optional parameters, in octets.
 const FIXED: usize = 10;
 
-/// Decodes the body of an OPEN: the octets after the header. The caller ensures at least ten octets.
+/// Decodes the body of an OPEN: the octets after the header. The caller ensures at least ten
+/// octets.
 pub(crate) fn decode(body: &[u8]) -> Result<Open, DecodeError> {
     let mut reader = OctetReader(body);
     let Some((version, asn, hold_time_seconds, identifier, declared)) =

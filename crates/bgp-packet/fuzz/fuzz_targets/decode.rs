@@ -3,9 +3,9 @@
 //! The target checks that no input makes the decoder panic, block or allocate without bound, and
 //! that each accepted message can be encoded and then decodes to an equal message.
 //!
-//! The first octet of the input selects the codec options. The second octet is the message type, and
-//! the target puts a header in front of the remaining octets. Type 0 means that the remaining octets
-//! are a stream of whole messages and get no header.
+//! The first octet of the input selects the codec options. The second octet is the message type,
+//! and the target puts a header in front of the remaining octets. Type 0 means that the remaining
+//! octets are a stream of whole messages and get no header.
 
 #![no_main]
 
@@ -54,7 +54,8 @@ fn options(bits: u8) -> CodecOptions {
 
 /// Checks that the encoded `message` decodes to an equal message.
 ///
-/// An UPDATE can become several messages, so for an UPDATE only the numbers of prefixes are compared.
+/// An UPDATE can become several messages, so for an UPDATE only the numbers of prefixes are
+/// compared.
 fn check_round_trip(message: Message, options: &CodecOptions) {
     let mut buffer = BytesMut::new();
     let oversized = encode(&message, options, &mut buffer);

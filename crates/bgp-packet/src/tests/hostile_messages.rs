@@ -186,8 +186,8 @@ fn no_truncated_update_makes_the_decoder_panic() {
     assert!(decode_update(&whole, &internal()).is_ok());
     for options in [internal(), two_octets(), with_add_path()] {
         for length in 23..whole.len() {
-            // The first message has the shorter length only in its header. The second message has it
-            // also in the length of the attribute list.
+            // The first message has the shorter length only in its header. The second message has
+            // it also in the length of the attribute list.
             let mut octets = whole[..length].to_vec();
             octets[16..18].copy_from_slice(&u16::try_from(length).unwrap().to_be_bytes());
             let _ = decode(&octets, &options);

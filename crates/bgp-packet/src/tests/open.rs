@@ -242,7 +242,7 @@ fn a_parameter_or_capability_that_is_longer_than_its_list_is_refused() {
         "03 02 01 02",
         "04 02 02 02 01",
         "08 02 02 41 04 0000fde9",
-        // All these errors in the extended form (RFC 9072).
+        // Malformed lists, parameters and capabilities in the extended form (RFC 9072).
         "ff ff",
         "ff ff 00",
         "ff ff 0001",
@@ -319,8 +319,8 @@ fn capabilities_that_do_not_fit_into_the_message_are_omitted() {
 
 #[test]
 fn an_open_has_at_most_4096_octets() {
-    // The header, the fixed fields and the fields of the extended form leave 4061 of 4096 octets for
-    // capabilities.
+    // The header, the fixed fields and the fields of the extended form leave 4061 of 4096 octets
+    // for capabilities.
     for (last, length, count) in [(204, 4096, 16), (205, 19 + 16 + 3855, 15)] {
         let mut capabilities = vec![unknown(200, &"00".repeat(255)); 15];
         capabilities.push(unknown(200, &"00".repeat(last)));

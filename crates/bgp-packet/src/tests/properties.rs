@@ -80,8 +80,8 @@ proptest! {
         let mut buffer = BytesMut::new();
         encode(&message, &options, &mut buffer);
         for (index, octet) in damage {
-            // The marker is not damaged, because the decoder would refuse it before it reads any other
-            // part of the message.
+            // The marker is not damaged, because the decoder would refuse it before it reads any
+            // other part of the message.
             if buffer.len() > 16 {
                 let index = 16 + index.index(buffer.len() - 16);
                 buffer[index] = octet;

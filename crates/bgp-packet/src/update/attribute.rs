@@ -64,8 +64,8 @@ macro_rules! attribute_types {
                 }
             }
 
-            /// Returns the reaction to flags that the type does not allow: RFC 7606 sections 3 c and
-            /// 5.3, RFC 9012 section 13, RFC 7311 section 3.
+            /// Returns the reaction to flags that the type does not allow: RFC 7606 sections 3 c
+            /// and 5.3, RFC 9012 section 13, RFC 7311 section 3.
             pub(super) fn flags_disposition(self) -> Disposition {
                 match self {
                     $(Self::$name => Disposition::$contradiction,)*
@@ -98,7 +98,7 @@ macro_rules! attribute_types {
     };
 }
 
-/// The use of a valid attribute.
+/// The place where the decoder stores a valid attribute.
 #[derive(PartialEq, Eq)]
 enum AttributeUse {
     /// The value goes into a field of [`PathAttributes`](crate::PathAttributes), or contains
@@ -144,7 +144,8 @@ pub(super) struct Attribute<'a> {
     pub(super) whole: &'a [u8],
 }
 
-/// Removes the next attribute from the front of `list`. `None` if the attribute is longer than `list`.
+/// Removes the next attribute from the front of `list`. `None` if the attribute is longer than
+/// `list`.
 pub(super) fn next_attribute<'a>(list: &mut OctetReader<'a>) -> Option<Attribute<'a>> {
     let start = list.0;
     let [flags, type_code] = list.array()?;

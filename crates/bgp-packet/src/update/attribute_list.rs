@@ -94,8 +94,8 @@ pub(super) fn encode(
     writer.finish()
 }
 
-/// Writes AS4_PATH and AS4_AGGREGATOR if an AS number does not fit into two octets (RFC 6793 section
-/// 4.2.2).
+/// Writes AS4_PATH and AS4_AGGREGATOR if an AS number does not fit into two octets (RFC 6793
+/// section 4.2.2).
 fn put_four_octet_attributes(attributes: &PathAttributes, writer: &mut AttributeWriter<'_>) {
     if as_path::needs_four_octets(&attributes.as_path) {
         writer.put(AttributeType::As4Path, |buffer| {
@@ -201,15 +201,15 @@ impl<'a> AttributeWriter<'a> {
 
     /// Reports whether the UPDATE may contain this attribute of [`PathAttributes::others`].
     ///
-    /// A type with a field of its own in [`PathAttributes`] would be in the UPDATE twice. A
+    /// A type with its own field in [`PathAttributes`] would be in the UPDATE twice. A
     /// non-transitive attribute must not leave the AS.
     fn is_sent(&self, other: &RawAttribute) -> bool {
         AttributeType::from_code(other.type_code).is_none_or(AttributeType::is_passed_through)
             && (self.is_internal || other.flags & TRANSITIVE != 0)
     }
 
-    /// Writes the length of the attribute that begins at index `start`. If the value has more than 255
-    /// octets, moves it by one octet, because its length needs two.
+    /// Writes the length of the attribute that begins at index `start`. If the value has more than
+    /// 255 octets, moves it by one octet, because its length needs two.
     fn finish_attribute(&mut self, start: usize) {
         let value = start + 3;
         let length = self.buffer.len() - value;

@@ -1,7 +1,8 @@
 //! Encoding of announced and withdrawn prefixes as UPDATE messages.
 //!
-//! Each message has prefixes in only one field or attribute: withdrawn routes, NLRI, MP_REACH_NLRI or
-//! MP_UNREACH_NLRI. MP_REACH_NLRI and MP_UNREACH_NLRI are the first attribute (RFC 7606 section 5.1).
+//! Each message has prefixes in only one field or attribute: withdrawn routes, NLRI, MP_REACH_NLRI
+//! or MP_UNREACH_NLRI. MP_REACH_NLRI and MP_UNREACH_NLRI come before all other attributes (RFC 7606
+//! section 5.1).
 
 use std::net::IpAddr;
 
@@ -22,7 +23,8 @@ use crate::{
 /// Length of the two length fields of the body in octets.
 const LENGTHS: usize = 4;
 
-/// Octets before the value of MP_REACH_NLRI and MP_UNREACH_NLRI: flags, type and two octets of length.
+/// Octets before the value of MP_REACH_NLRI and MP_UNREACH_NLRI: flags, type and two octets of
+/// length.
 const EXTENDED_ATTRIBUTE_HEADER: usize = 4;
 
 /// Appends the messages of `update`. Returns the announced prefixes that fit into no message; the

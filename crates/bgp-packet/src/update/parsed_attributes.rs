@@ -85,8 +85,8 @@ impl ParsedAttributes {
         while !list.is_empty() {
             let rest = list;
             let Some(attribute) = attribute::next_attribute(&mut list) else {
-                // RFC 7606 section 4: treat-as-withdraw is possible, because the total length of the
-                // attributes is correct, so the decoder finds the NLRI.
+                // RFC 7606 section 4: treat-as-withdraw is possible, because the total length of
+                // the attributes is correct, so the decoder finds the NLRI.
                 parsed.has_other_than_unreach = true;
                 let type_code = rest.0.get(1).copied().unwrap_or(0);
                 parsed.record(

@@ -1,9 +1,9 @@
 //! Checks of the attributes that portlb passes on unchanged.
 //!
 //! A router that receives a reflected path can end its session because of a malformed attribute. A
-//! client could use this to remove all routes from the router. Therefore the checks are stricter than
-//! the RFCs in one point: they also refuse valid forms for which FRR 8.4 ends an internal session
-//! ([`AttributeProblem::RefusedByRouters`], decision 0022).
+//! client could use this to remove all routes from the router. Therefore the checks are stricter
+//! than the RFCs in one point: they also refuse valid forms for which FRR 8.4 ends an internal
+//! session ([`AttributeProblem::RefusedByRouters`], decision 0022).
 
 use super::attribute;
 use crate::{problem::AttributeProblem, reader::OctetReader};
@@ -96,8 +96,8 @@ fn tunnel<'a>(reader: &mut OctetReader<'a>) -> Option<&'a [u8]> {
     reader.take(usize::from(length))
 }
 
-/// Reports whether FRR 8.4 refuses the list of sub-TLVs. FRR 8.4 reads only one octet of each length,
-/// and refuses a list whose last sub-TLV has fewer than four octets.
+/// Reports whether FRR 8.4 refuses the list of sub-TLVs. FRR 8.4 reads only one octet of each
+/// length, and refuses a list whose last sub-TLV has fewer than four octets.
 fn has_refused_sub_tlv(list: &[u8]) -> Result<bool, AttributeProblem> {
     let mut reader = OctetReader(list);
     let mut is_refused = false;
@@ -206,9 +206,9 @@ fn prefix_sid_tlv<'a>(reader: &mut OctetReader<'a>) -> Option<(u8, &'a [u8])> {
 
 /// Checks an SRv6 service TLV (RFC 9252 sections 2 to 3.2.1). Returns whether FRR 8.4 refuses it.
 ///
-/// The TLV has a reserved octet, then sub-TLVs. An SRv6 SID Information sub-TLV (type 1) has 21 octets,
-/// then sub-sub-TLVs. An SRv6 SID Structure sub-sub-TLV (type 1) has 6 octets. FRR 8.4 reads only one
-/// sub-TLV and one sub-sub-TLV, and misreads the following octets.
+/// The TLV has a reserved octet, then sub-TLVs. An SRv6 SID Information sub-TLV (type 1) has 21
+/// octets, then sub-sub-TLVs. An SRv6 SID Structure sub-sub-TLV (type 1) has 6 octets. FRR 8.4
+/// reads only one sub-TLV and one sub-sub-TLV, and misreads the following octets.
 fn is_srv6_service_refused(value: &[u8]) -> Result<bool, AttributeProblem> {
     const SID_INFORMATION: u8 = 1;
     const SID_STRUCTURE: u8 = 1;

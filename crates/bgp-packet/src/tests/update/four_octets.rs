@@ -45,7 +45,8 @@ fn a_path_of_two_octet_as_numbers_is_sent_without_as4_path() {
     );
 }
 
-/// Checks the path that AS_PATH and AS4_PATH of a two-octet peer result in (RFC 6793 section 4.2.3).
+/// Checks the path that AS_PATH and AS4_PATH of a two-octet peer result in (RFC 6793 section
+/// 4.2.3).
 fn check_merged(as_path: &str, as4_path: &str, segments: &[AsPathSegment]) {
     let octets = format!(
         "400101 00 4002 {:02x} {as_path} 400304 0a000001 c011 {:02x} {as4_path}",
