@@ -94,7 +94,7 @@ impl AttributePolicy {
     }
 
     /// Applies the policy to `attributes`. Returns `attributes` without a copy if the policy
-    /// changes none.
+    /// changes no attribute.
     pub(crate) fn apply(&self, attributes: &Arc<PathAttributes>) -> Arc<PathAttributes> {
         let local_pref = self.local_pref(attributes.local_pref);
         let is_med_removed = self.med == MedPolicy::Remove

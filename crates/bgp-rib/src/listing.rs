@@ -90,7 +90,8 @@ fn rib_path(entry: &PrefixEntry, slot: PathSlot) -> Option<RibPath<'_>> {
 }
 
 impl Rib {
-    /// Returns every path of every source. The paths of a prefix follow each other; the order is not defined otherwise.
+    /// Returns every path of every source. The paths of a prefix follow each other; the order is
+    /// not defined otherwise.
     pub fn paths(&self) -> impl Iterator<Item = RibPath<'_>> {
         self.table.entries().flat_map(|(_, entry)| rib_paths(entry))
     }

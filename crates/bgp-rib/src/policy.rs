@@ -200,8 +200,8 @@ impl ImportPolicy {
         }
     }
 
-    /// Reports whether both policies accept equal paths, not considering the maximum number of
-    /// paths.
+    /// Reports whether both policies are equal except for the maximum number of paths and its
+    /// action.
     pub(crate) fn has_filters_of(&self, other: &Self) -> bool {
         let Self {
             prefixes,

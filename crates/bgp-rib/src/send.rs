@@ -68,7 +68,8 @@ impl Rib {
         batch.into_updates(None)
     }
 
-    /// Makes all paths of the family pending for the peer. Orders the paths such that paths with equal attributes follow each other and share UPDATE messages.
+    /// Makes all paths of the family pending for the peer. Orders the paths such that paths with
+    /// equal attributes follow each other and share UPDATE messages.
     pub(crate) fn mark_all(&mut self, id: PeerId, family: RibFamily, is_refresh: bool) {
         let mut keys = Vec::new();
         for (prefix, entry) in self.table.entries() {
