@@ -21,14 +21,14 @@ impl DialBackoff {
         }
     }
 
-    /// Returns the pause after a failure, and doubles the next one.
+    /// Returns the pause after a failure, and doubles the next pause.
     pub(crate) fn pause(&mut self, jitter: &mut Jitter) -> Duration {
         let pause = self.next;
         self.next = (self.next * 2).min(self.maximum);
         jitter.shorten(pause)
     }
 
-    /// Returns to the shortest pause after a success.
+    /// Resets the pause to its minimum after a success.
     pub(crate) fn reset(&mut self) {
         self.next = self.minimum;
     }

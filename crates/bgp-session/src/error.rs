@@ -7,7 +7,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::{cease::Cease, connection::Direction, reason::FailureReason, status::SessionState};
 
-/// The cause for which a connection ended, or for which a session could not be established.
+/// The reason why a connection ended, or why a session was not established.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SessionError {
     /// An attempt to connect failed.
@@ -162,7 +162,7 @@ impl SessionError {
         )
     }
 
-    /// Reports whether the error can be the consequence of an earlier one: after a side has
+    /// Reports whether the error can be the consequence of an earlier error: after a side has
     /// explained an error in a NOTIFICATION, it often closes later connections without an
     /// explanation.
     pub(crate) fn is_consequence(&self) -> bool {

@@ -262,7 +262,7 @@ impl Session {
             return;
         }
         if self.incoming.is_some() {
-            // A peer opens one connection at a time, so it has abandoned the earlier one.
+            // A peer opens one connection at a time, so it has abandoned the earlier connection.
             self.take_down(Direction::Incoming, SessionError::Replaced, now, outputs);
         }
         self.open(id, Direction::Incoming, now, outputs);
@@ -366,7 +366,8 @@ impl Session {
         }
         if connection.is_established() {
             outputs.push(SessionOutput::Down(connection.id, error.clone()));
-            // The pause stays long for a session that ends soon after each start.
+            // Reset the pause only after a long session, so that the pauses stay long for a session
+            // that always ends soon after it was established.
             if now.duration_since(self.since) >= self.settings.connect_retry_maximum {
                 self.backoff.reset();
             }

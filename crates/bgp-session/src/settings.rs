@@ -42,20 +42,20 @@ pub struct SessionSettings {
 /// A reason for which settings cannot be used for a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidSettings {
-    /// Reserved by RFC 7607.
+    /// RFC 7607 reserves AS 0.
     #[error("AS 0 is reserved")]
     AsnZero,
-    /// Not allowed by RFC 6286.
+    /// RFC 6286 does not allow this router id.
     #[error("router id 0.0.0.0 is not allowed")]
     RouterIdZero,
-    /// Not allowed by RFC 4271 section 4.2.
+    /// RFC 4271 section 4.2 does not allow a hold time of 1 s or 2 s.
     #[error("hold time {0} s: must be 0 or at least 3 s")]
     HoldTime(u16),
     #[error("no address family")]
     NoFamily,
     #[error("address family {0:?} is listed twice")]
     FamilyTwice(Family),
-    #[error("the shortest pause between connects is zero or longer than the longest")]
+    #[error("the shortest pause between attempts to connect is zero or longer than the longest")]
     ConnectRetry,
 }
 

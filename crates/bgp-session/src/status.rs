@@ -24,9 +24,9 @@ pub enum SessionState {
 /// Counts of messages since the session was created.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SessionCounters {
-    /// Messages of all types.
+    /// Messages of all types from the peer.
     pub messages_received: u64,
-    /// Messages of all types.
+    /// Messages of all types to the peer.
     pub messages_sent: u64,
     /// UPDATE messages from the peer.
     pub updates_received: u64,

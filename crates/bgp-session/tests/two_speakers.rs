@@ -21,7 +21,7 @@ enum Transit {
     Accepted,
     Connected,
     Message(Message),
-    /// All events that were sent earlier have arrived.
+    /// The answer to a poll. It arrives after all events that were sent before it.
     Polled,
     Lost,
 }

@@ -106,8 +106,8 @@ impl Session {
                 return;
             }
         }
-        // Otherwise a pending dial of this side would win against this connection. The dial continues:
-        // the peer might have accepted the dialled connection already, and might close this one.
+        // If the other direction is the winner, the pending dial continues: the peer might have
+        // accepted the dialled connection already, and might close the current connection.
         if direction == winner {
             self.cancel_dial(outputs);
         }

@@ -12,8 +12,8 @@ use crate::{
 };
 
 impl Session {
-    /// Returns the time at which the driver must pass [`crate::SessionInput::DeadlineReached`]. `None`: no
-    /// timer runs.
+    /// Returns the time at which the driver must pass [`crate::SessionInput::DeadlineReached`].
+    /// `None`: no timer runs.
     pub fn next_deadline(&self) -> Option<Instant> {
         let dialler = match self.dialler {
             Dialler::Stopped { until } | Dialler::Waiting { until } => until,

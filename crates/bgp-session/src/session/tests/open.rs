@@ -38,7 +38,7 @@ fn an_open_with_an_unexpected_as_is_rejected() {
 }
 
 #[test]
-fn the_own_router_id_is_rejected_from_a_peer_of_the_same_as_only() {
+fn the_router_id_of_this_speaker_is_rejected_only_from_a_peer_of_its_as() {
     check_rejected(
         passive(),
         open(OURS),
@@ -192,6 +192,8 @@ fn unusable_settings_are_rejected_with_the_reason() {
     );
     check(
         |it| it.connect_retry_maximum = Duration::ZERO,
-        expect!["the shortest pause between connects is zero or longer than the longest"],
+        expect![
+            "the shortest pause between attempts to connect is zero or longer than the longest"
+        ],
     );
 }
