@@ -58,9 +58,10 @@ pub struct GroupConfig {
     pub name: String,
     /// Prefixes from which the peers of the group connect.
     pub prefixes: Vec<IpNet>,
-    /// Most peers of the group. The speaker refuses connections of further peers.
+    /// Largest number of peers of the group. The speaker refuses connections of further peers.
     pub maximum_peers: usize,
-    /// Most peers with one address. The speaker refuses further connections from the address.
+    /// Largest number of peers with one address. The speaker refuses further connections from this
+    /// address.
     pub maximum_peers_per_address: usize,
     pub session: SessionConfig,
 }
@@ -108,7 +109,7 @@ pub enum InvalidConfiguration {
         second: String,
         address: IpAddr,
     },
-    /// A session of this peer could never be established.
+    /// No side would open a connection, so the session of this peer could never be established.
     #[error("peer `{0}` neither connects nor accepts: set active, passive or both")]
     NeitherActiveNorPassive(String),
     #[error("peer `{name}`: local address {local} is not of the family of {remote}")]
@@ -125,9 +126,9 @@ pub enum InvalidConfiguration {
     KeyMissing {
         /// Name of the peer or group without a key.
         name: String,
-        /// Address or prefix of this peer or group.
+        /// Address of the peer without a key, or prefix of the group without a key.
         inside: IpNet,
-        /// Prefix of the group with a key.
+        /// Prefix of the group that requires a key.
         prefix: IpNet,
         group: String,
     },

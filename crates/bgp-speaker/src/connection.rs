@@ -23,12 +23,12 @@ use crate::{
     messages::{ConnectionEnd, ConnectionEvent, ConnectionOrder},
 };
 
-/// Most bytes in one read from the socket.
+/// Largest number of bytes in one read from the socket.
 const READ_SIZE: usize = 16 * 1024;
 
-/// Most messages and prefixes that a connection sends to the owner for one turn of the owner; the
-/// last message can exceed the limit. A share is handled in a fraction of a millisecond, so a peer
-/// that sends too many messages does not delay the other peers noticeably.
+/// Largest number of messages and prefixes that a connection sends to the owner for one turn of the
+/// owner; the last message can exceed the limit. A share is handled in a fraction of a millisecond,
+/// so a peer that sends too many messages does not delay the other peers noticeably.
 pub(crate) const SHARE: usize = 32;
 
 /// Longest time in which a closing connection sends its last messages and waits until the peer has
@@ -43,7 +43,7 @@ pub(crate) struct ConnectionTask {
     encoder: CodecOptions,
     input: BytesMut,
     output: BytesMut,
-    /// Decoded messages for the next share of the owner.
+    /// Decoded messages that the next share for the owner will contain.
     received: Vec<Message>,
     /// Cost of `received`: the number of messages plus the number of their prefixes.
     received_work: usize,
@@ -291,7 +291,7 @@ impl ConnectionTask {
         is_share_due || is_written || self.send_hold_timer_expired
     }
 
-    /// Reports whether the connection has messages, or its end, for the next share.
+    /// Reports whether the connection has messages for the owner, or has to report its end.
     fn has_share(&self) -> bool {
         !self.received.is_empty() || self.end.is_some()
     }

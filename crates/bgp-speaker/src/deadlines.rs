@@ -7,9 +7,9 @@ use std::{
 
 use bgp_rib::PeerId;
 
-/// One entry for each session with a deadline, at or before the deadline. A deadline that moves
-/// later does not change its entry; the caller schedules the session again when the early entry is
-/// due. This saves an update for every received message.
+/// One entry for each session with a deadline. The time of the entry is at or before the deadline.
+/// A deadline that moves later does not change its entry; the caller schedules the session again
+/// when the early entry is due. This saves an update for every received message.
 #[derive(Debug, Default)]
 pub(crate) struct Deadlines {
     entries: BTreeSet<(Instant, PeerId)>,

@@ -192,7 +192,8 @@ impl SpeakerHandle {
     }
 
     /// Starts a stream of changes of all sessions, and, if `paths` is true, of the paths in all
-    /// Adj-RIB-In. The stream begins with everything that exists, followed by [`SpeakerChange::Synced`].
+    /// Adj-RIB-In. The stream begins with everything that exists, followed by
+    /// [`SpeakerChange::Synced`].
     ///
     /// # Errors
     /// The speaker has ended.
@@ -218,7 +219,7 @@ impl SpeakerHandle {
         &self.counters
     }
 
-    /// Ends all sessions with this Cease reason, then the speaker. Returns when every peer has
+    /// Ends all sessions with this Cease reason, then ends the speaker. Returns when every peer has
     /// received the NOTIFICATION and has closed its side, or after `deadline`.
     ///
     /// # Errors

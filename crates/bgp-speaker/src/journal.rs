@@ -19,8 +19,9 @@ use crate::{
     session_log::SessionLog,
 };
 
-/// A further connection from the peer within this time after its session was established is the
-/// late loser of a collision (RFC 4271 section 6.8), so it is not logged at WARN.
+/// A further connection from the peer within this time after its session was established is
+/// possibly the connection that lost a collision (RFC 4271 section 6.8), so the further connection
+/// is not logged at WARN.
 const COLLISION_WINDOW: Duration = Duration::from_secs(5);
 
 /// The counters, the log and the refused sessions of a speaker.

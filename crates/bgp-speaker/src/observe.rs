@@ -15,12 +15,12 @@ use crate::{
     status::{PeerStatus, View},
 };
 
-/// Most changes in one batch to an observer.
+/// Largest number of changes in one batch to an observer.
 const BATCH: usize = 1024;
 
-/// Most unread changes that the speaker stores for an observer. An observer beyond this limit must
-/// start again and receives everything that exists. Paths that existed when the observer was added
-/// do not count.
+/// Largest number of unread changes that the speaker stores for an observer. An observer beyond
+/// this limit must start again and receives everything that exists. Paths that existed when the
+/// observer was added do not count.
 const MAX_UNREAD: usize = 65_536;
 
 /// A change of a peer or a path.

@@ -21,8 +21,8 @@ use crate::{
     sessions::PeerSessions,
 };
 
-/// Most messages and prefixes that the owner handles in one turn, before it sends the resulting
-/// updates. Changes that arrive together are thereby sent together. The share of the last
+/// Largest number of messages and prefixes that the owner handles in one turn, before it sends the
+/// resulting updates. Changes that arrive together are thereby sent together. The share of the last
 /// connection can exceed the limit.
 const TURN: usize = 8 * SHARE;
 
@@ -94,8 +94,8 @@ impl SpeakerOwner {
                 remote,
                 admission,
             } => {
-                // Drop a connection that was accepted under the previous configuration: it could lack
-                // the current MD5 key.
+                // Drop a connection that was accepted under the previous configuration: it could
+                // lack the current MD5 key.
                 if self.shutdown.is_none()
                     && self.groups.has_keys_of(&admission)
                     && let Some(id) = self.admit(remote, now)

@@ -11,7 +11,7 @@ use crate::status::View;
 /// The table whose paths a query lists.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PathTable {
-    /// The Adj-RIB-In of all peers, and the paths of this speaker.
+    /// The Adj-RIB-In of all peers, and the paths that this speaker originated.
     All,
     /// The paths that the peer of this name announced, after import policy.
     AdjRibIn(String),
@@ -23,8 +23,8 @@ pub enum PathTable {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PathStatus {
     pub prefix: IpNet,
-    /// Name of the peer that announced the path. `None`: the path is of this speaker, or, in an
-    /// Adj-RIB-Out, its peer has been removed.
+    /// Name of the peer that announced the path. `None`: this speaker originated the path, or, in
+    /// an Adj-RIB-Out, the peer has been removed.
     pub peer: Option<String>,
     /// Path id from the peer, or, in an Adj-RIB-Out, the path id that was sent.
     pub path_id: Option<PathId>,
@@ -37,12 +37,12 @@ pub struct PathStatus {
 }
 
 /// The name of a path within a table, displayed as `10.1.1.0/24 7 peer`. A path without path id has
-/// `-` instead of the number, and a path of this speaker has no peer.
+/// `-` instead of the number, and a path that this speaker originated has no peer.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PathName {
     /// Prefix without host bits.
     pub prefix: IpNet,
-    /// Name of the peer that announced the path. `None`: the path is of this speaker.
+    /// Name of the peer that announced the path. `None`: this speaker originated the path.
     pub peer: Option<String>,
     /// `None`: the session does not use add-path.
     pub path_id: Option<PathId>,
@@ -62,7 +62,7 @@ pub struct PathQuery {
     /// Selects only paths after this path, in the order of prefix, peer and path id. `None`: all
     /// paths.
     pub after: Option<PathName>,
-    /// Most paths in the result, which has the first paths in order.
+    /// Largest number of paths in the result. The result has the first paths in sort order.
     pub limit: usize,
 }
 

@@ -33,7 +33,8 @@ pub(crate) struct Peer {
     pub(crate) established: Option<ConnectionId>,
     /// Revision of the speaker's own paths up to which all changes have been written to the peer.
     pub(crate) flushed: u64,
-    /// Reset when the session is established and when its configuration changes.
+    /// The messages that the session has already logged. Reset when the session is established and
+    /// when its configuration changes.
     pub(crate) logged: LoggedOnce,
     /// Families for which the peer has not yet been asked to send its routes again.
     pub(crate) refreshes: BTreeSet<Family>,

@@ -8,8 +8,8 @@ use std::{
 
 use bgp_session::FailureReason;
 
-/// Most addresses in the record. A further address replaces the address whose last failure is the
-/// oldest.
+/// Largest number of addresses in the record. A further address replaces the address whose last
+/// failure is the oldest.
 const ADDRESSES: usize = 256;
 
 /// Shortest time between two log lines about one address with an unchanged reason.

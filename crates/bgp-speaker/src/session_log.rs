@@ -6,13 +6,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Most lines about one remote address within a window.
+/// Largest number of log lines about one remote address within a window.
 const LINES: u32 = 10;
 
 /// Length of a window of the line limit.
 const WINDOW: Duration = Duration::from_secs(60);
 
-/// Most remote addresses with a separate limit. All further addresses share one limit.
+/// Largest number of remote addresses with a separate limit. All further addresses share one limit.
 const ADDRESSES: usize = 1024;
 
 /// Limits the log lines about sessions, so that a peer with frequently changing sessions does not

@@ -22,8 +22,8 @@ use crate::{
     status::View,
 };
 
-/// Most prefixes in one batch of updates for a connection. A batch fills the buffer of a socket,
-/// but does not delay other peers noticeably.
+/// Largest number of prefixes in one batch of updates for a connection. A batch fills the buffer of
+/// a socket, but does not delay other peers noticeably.
 const UPDATE_BATCH: usize = 2048;
 
 /// The peers with their sessions, and the parts of the speaker that the outputs of a session
@@ -118,8 +118,8 @@ impl PeerSessions {
         let mut session = Session::new(settings, self.next_seed, now);
         self.next_seed = self.next_seed.wrapping_add(1);
         if is_dynamic {
-            // `drive` would drop the new peer, because a dynamic peer without a connection is
-            // removed.
+            // Do not call `drive`: it would remove the new peer, because a dynamic peer without a
+            // connection is removed.
             session.handle(SessionInput::Start, now);
         }
         let id = self.peers.add(Peer::new(config, is_dynamic, session));

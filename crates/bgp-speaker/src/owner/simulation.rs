@@ -53,7 +53,7 @@ const ACTIVE: usize = 3;
 
 const MAX_PEERS: usize = 4;
 const MAX_PATHS: u32 = 3;
-/// Most simultaneous connections of a script.
+/// Largest number of simultaneous connections of a script.
 const MAX_CONNECTIONS: usize = 8;
 
 /// Runs a script.
@@ -132,7 +132,7 @@ impl OwnerSimulation {
         let connections = ConnectionTasks::new(events, counters.clone());
         let runtime = Builder::new_current_thread().build();
         Self {
-            runtime: Arc::new(runtime.expect("a runtime without IO and timers can be built")),
+            runtime: Arc::new(runtime.expect("a runtime without I/O and timers can be built")),
             owner: SpeakerOwner::new(config, connections, counters, 0),
             now: Instant::now(),
             connections: Vec::new(),
