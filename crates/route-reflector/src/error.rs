@@ -16,7 +16,6 @@ pub enum StartError {
     Signal(#[source] std::io::Error),
     #[error("cannot configure the BGP peers")]
     Configure(#[from] bgp_speaker::InvalidConfiguration),
-    /// The BGP speaker ended during the start.
     #[error("the BGP speaker ended during the start")]
     SpeakerEnded(#[from] bgp_speaker::SpeakerEnded),
     #[error("cannot start the gRPC or HTTP server")]

@@ -77,13 +77,13 @@ impl SessionMetrics {
                     .time_to_router_deadline()
                     .unwrap_or(INTERVAL)
                     .min(INTERVAL);
-                // After a change and after the pause, the loop updates everything.
+                // The loop updates all metrics after a change, or after the pause.
                 if let Ok(changed) = tokio::time::timeout(pause, changes.next()).await {
                     match changed {
                         Ok(_) => {}
                         Err(ChangesEnded::SpeakerEnded(stopped)) => return Err(stopped),
-                        // The next turn reads all peers again, so the missed changes are not
-                        // needed.
+                        // The next pass of the loop reads all peers again, so the missed changes
+                        // are not needed.
                         Err(ChangesEnded::Lagging) => changes = speaker.changes(false).await?,
                     }
                 }

@@ -3,8 +3,8 @@
 //! The step is ready if the routers have their paths from this reflector, so that another reflector
 //! can be stopped.
 //!
-//! A router is a peer under `peers` that is sent paths. The number of peers from a dynamic prefix
-//! is not known, so such a peer cannot be missing.
+//! A router is a peer under `peers` that receives paths from the reflector. The number of peers
+//! from a dynamic prefix is not known, so such a peer cannot be missing.
 
 use std::time::Duration;
 

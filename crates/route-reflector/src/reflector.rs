@@ -14,12 +14,12 @@ use tokio::{signal::unix::Signal, sync::watch};
 
 use crate::config::{self, Config, Overrides};
 
-/// The running configuration, and the error of the file if its newest state was rejected.
+/// The running configuration, and the error of the file if its newest content was rejected.
 #[derive(Clone, Debug)]
 pub(crate) struct RunningConfiguration {
     pub(crate) config: Arc<Config>,
     pub(crate) file: PathBuf,
-    /// Empty: the newest state of the file is the running configuration.
+    /// Empty: the newest content of the file is the running configuration.
     pub(crate) last_error: String,
 }
 

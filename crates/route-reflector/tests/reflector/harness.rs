@@ -35,7 +35,8 @@ use tonic::transport::Channel;
 const ASN: Asn = Asn(64512);
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// Waits for `future`. Fails with the name `what` if it takes longer than the deadline.
+/// Waits for `future`. Panics with the description `what` if the future takes longer than the
+/// deadline.
 pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     match timeout(DEADLINE, future).await {
         Ok(value) => value,
@@ -102,7 +103,7 @@ impl RunningReflector {
             overrides: Overrides::default(),
             grpc_listen: loopback.clone(),
             router_timeout,
-            shutdown_text: "gone for a test".to_owned(),
+            shutdown_text: "stopped by a test".to_owned(),
             shutdown_deadline: Duration::from_secs(5),
         };
         let mut daemon = Daemon::new("route-reflector");

@@ -12,7 +12,7 @@ async fn a_shutdown_sends_its_text_to_every_peer() {
     let mut client = TestPeer::connecting([127, 0, 1, 1], reflector.bgp).await;
     client.established().await;
     reflector.shutdown.request();
-    client.until_error("gone for a test").await;
+    client.until_error("stopped by a test").await;
     soon("the end of the daemon", reflector.daemon)
         .await
         .unwrap()
