@@ -65,8 +65,8 @@ mod tests {
 
     const LIMIT: Duration = Duration::from_millis(10);
 
-    /// A future that is ready at its third poll, as a socket whose event the runtime handles after
-    /// the timer.
+    /// A future that is ready at its third poll, like a socket whose event the runtime handles
+    /// after the timer.
     async fn late() {
         let mut polls = 0;
         poll_fn(|_| {

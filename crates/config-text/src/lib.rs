@@ -1,6 +1,6 @@
 //! Parsers of texts in flags, files and annotations.
 //!
-//! The functions use no clock and no IO.
+//! The functions use no clock and no I/O.
 
 mod duration;
 mod name;
