@@ -49,7 +49,7 @@ impl PeerFlag {
     fn set(&mut self, field: &str) -> Result<(), String> {
         let not_understood = || {
             format!(
-                "`{field}` is not understood: use asn=NUMBER, name=NAME, source=ADDRESS or \
+                "`{field}` is not understood: give asn=NUMBER, name=NAME, source=ADDRESS or \
                  md5-key-file=FILE"
             )
         };
@@ -59,14 +59,14 @@ impl PeerFlag {
                 let asn = value.parse().ok().filter(|asn| !is_reserved(*asn));
                 let problem = || {
                     format!(
-                        "asn `{value}` is not a usable AS number: use 1 to 4294967294 except the \
+                        "asn `{value}` is not a usable AS number: give 1 to 4294967294 except the \
                          reserved numbers 23456 and 65535"
                     )
                 };
                 self.asn = Some(asn.ok_or_else(problem)?);
             }
             "name" if value.is_empty() => {
-                return Err("name is empty: use name=NAME, or omit name=".to_owned());
+                return Err("name is empty: give name=NAME, or omit name=".to_owned());
             }
             "name" => self.name = Some(value.to_owned()),
             "source" => {
@@ -74,8 +74,8 @@ impl PeerFlag {
                 let source = value.parse().map_err(problem)?;
                 if matches!(source, IpAddr::V6(ipv6) if ipv6.is_unicast_link_local()) {
                     return Err(format!(
-                        "source `{value}` is a link-local address without a zone: omit source=, the \
-                         kernel chooses a source address in the zone of the peer"
+                        "source `{value}` is a link-local address without a zone: omit source=, \
+                         the kernel chooses a source address in the zone of the peer"
                     ));
                 }
                 self.source = Some(source);
@@ -97,7 +97,7 @@ fn parse_address(text: &str) -> Result<SocketAddr, String> {
         Ok(address) => SocketAddr::new(address, BGP_PORT),
         Err(_) => text.parse().map_err(|_| {
             format!(
-                "`{text}` is not an address: use ADDRESS, ADDRESS:PORT or [ADDRESS]:PORT, such as \
+                "`{text}` is not an address: give ADDRESS, ADDRESS:PORT or [ADDRESS]:PORT, such as \
                  192.0.2.2 or [2001:db8::2]:1179"
             )
         })?,
@@ -107,15 +107,15 @@ fn parse_address(text: &str) -> Result<SocketAddr, String> {
         && ipv6.scope_id() == 0
     {
         return Err(format!(
-            "`{text}` is a link-local address without a zone: use [{}%NUMBER]:{} with the number that \
-             `ip link` shows for the interface, or a global address",
+            "`{text}` is a link-local address without a zone: give [{}%NUMBER]:{} with the number \
+             that `ip link` shows for the interface, or a global address",
             ipv6.ip(),
             ipv6.port()
         ));
     }
     if address.ip().is_unspecified() || address.ip().is_multicast() || address.port() == 0 {
         return Err(format!(
-            "{address} is not the address of a host: use a unicast address and a port from 1 to \
+            "{address} is not the address of a host: give a unicast address and a port from 1 to \
              65535"
         ));
     }
@@ -167,14 +167,14 @@ mod tests {
         check(
             "reflector",
             Err(
-                "`reflector` is not an address: use ADDRESS, ADDRESS:PORT or [ADDRESS]:PORT, such as \
-                 192.0.2.2 or [2001:db8::2]:1179",
+                "`reflector` is not an address: give ADDRESS, ADDRESS:PORT or [ADDRESS]:PORT, such \
+                 as 192.0.2.2 or [2001:db8::2]:1179",
             ),
         );
         check(
             "fe80::1",
             Err(
-                "`fe80::1` is a link-local address without a zone: use [fe80::1%NUMBER]:179 with \
+                "`fe80::1` is a link-local address without a zone: give [fe80::1%NUMBER]:179 with \
                  the number that `ip link` shows for the interface, or a global address",
             ),
         );
@@ -189,35 +189,35 @@ mod tests {
         check(
             "0.0.0.0",
             Err(
-                "0.0.0.0:179 is not the address of a host: use a unicast address and a port from 1 \
-                 to 65535",
+                "0.0.0.0:179 is not the address of a host: give a unicast address and a port from \
+                 1 to 65535",
             ),
         );
         check(
             "192.0.2.2:0",
             Err(
-                "192.0.2.2:0 is not the address of a host: use a unicast address and a port from 1 \
-                 to 65535",
+                "192.0.2.2:0 is not the address of a host: give a unicast address and a port from \
+                 1 to 65535",
             ),
         );
         check(
             "192.0.2.2,as=1",
             Err(
-                "`as=1` is not understood: use asn=NUMBER, name=NAME, source=ADDRESS or \
+                "`as=1` is not understood: give asn=NUMBER, name=NAME, source=ADDRESS or \
                  md5-key-file=FILE",
             ),
         );
         check(
             "192.0.2.2,asn=0",
             Err(
-                "asn `0` is not a usable AS number: use 1 to 4294967294 except the reserved numbers \
-                 23456 and 65535",
+                "asn `0` is not a usable AS number: give 1 to 4294967294 except the reserved \
+                 numbers 23456 and 65535",
             ),
         );
         check("192.0.2.2,source=x", Err("source `x` is not an IP address"));
         check(
             "192.0.2.2,name=",
-            Err("name is empty: use name=NAME, or omit name="),
+            Err("name is empty: give name=NAME, or omit name="),
         );
     }
 }
