@@ -192,7 +192,7 @@ impl SpeakerHandle {
     }
 
     /// Starts a stream of changes of all sessions, and, if `paths` is true, of the paths in all
-    /// Adj-RIB-In. The stream begins with everything that exists, followed by
+    /// Adj-RIB-In. The stream begins with all existing peers and paths, followed by
     /// [`SpeakerChange::Synced`].
     ///
     /// # Errors

@@ -170,7 +170,7 @@ impl Journal {
         %remote,
         group = group.name,
         peers,
-            "connection refused: its address has reached the maximum number of peers; raise \
+            "connection refused: the remote address has reached its maximum number of peers; raise \
              maximumPeersPerAddress of the peer group if more speakers share this address"
         );
         let error = format!("the address has reached its maximum of {peers} peers");
@@ -266,7 +266,7 @@ impl Journal {
             attribute = error.type_code,
             disposition = ?error.disposition,
             problem = error.problem,
-            "malformed attribute in UPDATE"
+            "malformed attribute in UPDATE; keeping the session"
         );
     }
 

@@ -19,8 +19,8 @@ use crate::{
 const BATCH: usize = 1024;
 
 /// Largest number of unread changes that the speaker stores for an observer. An observer beyond
-/// this limit must start again and receives everything that exists. Paths that existed when the
-/// observer was added do not count.
+/// this limit must start again, and then receives all existing peers and paths. Paths that existed
+/// when the observer was added do not count.
 const MAX_UNREAD: usize = 65_536;
 
 /// A change of a peer or a path.
@@ -34,7 +34,7 @@ pub enum SpeakerChange {
     Path(PathStatus),
     /// A path was removed.
     PathRemoved(PathName),
-    /// The observer has received everything that existed when it was added. Sent once.
+    /// The observer has received all peers and paths that existed when it was added. Sent once.
     Synced,
 }
 

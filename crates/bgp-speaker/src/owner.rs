@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Largest number of messages and prefixes that the owner handles in one turn, before it sends the
-/// resulting updates. Changes that arrive together are thereby sent together. The share of the last
+/// resulting updates. So changes that arrive together are sent together. The share of the last
 /// connection can exceed the limit.
 const TURN: usize = 8 * SHARE;
 

@@ -22,7 +22,7 @@ const CHANGE_INTERVAL: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RefusedSession {
     pub address: IpAddr,
-    /// Name of the peer. A dynamic peer can have several names; this is the last one.
+    /// Name of the peer. If a dynamic peer has had several names: the last name.
     pub peer: String,
     /// `None`: the peer belongs to no peer group.
     pub group: Option<String>,
