@@ -18,9 +18,9 @@ pub(crate) struct SentPathKey {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum PathChoice {
-    /// The best path of the prefix, for a peer that is sent only the best path.
+    /// The best path of the prefix, for a peer that receives only the best path.
     Best,
-    /// The path in this slot, for a peer that is sent all paths (RFC 7911).
+    /// The path in this slot, for a peer that receives all paths (RFC 7911).
     Slot(PathSlot),
 }
 

@@ -12,7 +12,7 @@
 //! of a key coalesce for a slow peer, and the queue of a peer never has more keys than the table
 //! has paths.
 //!
-//! **Invariants.** The Adj-RIB-Out of a peer lists exactly the paths that the peer has been sent. A
+//! **Invariants.** The Adj-RIB-Out of a peer lists exactly the paths that were sent to the peer. A
 //! path keeps its path id while it exists, and no two paths of a prefix have equal path ids. Equal
 //! attributes of one peer are stored once for all prefixes, and so is each exported form of these
 //! attributes.

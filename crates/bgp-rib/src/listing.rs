@@ -36,7 +36,7 @@ pub struct RibPath<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct SentPath<'a> {
     pub prefix: IpNet,
-    /// The sent path id. `None`: the peer is sent only the best path, without a path id.
+    /// The sent path id. `None`: the peer receives only the best path, without a path id.
     pub path_id: Option<PathId>,
     /// The attributes after the export policy.
     pub attributes: &'a Arc<PathAttributes>,
@@ -127,7 +127,7 @@ impl Rib {
             .filter_map(|(index, _, slot)| rib_path(self.table.entry(index), slot))
     }
 
-    /// Returns the paths that the peer has been sent. The order is not defined.
+    /// Returns the paths that were sent to the peer. The order is not defined.
     pub fn adj_rib_out(&self, id: PeerId) -> impl Iterator<Item = SentPath<'_>> {
         let peer = self.peers.get(&id);
         peer.into_iter().flat_map(|peer| {

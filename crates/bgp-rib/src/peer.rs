@@ -53,7 +53,8 @@ pub struct RibConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RibFamily {
     pub family: Family,
-    /// `true`: the peer is sent all paths of a prefix (RFC 7911). `false`: only the best path.
+    /// `true`: the peer receives all paths of a prefix (RFC 7911). `false`: the peer receives only
+    /// the best path.
     pub add_path_send: bool,
 }
 

@@ -101,8 +101,8 @@ impl Rib {
         }
     }
 
-    /// Makes all paths pending that the peer has been sent or should be sent. Paths that the peer
-    /// already has are not sent again.
+    /// Makes all paths pending that the peer has or should have. Paths that the peer already has
+    /// are not sent again.
     fn export_again(&mut self, id: PeerId) {
         self.remove_receiver(id);
         self.add_receiver(id);

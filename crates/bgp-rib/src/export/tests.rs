@@ -76,7 +76,7 @@ fn sequence(asns: &[u32]) -> AsPath {
     }
 }
 
-/// Lets peer number 2 announce a path. Returns the attributes with which peer number 3 is sent the
+/// Lets peer number 2 announce a path. Returns the attributes with which peer number 3 receives the
 /// path.
 fn relay(
     from: PeerSettings,

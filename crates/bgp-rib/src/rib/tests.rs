@@ -50,7 +50,7 @@ fn peer(id: PeerId, add_path_send: bool) -> PeerSettings {
     }
 }
 
-/// Returns tables with two clients that are sent no path, and a router with add-path.
+/// Returns tables with two clients that receive no path, and a router with add-path.
 fn reflector() -> Rib {
     let mut rib = rib();
     for id in [A, B] {

@@ -19,7 +19,7 @@ fn with_import(import: ImportPolicy) -> Rib {
     rib
 }
 
-/// Returns the attributes that the router has been sent for the only path.
+/// Returns the attributes of the only path that the router has received.
 fn sent(rib: &Rib) -> PathAttributes {
     let sent: Vec<_> = rib.adj_rib_out(ROUTER).collect();
     assert_eq!(sent.len(), 1);
