@@ -130,7 +130,7 @@ impl Session {
         self.send(id, Message::Keepalive, outputs);
     }
 
-    /// Stops dialling, because no further connection can replace the existing one.
+    /// Stops dialling, because no further connection can replace the existing connection.
     fn cancel_dial(&mut self, outputs: &mut Vec<SessionOutput>) {
         if self.dialler == Dialler::Dialling {
             outputs.push(SessionOutput::CancelDial);
