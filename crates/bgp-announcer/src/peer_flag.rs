@@ -75,7 +75,7 @@ impl PeerFlag {
                 if matches!(source, IpAddr::V6(ipv6) if ipv6.is_unicast_link_local()) {
                     return Err(format!(
                         "source `{value}` is a link-local address without a zone: omit source=, \
-                         the kernel chooses a source address in the zone of the peer"
+                         so that the kernel chooses a source address in the zone of the peer"
                     ));
                 }
                 self.source = Some(source);
@@ -181,8 +181,8 @@ mod tests {
         check(
             "fd00::2,source=fe80::1",
             Err(
-                "source `fe80::1` is a link-local address without a zone: omit source=, the kernel \
-                 chooses a source address in the zone of the peer",
+                "source `fe80::1` is a link-local address without a zone: omit source=, so that the \
+                 kernel chooses a source address in the zone of the peer",
             ),
         );
         check("[fe80::1%2]:179", Ok("[fe80::1%2]:179 None None None"));
