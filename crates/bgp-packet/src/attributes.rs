@@ -59,8 +59,8 @@ pub struct LargeCommunity(pub u32, pub u32, pub u32);
 
 /// The Partial bits of the optional transitive attributes of [`PathAttributes`].
 ///
-/// The bit is set if an earlier speaker did not recognize the attribute. No speaker may clear it
-/// (RFC 4271 section 5).
+/// The bit is set if an earlier speaker did not recognize the attribute. No speaker may clear the
+/// bit (RFC 4271 section 5).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct PartialAttributes {
     pub aggregator: bool,

@@ -42,7 +42,7 @@ pub struct CodecOptions {
     pub four_octet_asn: bool,
     /// Families whose NLRI have path ids in this direction (RFC 7911).
     pub add_path: Vec<Family>,
-    /// A message can have 65535 octets, not only 4096 (RFC 8654).
+    /// A message can have up to 65535 octets instead of 4096 (RFC 8654).
     pub extended_message: bool,
     /// The session is internal. On an external session the decoder ignores LOCAL_PREF,
     /// ORIGINATOR_ID and CLUSTER_LIST (RFC 7606 section 7), and the encoder omits them.

@@ -51,7 +51,7 @@ fn router_id() -> impl Strategy<Value = RouterId> {
     (1..=u32::MAX).prop_map(|number| RouterId(Ipv4Addr::from(number)))
 }
 
-/// Generates two-octet numbers, four-octet numbers and limits.
+/// Generates two-octet AS numbers, four-octet AS numbers, and numbers at the limits of both ranges.
 fn asn() -> impl Strategy<Value = Asn> {
     prop_oneof![
         1..=65535_u32,
