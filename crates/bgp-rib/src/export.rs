@@ -32,10 +32,11 @@ pub(crate) enum ExportForm {
         originator_id: RouterId,
         cluster_id: ClusterId,
     },
-    /// Export of a path of an external peer or of this speaker to an internal peer. `next_hop`
-    /// `None`: the next hop is not changed.
+    /// Export of a path of an external peer or of this speaker to an internal peer. If `next_hop`
+    /// is `None`, the next hop is not changed.
     Internal { next_hop: Option<IpAddr> },
-    /// Export of any path to an external peer. `next_hop` `None`: the next hop is not changed.
+    /// Export of any path to an external peer. If `next_hop` is `None`, the next hop is not
+    /// changed.
     External {
         local_asn: Asn,
         next_hop: Option<IpAddr>,

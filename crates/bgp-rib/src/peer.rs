@@ -43,7 +43,7 @@ pub enum PeerKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RibConfig {
     pub local_asn: Asn,
-    /// BGP Identifier of this speaker (RFC 4271 section 4.2).
+    /// BGP identifier of this speaker (RFC 4271 section 4.2).
     pub router_id: RouterId,
     /// Cluster id of this reflector (RFC 4456), usually equal to the router id.
     pub cluster_id: ClusterId,
@@ -90,7 +90,7 @@ pub struct PeerSettings {
     pub kind: PeerKind,
     /// AS number from the peer's OPEN message.
     pub peer_asn: Asn,
-    /// BGP Identifier from the peer's OPEN message.
+    /// BGP identifier from the OPEN message of the peer.
     pub peer_router_id: RouterId,
     /// Remote address of the connection.
     pub peer_address: IpAddr,

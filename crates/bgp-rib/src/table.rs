@@ -52,8 +52,8 @@ pub(crate) struct PrefixEntry {
     paths: Vec<Option<StoredPath>>,
     vacant: Vec<PathSlot>,
     best: Option<PathSlot>,
-    /// Number of paths with a MULTI_EXIT_DISC. If it is not 0, the preference of paths is not a
-    /// total order.
+    /// Number of paths with a MULTI_EXIT_DISC. If the number is not 0, the preference of paths is
+    /// not a total order.
     multi_exit_discs: u32,
     /// Number of keys in Adj-RIBs-Out that refer to this entry.
     references: u32,
