@@ -101,7 +101,7 @@ impl SpeakerHandle {
     }
 
     /// Announces an own path, or changes the attributes of an announced own path. An unspecified
-    /// next hop is replaced by the local address of each session. Returns the revision of this
+    /// next hop is replaced with the local address of each session. Returns the revision of this
     /// change.
     ///
     /// # Errors

@@ -89,7 +89,7 @@ async fn an_announcement_with_changed_attributes_replaces_the_path() {
 }
 
 #[tokio::test]
-async fn an_unspecified_next_hop_is_replaced_by_the_local_address_of_the_session() {
+async fn an_unspecified_next_hop_is_replaced_with_the_local_address_of_the_session() {
     let (reflector, client) = pair().await;
     let attributes = PathAttributes::originate(Ipv4Addr::UNSPECIFIED.into());
     let revision = client.originate_with("10.1.1.10/32", attributes).await;
