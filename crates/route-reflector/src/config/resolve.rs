@@ -146,7 +146,8 @@ fn id(field: &str, value: &Spanned<document::Address4>) -> Result<Ipv4Addr, File
     Ok(id)
 }
 
-/// Returns an AS number that is not reserved by RFC 7607, RFC 6793 section 9 or RFC 7300.
+/// Checks that the AS number is not reserved by RFC 7607, RFC 6793 section 9 or RFC 7300, and
+/// returns the number.
 fn asn(field: &str, value: &Spanned<u32>) -> Result<Asn, FileProblem> {
     match value.value {
         reserved @ (0 | 23456 | 65535 | u32::MAX) => {
