@@ -1,6 +1,6 @@
 //! Test environment of the daemon.
 //!
-//! It consists of a fake data plane, a fake node-router and a BGP speaker.
+//! The environment consists of a fake data plane, a fake node-router and a BGP speaker.
 
 use std::{
     convert::Infallible,
