@@ -472,7 +472,7 @@ fn flags_that_an_as4_attribute_does_not_allow_withdraw_the_path() {
     }
 }
 
-/// This rule is from RFC 7606 section 5.2.
+/// RFC 7606 section 5.2: treat-as-withdraw needs announced prefixes.
 #[test]
 fn an_attribute_error_in_an_update_without_announced_prefixes_ends_the_session() {
     let malformed = "c008 01 00";
@@ -497,7 +497,7 @@ fn an_attribute_error_with_prefixes_of_an_unsupported_family_does_not_end_the_se
     check_errors(&update, &[(8, WITHDRAW, 5, "c008 01 00")]);
 }
 
-/// This rule is from RFC 7606 section 3 h.
+/// RFC 7606 section 3 h: of several errors, the strongest reaction applies.
 #[test]
 fn the_notification_contains_the_first_of_the_errors_with_the_strongest_reaction() {
     check_reset(
