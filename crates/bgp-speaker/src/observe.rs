@@ -55,8 +55,8 @@ struct Observer {
     /// Changed paths with the name of their peer. The name is stored because the peer can be
     /// removed before the observer reads the change.
     changed_paths: ChangedPaths,
-    /// Paths that existed when the observer was added, and that it has not received. They are sent
-    /// before later changes. `None`: the observer has received all of them.
+    /// Paths that existed when the observer was added, and that the observer has not received yet.
+    /// These paths are sent before later changes. `None`: the observer has received all of them.
     existing_paths: Option<ChangedPaths>,
     /// Whether the observer exceeded [`MAX_UNREAD`]. Its changes were dropped, and its next request
     /// ends the stream.

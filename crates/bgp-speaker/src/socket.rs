@@ -23,8 +23,9 @@ use crate::{
     messages::ConnectionEvent,
 };
 
-/// The kernel limits the backlog to `net.core.somaxconn`. It must be large: after a restart of this
-/// speaker, all peers connect simultaneously, and a full backlog drops their SYN packets.
+/// The kernel limits the backlog to `net.core.somaxconn`. The backlog must be large: after a
+/// restart of this speaker, all peers connect simultaneously, and a full backlog drops their SYN
+/// packets.
 pub(crate) const BACKLOG: i32 = 65535;
 
 /// An error while a listening socket was opened.

@@ -159,7 +159,7 @@ async fn a_connection_sends_its_next_share_after_the_owner_has_finished_its_turn
             panic!("an event without messages");
         };
         assert_eq!(messages.len(), SHARE);
-        // Other events than a share are sent without a turn.
+        // Events other than a share do not wait for the end of a turn.
         orders
             .send(ConnectionOrder::SendUpdates(Vec::new()))
             .await
@@ -237,7 +237,7 @@ async fn the_send_hold_timer_does_not_expire_if_the_peer_read_while_this_process
     );
 }
 
-/// This side notices the TCP reset by a failed write, before it has read the NOTIFICATION.
+/// A write of this side fails because of the TCP reset, before this side has read the NOTIFICATION.
 #[tokio::test]
 async fn a_notification_is_read_although_a_tcp_reset_makes_a_write_fail() {
     let (mut connection, mut peer) = connection().await;
