@@ -28,7 +28,8 @@ const MINIMAL_DOCUMENT: &str =
 /// A valid configuration with all defaults resolved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Identity and listen addresses of the BGP speaker. They cannot change while the process runs.
+    /// Identity and listen addresses of the BGP speaker, which cannot change while the process
+    /// runs.
     pub speaker: SpeakerConfig,
     /// Peers and peer groups, which can change at each reload. A group without prefixes is used
     /// only by the peers that name the group.

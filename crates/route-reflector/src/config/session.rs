@@ -15,7 +15,7 @@ use super::{
 };
 
 /// Default hold time. It is shorter than the 90 s that RFC 4271 section 10 suggests, because a
-/// failed load-balancer pod would stay in the tables of routers for this time.
+/// failed load-balancer pod would stay in the tables of routers for the hold time.
 const DEFAULT_HOLD_TIME_SECONDS: u16 = 9;
 
 pub(super) fn md5_key(file: Option<&Spanned<String>>) -> Result<Option<Md5Key>, FileProblem> {
