@@ -53,7 +53,7 @@ impl AnnouncerLog {
                     tracing::warn!(
                         %prefix,
                         error = problem,
-                                                "cannot reach node-router (--node-router); retrying"
+                        "cannot reach node-router (--node-router); retrying"
                     );
                 }
             }
@@ -74,9 +74,7 @@ impl AnnouncerLog {
                 }
             }
             AnnouncementInput::NodeRouteHeld(_) => self.node_router_reached(),
-            AnnouncementInput::Drain => {
-                tracing::info!("drain requested; announcing all addresses as least preferred")
-            }
+            AnnouncementInput::Drain => tracing::info!("drain requested"),
             AnnouncementInput::ServiceAddress {
                 prefix,
                 serving,

@@ -21,7 +21,6 @@ pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "
 
 /// Types that are generated from `proto/portlb/`.
 #[allow(
-    missing_docs,
     unreachable_pub,
     clippy::all,
     clippy::allow_attributes_without_reason,

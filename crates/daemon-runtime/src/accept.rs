@@ -134,7 +134,7 @@ impl<L: Listen> Acceptor<L> {
 
     /// Counts a closed or refused connection, and logs the consequence at most once a minute.
     fn limit_reached(&mut self, consequence: &'static str) {
-        self.metrics.connection_closed(CloseReason::Limit);
+        self.metrics.count_closed_connection(CloseReason::Limit);
         let is_logged = self
             .limit_logged
             .is_some_and(|at| at.elapsed() < LIMIT_LOG_INTERVAL);

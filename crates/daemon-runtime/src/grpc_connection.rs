@@ -97,7 +97,7 @@ impl Handshake {
     /// Returns an error after the deadline of the handshake.
     fn poll_timeout(&mut self, context: &mut Context<'_>) -> Poll<io::Error> {
         self.deadline.as_mut().poll(context).map(|()| {
-            self.metrics.connection_closed(CloseReason::Timeout);
+            self.metrics.count_closed_connection(CloseReason::Timeout);
             io::Error::new(
                 io::ErrorKind::TimedOut,
                 "the client did not complete the HTTP/2 handshake in time",

@@ -127,7 +127,7 @@ async fn answer<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + 'stati
         Ok(Ok(())) => false,
     };
     if is_late {
-        metrics.connection_closed(CloseReason::Timeout);
+        metrics.count_closed_connection(CloseReason::Timeout);
     }
 }
 

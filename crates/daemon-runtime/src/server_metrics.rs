@@ -77,8 +77,8 @@ impl ServerMetrics {
         self.open.set(i64::try_from(open).unwrap_or(i64::MAX));
     }
 
-    pub(crate) fn connection_closed(&self, cut: CloseReason) {
-        match cut {
+    pub(crate) fn count_closed_connection(&self, reason: CloseReason) {
+        match reason {
             CloseReason::Limit => self.limit.inc(),
             CloseReason::Timeout => self.timeout.inc(),
         };

@@ -101,7 +101,7 @@ impl DesiredState {
         if self.loss.as_ref() != Some(&loss) {
             tracing::info!(
                 error = %loss,
-                "no stream of the desired set; keeping the last set and reconnecting"
+                "no stream of the desired set; reconnecting"
             );
             self.loss = Some(loss);
         }

@@ -159,7 +159,10 @@ impl IpvsForwarder {
             Ok(entries) => {
                 for (key, entry) in entries {
                     if self.table.record_actual(key, entry) {
-                        tracing::warn!(entry = %key, "another program changed an IPVS entry; repairing it");
+                        tracing::warn!(
+                            entry = %key,
+                            "another program changed an IPVS entry; repairing it"
+                        );
                         self.metrics.repaired.inc();
                         changed.insert(key);
                     }

@@ -29,8 +29,14 @@ impl IpvsMetrics {
             apply_seconds.clone(),
         );
         Self {
-            changes: metrics.create("ipvs_changes", "Changes of the kernel's IPVS table that were requested"),
-            refused: metrics.create("ipvs_changes_refused", "Changes of the IPVS table that the kernel refused"),
+            changes: metrics.create(
+                "ipvs_changes",
+                "Changes of the kernel's IPVS table that were requested",
+            ),
+            refused: metrics.create(
+                "ipvs_changes_refused",
+                "Changes of the IPVS table that the kernel refused",
+            ),
             apply_seconds,
             repaired: metrics.create(
                 "ipvs_repaired",

@@ -43,7 +43,7 @@ const COMMENT_PREFIX: &str = "contents ";
 
 /// A request that is part of a transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct TransactionRequest {
+pub(crate) struct NftablesRequest {
     pub(crate) message_type: u16,
     /// Netlink flags without `NLM_F_REQUEST` and `NLM_F_ACK`, which are added when the request is
     /// sent.
@@ -107,7 +107,7 @@ impl NftablesTable {
 }
 
 /// Returns the transaction that makes the kernel's table equal to `table`.
-pub(crate) fn replace(table: &NftablesTable) -> Vec<TransactionRequest> {
+pub(crate) fn replace(table: &NftablesTable) -> Vec<NftablesRequest> {
     let mut requests = vec![
         new_table(&table.name, None),
         delete(&table.name),
@@ -119,10 +119,10 @@ pub(crate) fn replace(table: &NftablesTable) -> Vec<TransactionRequest> {
 
 /// Returns the request that deletes a table. The kernel refuses the request if the table does not
 /// exist.
-fn delete(name: &str) -> TransactionRequest {
+fn delete(name: &str) -> NftablesRequest {
     let mut payload = Vec::new();
     OpDeltableDo::encode_request(&mut payload, &header()).push_name_bytes(name.as_bytes());
-    TransactionRequest {
+    NftablesRequest {
         message_type: DEL_TABLE,
         flags: 0,
         payload,
@@ -131,10 +131,10 @@ fn delete(name: &str) -> TransactionRequest {
 }
 
 /// Returns the request that reads the attributes of one table.
-pub(crate) fn get(name: &str) -> TransactionRequest {
+pub(crate) fn get(name: &str) -> NftablesRequest {
     let mut payload = Vec::new();
     OpNewtableDo::encode_request(&mut payload, &header()).push_name_bytes(name.as_bytes());
-    TransactionRequest {
+    NftablesRequest {
         message_type: GET_TABLE,
         flags: 0,
         payload,
@@ -143,8 +143,8 @@ pub(crate) fn get(name: &str) -> TransactionRequest {
 }
 
 /// Returns the request that reads all chains of the family `inet`.
-pub(crate) fn get_chains() -> TransactionRequest {
-    TransactionRequest {
+pub(crate) fn get_chains() -> NftablesRequest {
+    NftablesRequest {
         message_type: GET_CHAIN,
         flags: 0,
         payload: header().as_slice().to_vec(),
@@ -168,7 +168,7 @@ pub(crate) fn fingerprint_in(user_data: &[u8]) -> Option<TableFingerprint> {
     None
 }
 
-fn new_table(name: &str, fingerprint: Option<TableFingerprint>) -> TransactionRequest {
+fn new_table(name: &str, fingerprint: Option<TableFingerprint>) -> NftablesRequest {
     let mut payload = Vec::new();
     let mut attributes =
         OpNewtableDo::encode_request(&mut payload, &header()).push_name_bytes(name.as_bytes());
@@ -179,7 +179,7 @@ fn new_table(name: &str, fingerprint: Option<TableFingerprint>) -> TransactionRe
         attributes = attributes.push_userdata(&user_data);
     }
     drop(attributes);
-    TransactionRequest {
+    NftablesRequest {
         message_type: NEW_TABLE,
         flags: NLM_F_CREATE,
         payload,
@@ -188,7 +188,7 @@ fn new_table(name: &str, fingerprint: Option<TableFingerprint>) -> TransactionRe
 }
 
 /// Returns the requests that add the chains, sets and rules of a table.
-fn contents(table: &NftablesTable) -> Vec<TransactionRequest> {
+fn contents(table: &NftablesTable) -> Vec<NftablesRequest> {
     let mut requests = Vec::new();
     let mut set_id = 0;
     for chain in &table.chains {
@@ -207,7 +207,7 @@ fn contents(table: &NftablesTable) -> Vec<TransactionRequest> {
     requests
 }
 
-fn new_chain(table: &NftablesTable, chain: &Chain) -> TransactionRequest {
+fn new_chain(table: &NftablesTable, chain: &Chain) -> NftablesRequest {
     let mut payload = Vec::new();
     OpNewchainDo::encode_request(&mut payload, &header())
         .push_table_bytes(table.name.as_bytes())
@@ -221,7 +221,7 @@ fn new_chain(table: &NftablesTable, chain: &Chain) -> TransactionRequest {
             ChainType::Filter => c"filter",
             ChainType::Nat => c"nat",
         });
-    TransactionRequest {
+    NftablesRequest {
         message_type: NEW_CHAIN,
         flags: NLM_F_CREATE,
         payload,
@@ -235,7 +235,7 @@ fn new_set(
     chain: &Chain,
     id: u32,
     prefixes: &[IpNet],
-) -> Vec<TransactionRequest> {
+) -> Vec<NftablesRequest> {
     let v4 = prefixes.iter().any(|prefix| matches!(prefix, IpNet::V4(_)));
     // `nft` shows the elements as IPv4 or IPv6 addresses by these type numbers. The kernel uses
     // only the length.
@@ -257,7 +257,7 @@ fn new_set(
         // The kernel reads the set id in network byte order, but the bindings write the id in host
         // byte order.
         .push_id(id.to_be());
-    let mut requests = vec![TransactionRequest {
+    let mut requests = vec![NftablesRequest {
         message_type: NEW_SET,
         flags: NLM_F_CREATE,
         payload,
@@ -286,7 +286,7 @@ fn new_set(
                 .end_nested();
         }
         drop(list);
-        requests.push(TransactionRequest {
+        requests.push(NftablesRequest {
             message_type: NEW_SET_ELEMENTS,
             flags: NLM_F_CREATE,
             payload,
@@ -302,7 +302,7 @@ fn new_rule(
     index: usize,
     rule: &Rule,
     mut set_id: u32,
-) -> TransactionRequest {
+) -> NftablesRequest {
     let mut payload = Vec::new();
     let mut list = OpNewruleDo::encode_request(&mut payload, &header())
         .push_table_bytes(table.name.as_bytes())
@@ -315,7 +315,7 @@ fn new_rule(
         list = encode_expression(list, expression, set_id);
     }
     drop(list);
-    TransactionRequest {
+    NftablesRequest {
         message_type: NEW_RULE,
         flags: NLM_F_CREATE | NLM_F_APPEND,
         payload,

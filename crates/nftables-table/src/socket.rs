@@ -11,7 +11,7 @@ use nix::errno::Errno;
 
 use crate::{
     NftablesError, NftablesTable, TableFingerprint, answer,
-    encode::{self, TransactionRequest},
+    encode::{self, NftablesRequest},
 };
 
 /// `NFNL_MSG_BATCH_BEGIN` and `NFNL_MSG_BATCH_END` (linux/netfilter/nfnetlink.h).
@@ -170,7 +170,7 @@ impl Nftables {
 
     /// Sends requests as one transaction, and waits until the kernel has applied or refused the
     /// transaction.
-    fn transact(&mut self, requests: &[TransactionRequest]) -> Result<(), NftablesError> {
+    fn transact(&mut self, requests: &[NftablesRequest]) -> Result<(), NftablesError> {
         let mut marker = [0, 0, 0, 0];
         marker[2..].copy_from_slice(&SUBSYSTEM.to_be_bytes());
         let mut datagram = Vec::new();

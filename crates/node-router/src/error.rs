@@ -51,7 +51,7 @@ pub enum HoldRefusal {
         "the limit of {limit} routed prefixes is reached (held, recently released, or left by an \
          earlier run); raise node-router --max-routes"
     )]
-    TooMany { limit: usize },
+    TooManyRoutes { limit: usize },
     #[error(
         "the limit of {limit} holds is reached, which is four for each allowed route; raise \
          node-router --max-routes"
@@ -104,9 +104,9 @@ impl HoldRefusal {
             Self::ForeignRoute { .. } => "foreign_route",
             Self::NotForwarding { .. } => "not_forwarding",
             Self::NotInstalled { .. } | Self::NotRead { .. } => "kernel",
-            Self::TooMany { .. } | Self::TooManyHolds { .. } | Self::TooManyNextHops { .. } => {
-                "too_many"
-            }
+            Self::TooManyRoutes { .. }
+            | Self::TooManyHolds { .. }
+            | Self::TooManyNextHops { .. } => "too_many",
             Self::Stopping => "stopping",
         }
     }

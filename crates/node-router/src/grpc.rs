@@ -226,7 +226,7 @@ impl From<HoldRefusal> for Status {
             | HoldRefusal::ForeignRoute { .. }
             | HoldRefusal::NotForwarding { .. } => Self::failed_precondition(message),
             HoldRefusal::NotInstalled { .. } => Self::internal(message),
-            HoldRefusal::TooMany { .. }
+            HoldRefusal::TooManyRoutes { .. }
             | HoldRefusal::TooManyHolds { .. }
             | HoldRefusal::TooManyNextHops { .. } => Self::resource_exhausted(message),
             // These refusals say nothing about the state of the route. With `unavailable` the

@@ -130,7 +130,9 @@ async fn exchange(
                 Some(Ok(answer)) if answer.nonce == nonce => return Ok(()),
                 Some(Ok(_)) if wrong < MOST_WRONG_ANSWERS => wrong += 1,
                 Some(Ok(_)) => return Err("too many wrong answers to the nonce"),
-                Some(Err(_)) | None => return Err("the stream of requests ended before the nonce arrived"),
+                Some(Err(_)) | None => {
+                    return Err("the stream of requests ended before the nonce arrived");
+                }
             }
         }
     }

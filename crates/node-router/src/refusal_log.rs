@@ -42,7 +42,14 @@ impl RefusalLog {
             user_id,
         } = process;
         if !refusal.is_caused_by_token() {
-            tracing::info!(prefix, gateway, process_id, user_id, reason = %refusal, "refused a hold");
+            tracing::info!(
+                prefix,
+                gateway,
+                process_id,
+                user_id,
+                reason = %refusal,
+                "refused a hold"
+            );
             return;
         }
         match self.due(refusal.name(), Instant::now()) {

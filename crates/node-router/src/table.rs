@@ -186,7 +186,10 @@ impl<K: RouteKernel> RouteTable<K> {
             let first_released = self.released.values().min().copied();
             let cause = tokio::select! {
                 () = &mut linger_is_over => {
-                    tracing::info!(routes = self.published(), "stopping; the held routes stay in the kernel");
+                    tracing::info!(
+                        routes = self.published(),
+                        "stopping; the held routes stay in the kernel"
+                    );
                     return;
                 }
                 () = shutdown.drain_requested(), if !is_draining => {
@@ -315,7 +318,9 @@ impl<K: RouteKernel> RouteTable<K> {
             return Some(HoldRefusal::TooManyHolds { limit: holds });
         }
         match gateways_by_prefix.get(&claim.prefix) {
-            None => (gateways_by_prefix.len() >= limit).then_some(HoldRefusal::TooMany { limit }),
+            None => {
+                (gateways_by_prefix.len() >= limit).then_some(HoldRefusal::TooManyRoutes { limit })
+            }
             Some(gateways) => {
                 let is_full = gateways.len() >= MOST_NEXT_HOPS;
                 let prefix = claim.prefix;
@@ -487,7 +492,10 @@ impl<K: RouteKernel> RouteTable<K> {
                 self.metrics.changes.get_or_create(&labels).inc();
                 if cause == ReconcileCause::Audit && change.name() != "remove" {
                     self.metrics.repairs.inc();
-                    tracing::warn!(%change, "another program changed the uplink guard; restored it");
+                    tracing::warn!(
+                        %change,
+                        "the uplink guard differed from the desired guard; restored it"
+                    );
                 } else {
                     tracing::info!(%change, "changed the uplink guard");
                 }
@@ -516,7 +524,10 @@ impl<K: RouteKernel> RouteTable<K> {
                 self.metrics.changes.get_or_create(&labels).inc();
                 if cause == ReconcileCause::Audit && !matches!(change, RouteChange::Remove { .. }) {
                     self.metrics.repairs.inc();
-                    tracing::warn!(%change, "another program changed a route; restored it");
+                    tracing::warn!(
+                        %change,
+                        "a route differed from the desired route; restored it"
+                    );
                 } else {
                     tracing::info!(%change, "changed a route in the kernel");
                 }

@@ -125,6 +125,9 @@ fn parse(path: &Path, text: &str) -> Result<Content, FileError> {
 fn log_warnings(path: &Path, content: &Content) {
     for warning in &content.warnings {
         let warning = format_args!("{}:{warning}", path.display());
-        tracing::warn!(%warning, "the file is valid, but has a value that is most likely a mistake");
+        tracing::warn!(
+            %warning,
+            "the file is valid, but has a value that is most likely a mistake"
+        );
     }
 }

@@ -78,7 +78,7 @@ pub(crate) struct Leadership {
 #[derive(Clone, Debug)]
 pub(crate) enum ReportEvent {
     /// A complete list of the reports begins.
-    Began,
+    ListStarted,
     /// A report is new or has been renewed.
     Put(ReportLease),
     /// The report with this name was deleted.
@@ -86,7 +86,7 @@ pub(crate) enum ReportEvent {
     /// The list is complete: a report that it did not contain does not exist.
     Listed,
     /// The watch has failed with this error.
-    Trouble(String),
+    Failed(String),
     /// The watch works again.
     Recovered,
 }
@@ -254,7 +254,7 @@ impl Leadership {
         now: Instant,
     ) -> Option<(String, BoundedDuration)> {
         match event {
-            ReportEvent::Began => self.reports.begin_list(),
+            ReportEvent::ListStarted => self.reports.begin_list(),
             // The stream can continue after an event that pod-watcher cannot decode.
             ReportEvent::Put(lease) => {
                 self.is_watch_broken = false;
@@ -271,7 +271,7 @@ impl Leadership {
                 self.has_reports = true;
                 self.is_watch_broken = false;
             }
-            ReportEvent::Trouble(_) => self.is_watch_broken = true,
+            ReportEvent::Failed(_) => self.is_watch_broken = true,
             ReportEvent::Recovered => self.is_watch_broken = false,
         }
         None

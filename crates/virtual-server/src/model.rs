@@ -285,6 +285,16 @@ impl Scheduler {
         }
     }
 
+    /// Returns this scheduler with other flags, or `None` if the scheduler has no flags.
+    #[must_use]
+    pub const fn with_flags(self, flags: SchedulerFlags) -> Option<Self> {
+        match self {
+            Self::Sh(_) => Some(Self::Sh(flags)),
+            Self::Mh(_) => Some(Self::Mh(flags)),
+            Self::Rr | Self::Wrr | Self::Lc | Self::Wlc | Self::Sed | Self::Nq => None,
+        }
+    }
+
     /// Reports whether this is Maglev hashing, with any flags.
     #[must_use]
     pub const fn is_mh(self) -> bool {

@@ -137,20 +137,15 @@ impl Options {
         let Some(flags) = self.scheduler_flags else {
             return scheduler;
         };
-        if !scheduler.is_hashing() {
+        scheduler.with_flags(flags).unwrap_or_else(|| {
             unused.push(Invalid::new(
                 Field::SchedulerFlags,
                 scheduler,
                 "has no flags, only sh and mh have",
                 Suggestion::LeaveOut,
             ));
-            return scheduler;
-        }
-        if scheduler.is_mh() {
-            Scheduler::Mh(flags)
-        } else {
-            Scheduler::Sh(flags)
-        }
+            scheduler
+        })
     }
 
     fn forwarding_method(&self, unused: &mut Vec<Invalid>) -> ForwardingMethod {

@@ -182,8 +182,7 @@ fn objects_in_documents() -> Vec<String> {
 #[test]
 fn a_delete_by_the_label_of_portlb_keeps_the_namespaces() {
     const SELECTOR: &str = "-l app.kubernetes.io/part-of=portlb";
-    let guide =
-        std::fs::read_to_string(lab::repository().join("docs/how-to/upgrade.md")).unwrap();
+    let guide = std::fs::read_to_string(lab::repository().join("docs/how-to/upgrade.md")).unwrap();
     assert!(guide.contains(SELECTOR));
     let api = start("delete");
     apply(&api, "overlays/flat-l2");

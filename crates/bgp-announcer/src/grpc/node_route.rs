@@ -72,7 +72,7 @@ impl NodeRoutes {
         };
         self.release(prefix);
         self.next_hold += 1;
-        let route_hold = RouteHold {
+        let route_hold = NodeRouteHolder {
             hold: self.next_hold,
             prefix,
             gateway,
@@ -160,7 +160,7 @@ async fn forward_nonces(
     std::future::pending().await
 }
 
-struct RouteHold {
+struct NodeRouteHolder {
     hold: u64,
     prefix: IpNet,
     gateway: IpAddr,
@@ -170,7 +170,7 @@ struct RouteHold {
     events: mpsc::Sender<HoldEvent>,
 }
 
-impl RouteHold {
+impl NodeRouteHolder {
     async fn run(mut self) {
         let mut backoff = Backoff::for_neighbouring_daemon(self.longest_retry);
         loop {
@@ -251,7 +251,8 @@ impl RouteHold {
             Some(Err(error)) => tracing::warn!(
                 prefix = %self.prefix,
                 error = error_chain(&error),
-                "cannot read the hold token (--hold-token-file); requesting the node route without a token"
+                "cannot read the hold token (--hold-token-file); requesting the node route without \
+                 a token"
             ),
             None => {}
         }
@@ -266,7 +267,8 @@ impl RouteHold {
                 tracing::warn!(
                     gateway = %self.gateway,
                     %error,
-                    "cannot open a UDP socket at the gateway; requesting the node route without a hold proof"
+                    "cannot open a UDP socket at the gateway; requesting the node route without a \
+                     hold proof"
                 );
                 None
             }

@@ -9,9 +9,9 @@
 use std::fmt::Debug;
 
 use daemon_api::{
-    ConversionError, DesiredSetEvent, DesiredSetAssembly, announcer::v1 as announcer, bgp::v1 as bgp,
-    dataplane::v1 as dataplane, discovery::v1 as discovery, noderoute::v1 as noderoute,
-    reflector::v1 as reflector, virtualserver::v1 as virtualserver,
+    ConversionError, DesiredSetAssembly, DesiredSetEvent, announcer::v1 as announcer,
+    bgp::v1 as bgp, dataplane::v1 as dataplane, discovery::v1 as discovery,
+    noderoute::v1 as noderoute, reflector::v1 as reflector, virtualserver::v1 as virtualserver,
 };
 use libfuzzer_sys::fuzz_target;
 use prost::Message;
@@ -175,7 +175,9 @@ fn watch_stream(mut octets: &[u8]) {
                     assert_eq!(server.validate(), Ok(()));
                 }
                 DesiredSetEvent::Change(_) | DesiredSetEvent::Synced => {}
-                DesiredSetEvent::Invalid { error, .. } => assert!(!error.field.is_empty(), "{error}"),
+                DesiredSetEvent::Invalid { error, .. } => {
+                    assert!(!error.field.is_empty(), "{error}")
+                }
             }
         }
     }

@@ -10,8 +10,8 @@ use libfuzzer_sys::fuzz_target;
 use service_catalog::{
     catalog::{Catalog, CatalogInput},
     model::{
-        Annotations, Endpoint, EndpointPort, EndpointSlice, NotUsed, ObjectKey, Pod, EndpointReadiness,
-        Service, ServicePort, ServiceType, WrittenStatus,
+        Annotations, Endpoint, EndpointPort, EndpointReadiness, EndpointSlice, NotUsed, ObjectKey,
+        Pod, Service, ServicePort, ServiceType, WrittenStatus,
     },
     settings::CatalogSettings,
 };

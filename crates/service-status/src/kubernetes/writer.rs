@@ -227,7 +227,7 @@ impl StatusWriter {
         event: ReportEvent,
         failures: &mut FailureLog,
     ) {
-        if let ReportEvent::Trouble(text) = &event {
+        if let ReportEvent::Failed(text) = &event {
             failures.log_failure(&self.server.metrics, "watch", || text.clone());
         } else if matches!(event, ReportEvent::Recovered) {
             failures.log_recovery();
@@ -524,11 +524,11 @@ fn ip_mode_of(answer: &Service) -> Option<IpMode> {
 /// Converts an event of the watch of Leases.
 fn report_event(event: WatchEvent<Lease>) -> ReportEvent {
     match event {
-        WatchEvent::ListStarted => ReportEvent::Began,
+        WatchEvent::ListStarted => ReportEvent::ListStarted,
         WatchEvent::Put(lease) => ReportEvent::Put(report_lease(lease)),
         WatchEvent::Deleted(lease) => ReportEvent::Deleted(lease.metadata.name.unwrap_or_default()),
         WatchEvent::Listed => ReportEvent::Listed,
-        WatchEvent::Failed(trouble) => ReportEvent::Trouble(trouble),
+        WatchEvent::Failed(trouble) => ReportEvent::Failed(trouble),
         WatchEvent::Recovered => ReportEvent::Recovered,
     }
 }

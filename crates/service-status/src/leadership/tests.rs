@@ -46,7 +46,7 @@ fn leadership(now: Instant) -> Leadership {
         leadership.on_view(PublishedEvent::Changed(key(name), view), now);
     }
     leadership.on_view(PublishedEvent::Synced, now);
-    leadership.on_report(ReportEvent::Began, now);
+    leadership.on_report(ReportEvent::ListStarted, now);
     leadership.on_report(report("own", 1, ""), now);
     leadership.on_report(report("other", 1, "10.1.1.2/32"), now);
     leadership.on_report(ReportEvent::Listed, now);
@@ -209,7 +209,7 @@ fn unseen_reports_still_count_while_the_watch_is_broken() {
     leadership.recount(written, now);
     assert_eq!(leadership.announcements.count(address), 1);
     // The watch is broken, and no pod can renew its report.
-    leadership.on_report(ReportEvent::Trouble(String::new()), now);
+    leadership.on_report(ReportEvent::Failed(String::new()), now);
     now += REPORT_DURATION * 2;
     leadership.recount(written, now);
     assert_eq!(leadership.announcements.count(address), 1);
@@ -291,7 +291,7 @@ fn an_ending_pod_is_not_done_while_the_watch_of_reports_is_broken() {
     let now = Instant::now();
     let mut leadership = leadership(now);
     drain(&mut leadership, now);
-    leadership.on_report(ReportEvent::Trouble(String::new()), now);
+    leadership.on_report(ReportEvent::Failed(String::new()), now);
     leadership.end();
     leadership.recount(None, now);
     assert!(!leadership.is_done());
