@@ -22,8 +22,9 @@
 //! - The desired routes follow from the holds and the links of their gateways. The actual routes are
 //!   read from the kernel. [`plan::plan`] returns the changes between desired and actual routes. The
 //!   daemon reports only state that it has read back from the kernel.
-//! - **Limits**: `--max-routes` limits the routes. The number of holds is limited to four times as
-//!   many, and the streams of one connection to the number of routes plus a constant.
+//! - **Limits**: `--max-routes` limits the routes. The number of holds is limited to four times
+//!   the number of routes, and the number of streams of one connection to the number of routes plus a
+//!   constant.
 //! - The [uplink guard](uplink) drops packets from the uplinks for service addresses that no pod of
 //!   this node holds. These packets would otherwise loop between the node and its router.
 //! - **Held routes stay when the daemon exits.** The next run adopts them. After the adoption timeout

@@ -21,8 +21,8 @@ pub struct NamespaceEntry {
 }
 
 impl NamespacePrefixes {
-    /// Combines the entries. Each prefix must lie within an allowed prefix, because otherwise no
-    /// hold could ever get it.
+    /// Combines the entries. Each prefix must lie within an allowed prefix, because
+    /// node-router refuses a hold of every other prefix.
     ///
     /// # Errors
     /// A prefix is not allowed, or a namespace has two entries. The error contains a suggestion.

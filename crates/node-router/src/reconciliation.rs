@@ -121,7 +121,7 @@ impl Reconciliation {
         }
     }
 
-    /// Reports whether a change of the uplink guard failed and must be tried again.
+    /// Reports whether a change of the uplink guard failed and must be retried.
     pub(crate) fn is_guard_failed(&self) -> bool {
         self.is_guard_failed
     }

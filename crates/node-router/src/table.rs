@@ -448,8 +448,7 @@ impl<K: RouteKernel> RouteTable<K> {
                 && !plan::is_installed(prefix, next_hops, &reconciliation.actual.routes)
             {
                 reconciliation.failures.entry(prefix).or_insert_with(|| {
-                    "the kernel acknowledged the route, but the route reads back differently"
-                        .to_owned()
+                    "the kernel acknowledged the route, but does not list the route".to_owned()
                 });
             }
         }

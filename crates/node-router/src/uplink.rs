@@ -97,7 +97,7 @@ pub struct ActualGuard {
     /// Interfaces of the default routes in the main table.
     pub default_uplinks: BTreeSet<(IpVersion, String)>,
     /// Default uplinks by which this node also reaches its pods, so that packets of these pods
-    /// arrive on them.
+    /// arrive on these interfaces.
     pub pod_uplinks: BTreeSet<String>,
     /// Routes of this daemon in [`TABLE`], without fallback routes.
     pub own: Vec<OwnRoute>,
@@ -155,7 +155,7 @@ pub struct DesiredGuard {
     /// Guarded uplinks by IP version. Has an entry for each IP version of the allowed prefixes.
     pub uplinks: BTreeMap<IpVersion, BTreeSet<String>>,
     /// Interfaces of default routes that have no guard, because this node also reaches its pods by
-    /// them.
+    /// these interfaces.
     pub left_out: BTreeMap<IpVersion, BTreeSet<String>>,
     routes: Desired,
     fallbacks: BTreeMap<IpNet, Fallback>,

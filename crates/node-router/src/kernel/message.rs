@@ -77,8 +77,8 @@ pub fn rule_message(rule: &GuardRule) -> RuleMessage {
     .to_message()
 }
 
-/// Returns the rule of the uplink guard in a netlink message. Returns `None` for a rule that is not
-/// of the guard.
+/// Returns the rule of the uplink guard in a netlink message. Returns `None` for a rule that
+/// does not belong to the guard.
 pub fn parse_own_rule(message: &RuleMessage) -> Option<GuardRule> {
     let rule_parts = RoutingRule::from_message(message);
     let is_of_guard = rule_parts.protocol == PROTOCOL
@@ -212,7 +212,7 @@ pub struct RouteInterfaces {
 impl RouteInterfaces {
     /// Returns the interfaces by which this node reaches pods without a router. For each range of
     /// allowed gateways, these are the interfaces of the direct routes within the range. If a range
-    /// contains no direct route, it is the interface of the longest direct route that contains the range.
+    /// contains no direct route, the result is the interface of the longest direct route that contains the range.
     pub fn pod_interfaces(&self, policy: &Policy) -> BTreeSet<u32> {
         let mut interfaces = BTreeSet::new();
         for range in &policy.allowed_gateways {

@@ -228,7 +228,7 @@ async fn the_refusal_of_a_hold_names_the_change_that_the_kernel_refused_or_lost(
         forgets_changes: true,
         ..KernelState::default()
     };
-    check_refused(forgets, Code::Internal, &["reads back"]).await;
+    check_refused(forgets, Code::Internal, &["does not list the route"]).await;
     let without_guard = KernelState {
         refuses_guard_routes: Some(ENOMEM),
         ..with_uplink()
