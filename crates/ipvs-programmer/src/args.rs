@@ -37,7 +37,7 @@ pub const DEFAULTS: Defaults = Defaults {
 pub struct Args {
     /// Address of the discovery service that sends the desired set: http://ADDRESS:PORT or
     /// unix:PATH. The kernel is not changed until the first desired set arrives. While the
-    /// discovery service is away, the last desired set stays in force
+    /// discovery service is unreachable, the last desired set stays in force
     #[arg(
         long,
         env = "PORTLB_DISCOVERY",

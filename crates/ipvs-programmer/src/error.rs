@@ -26,7 +26,7 @@ pub enum IpvsKernelError {
     /// The interface `lo` is down, but IPv6 routes over `lo` need it up.
     #[error("the interface lo is down; bring it up (`ip link set lo up`)")]
     LoopbackDown,
-    /// A route of another program prevents that packets to the prefix are delivered locally.
+    /// A route of another program prevents the local delivery of packets to the prefix.
     #[error(
         "another program has a {kind} route to {prefix} in table local; remove it (`ip route del \
          {kind} {prefix} table local`)"
@@ -36,7 +36,7 @@ pub enum IpvsKernelError {
         /// Type of the route, with the name of ip-route(8).
         kind: String,
     },
-    /// The exchange with the kernel failed in another way.
+    /// The kernel refused the request for another reason, or the exchange with the kernel failed.
     #[error("cannot {operation}")]
     Netlink {
         operation: &'static str,
@@ -64,7 +64,7 @@ pub(crate) enum EntryError {
         change: Box<TableChange>,
         errno: Errno,
     },
-    /// The entry could not be changed or read back.
+    /// The entry cannot be changed or read back.
     #[error(transparent)]
     Kernel(#[from] IpvsKernelError),
     /// The kernel accepted every change, but the entry that was read back differs, probably because

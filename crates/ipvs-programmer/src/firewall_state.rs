@@ -37,7 +37,7 @@ impl FirewallState {
         self.error.is_none()
     }
 
-    /// Reports whether the last attempt failed with an error that another attempt can solve.
+    /// Reports whether the last attempt failed with an error that can disappear at a retry.
     pub(crate) fn needs_retry(&self) -> bool {
         self.error.as_ref().is_some_and(|e| !e.is_unsupported())
     }

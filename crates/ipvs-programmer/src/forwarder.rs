@@ -123,8 +123,8 @@ impl IpvsForwarder {
         let settings = self.kernel.call(|kernel| kernel.read_settings()).await;
         let mut keys = self.table.owned_keys();
         match settings {
-            // The kernel can have owned entries that the forwarder does not know: a request whose
-            // answer was lost has written them.
+            // The kernel can have owned entries that `self.table` does not contain. The kernel has
+            // written such an entry if only the answer to the request was lost.
             Ok(settings) => keys.extend(
                 settings
                     .into_iter()
@@ -134,7 +134,7 @@ impl IpvsForwarder {
             Err(error) => {
                 tracing::warn!(
                     error = error_chain(&error),
-                    "cannot audit the IPVS table; trying again in the next audit"
+                    "cannot audit the IPVS table; retrying at the next audit"
                 );
             }
         }
@@ -171,7 +171,7 @@ impl IpvsForwarder {
             Err(error) => {
                 tracing::warn!(
                     error = error_chain(&error),
-                    "cannot audit the IPVS table; trying again in the next audit"
+                    "cannot audit the IPVS table; retrying at the next audit"
                 );
             }
         }

@@ -86,7 +86,7 @@ mod tests {
             "udp/[fd00::1]:1-9".into(),
         ]);
         assert_eq!(assign(&one)[&one[0]], assign(&several)[&one[0]]);
-        // A different number would change the marks when pods of the previous version still run.
+        // A different number would change the marks while pods of the previous version still run.
         assert_eq!(assign(&one)[&one[0]], 0x505d_651a);
     }
 

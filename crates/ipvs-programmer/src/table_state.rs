@@ -196,7 +196,7 @@ impl TableState {
             let error = self.errors.get(key);
             if let Some(error) = error.filter(|error| before.get(key) != Some(error)) {
                 let error = error_chain(error);
-                tracing::warn!(entry = %key, error, "cannot program an IPVS entry; trying again");
+                tracing::warn!(entry = %key, error, "cannot program an IPVS entry; retrying");
             }
         }
     }
@@ -230,7 +230,7 @@ impl TableState {
             Err(error) => {
                 tracing::warn!(
                     error = error_chain(&error),
-                    "cannot read back the IPVS table; trying again"
+                    "cannot read back the IPVS table; retrying"
                 );
                 for key in changed_keys {
                     // The actual entry is unknown, so it does not count as programmed.

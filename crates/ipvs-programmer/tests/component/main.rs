@@ -88,7 +88,7 @@ fn without_a_desired_set_the_kernel_is_not_changed() {
             .insert(key(ID), foreign_entry());
         let mut world = TestDataPlane::start(&kernel).await;
         assert_eq!(world.service_addresses().await, []);
-        // This is longer than several audit intervals.
+        // The sleep is longer than several audit intervals.
         tokio::time::sleep(Duration::from_millis(500)).await;
         assert_eq!(kernel.take_writes(), [""; 0]);
         assert!(!world.readiness.is_ready());
@@ -338,7 +338,7 @@ fn a_port_range_is_programmed_as_an_entry_with_a_firewall_mark() {
 }
 
 #[test]
-fn a_missing_scheduler_is_reported_with_its_module_and_tried_again() {
+fn a_missing_scheduler_is_reported_with_its_module_and_retried() {
     run(|| async {
         let _one = real_server(ONE).await;
         let kernel = FakeIpvsKernel::default();

@@ -195,7 +195,7 @@ fn any_table() -> impl Strategy<Value = VirtualServerTable> {
 #[test]
 fn a_plan_changes_any_table_of_the_kernel_to_any_other_table() {
     run(|mut kernel| {
-        // About 60 random tables. Each is reached from the table before.
+        // About 60 random tables. The test programs each table over the previous table.
         let mut runner = TestRunner::new(Config {
             cases: 60,
             ..Config::default()
@@ -333,7 +333,7 @@ fn a_large_table_is_programmed_and_read_back_within_seconds() {
         let begin = std::time::Instant::now();
         assert_eq!(apply_plan(&mut kernel, &desired), []);
         assert_eq!(kernel.read_table().unwrap(), desired);
-        // This takes 2 s on the slow lab kernel. If the kernel waited for every CPU at each entry,
+        // The programming takes 2 s on the slow lab kernel. If the kernel waited for every CPU at each entry,
         // it would take 40 s.
         assert!(
             begin.elapsed() < Duration::from_secs(15),
