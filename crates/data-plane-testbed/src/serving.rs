@@ -23,7 +23,7 @@ pub struct DrainFixture<K> {
 }
 
 impl<K: TestKernel> DrainFixture<K> {
-    /// Starts the data plane. `change` can modify the virtual server before.
+    /// Starts the data plane. `change` can modify the virtual server before the start.
     pub async fn start(change: impl FnOnce(&mut VirtualServer)) -> Self {
         let (one, _two) = (real_server(ONE).await, real_server(TWO).await);
         let kernel = K::default();

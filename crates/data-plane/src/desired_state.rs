@@ -11,7 +11,7 @@ use crate::{discovery::StreamLoss, metrics::DataPlaneMetrics};
 #[derive(Debug)]
 pub(crate) struct DesiredState {
     set: Option<DesiredSet>,
-    /// The logged reason for which there is no stream. `None`: the stream is open.
+    /// The logged reason why there is no stream. `None`: the stream is open.
     loss: Option<StreamLoss>,
     step: ReadinessStep,
     metrics: DataPlaneMetrics,
@@ -36,9 +36,9 @@ impl DesiredState {
         self.get()?.virtual_servers.get(id)
     }
 
-    /// Returns the changes from the set in use to `desired`. Adds the last valid state of the
-    /// `invalid` virtual servers to `desired` before; `listed` removes draining real servers from
-    /// such a state. Returns `None` if the resulting set is invalid.
+    /// Returns the changes from the set in use to `desired`. First adds the last valid state of each
+    /// virtual server in `invalid` to `desired`. `listed` removes the draining real servers from
+    /// this last valid state. Returns `None` if the resulting set is invalid.
     pub(crate) fn changes_to(
         &mut self,
         desired: &mut DesiredSet,
@@ -116,7 +116,7 @@ impl DesiredState {
     fn set_step(&self, reason: &str) {
         if self.set.is_some() {
             self.step
-                .ready(format!("the last desired set stays in use: {reason}"));
+                .ready(format!("the last desired set stays in force: {reason}"));
         } else {
             self.step.missing(reason);
         }

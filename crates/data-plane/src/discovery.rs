@@ -32,7 +32,7 @@ pub(crate) enum DiscoveryEvent {
     Lost(StreamLoss),
 }
 
-/// The reason for which there is no stream of the desired set.
+/// The reason why there is no stream of the desired set.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("no desired set from {target}: {cause}")]
 pub(crate) struct StreamLoss {

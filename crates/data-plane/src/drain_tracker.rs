@@ -41,7 +41,7 @@ pub(crate) struct DrainTracker {
     metrics: DataPlaneMetrics,
 }
 
-/// The reason for which a drain ended.
+/// The reason why a drain ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum DrainEnd {
     /// The last connection of the real server has ended.

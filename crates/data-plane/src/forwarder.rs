@@ -16,13 +16,13 @@ use crate::health_check::Health;
 /// The owner calls [`Forwarder::read_local_prefixes`] at its start, and [`Forwarder::adopt`] once,
 /// with the first desired set. After that, each turn makes these calls in this order:
 ///
-/// 1. [`Forwarder::remove_local_prefix`] and [`Forwarder::follow_structure`], if addresses, ports
+/// 1. [`Forwarder::remove_local_prefix`] and [`Forwarder::apply_structure`], if addresses, ports
 ///    or forwarding methods have changed;
 /// 2. [`Forwarder::set_target`] or [`Forwarder::remove_target`] for each virtual server that might
 ///    differ from the kernel;
 /// 3. [`Forwarder::program`];
 /// 4. [`Forwarder::add_local_prefix`];
-/// 5. [`Forwarder::observe`] and [`Forwarder::why_impossible`], for the status.
+/// 5. [`Forwarder::observe`] and [`Forwarder::impossible_reason`], for the status.
 ///
 /// When a virtual server changes, the owner also calls [`Forwarder::observe`] to find the real
 /// servers that start to drain. While real servers drain, the owner calls
@@ -67,12 +67,12 @@ pub trait Forwarder: Send + 'static {
     /// Returns the kernel state of a virtual server as it was last read back.
     fn observe(&self, id: &VirtualServerId) -> Observation;
 
-    /// Returns the reason for which this kernel can never forward for a virtual server. `None`: it
+    /// Returns the reason why this kernel can never forward for a virtual server. `None`: it
     /// can.
     fn impossible_reason(&self, virtual_server: &VirtualServer) -> Option<String>;
 
     /// Reports whether an operation failed that might succeed later. The owner then calls
-    /// [`Forwarder::follow_structure`] again after a pause.
+    /// [`Forwarder::apply_structure`] again after a pause.
     fn needs_retry(&self) -> bool;
 
     /// Counts the connections of each real server, by its address in the kernel's table. The result
@@ -143,7 +143,7 @@ pub struct Observation {
     pub is_owned: bool,
     /// The weight of each real server, by its address in the kernel's table.
     pub weights: BTreeMap<SocketAddr, u32>,
-    /// The reason for which the kernel does not hold the target.
+    /// The reason why the kernel does not hold the target.
     pub error: Option<String>,
     /// The firewall mark of the ports of the virtual server. `None`: the data plane uses no mark.
     pub firewall_mark: Option<u32>,

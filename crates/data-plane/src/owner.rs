@@ -132,7 +132,7 @@ impl<F: Forwarder> DataPlaneOwner<F> {
         }
     }
 
-    /// Runs until a drain is requested. Then continues while a client watches the service
+    /// Runs until the stop of the daemon is requested. Then continues while a client watches the service
     /// addresses, but at most for `linger`. Leaves the kernel state unchanged at the end.
     ///
     /// # Errors

@@ -19,7 +19,7 @@ use crate::{
 /// Capacity of each channel to the owner. A sender waits while its channel is full.
 const CHANNEL_CAPACITY: usize = 1024;
 
-/// Additional time after the linger time before the runtime aborts the drain.
+/// Time after the end of the linger time until the runtime aborts the owner task.
 const DRAIN_MARGIN: Duration = Duration::from_secs(5);
 
 /// The readiness steps of a data plane in `/readyz`. A forwarder registers its own steps after

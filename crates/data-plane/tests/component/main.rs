@@ -132,7 +132,7 @@ fn the_last_desired_set_is_kept_until_discovery_is_reachable_again() {
             while !world
                 .readiness
                 .report()
-                .contains("the last desired set stays in use")
+                .contains("the last desired set stays in force")
             {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
