@@ -45,7 +45,8 @@ pub(crate) trait Listen: Send + 'static {
     /// Accepts one connection. Cancel safe.
     fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, ClientSource)>> + Send;
 
-    /// Checks that clients reach this socket, and repairs it if not. Called once a second.
+    /// Checks that clients reach this socket, and binds its path again if they do not. Called once a
+    /// second.
     fn check(&mut self) -> impl Future<Output = ()> + Send {
         std::future::ready(())
     }

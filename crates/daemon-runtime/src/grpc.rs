@@ -34,7 +34,7 @@ pub struct GrpcContract {
     pub descriptors: &'static [u8],
 }
 
-/// The reason why the gRPC server could not start or has ended.
+/// The reason why the gRPC server cannot start or has ended.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum GrpcError {
     #[error("cannot build the reflection service")]

@@ -46,7 +46,7 @@ struct Handshake {
     metrics: ServerMetrics,
 }
 
-/// The information about its connection that each request has.
+/// Information about a connection, which is attached to each request of this connection.
 #[derive(Clone, Debug)]
 pub(crate) struct ConnectInfo<T> {
     pub(crate) transport: T,

@@ -6,7 +6,7 @@ use hyper_util::rt::TokioIo;
 use tonic::transport::{Channel, Endpoint, Uri};
 
 /// Longest time for one attempt to connect to a daemon on the same node. It is shorter than the grace
-/// periods, so that a client can try again if a listener does not answer.
+/// periods, so that a client can retry if a listener does not answer.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The address of a gRPC server.

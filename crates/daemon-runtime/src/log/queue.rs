@@ -44,7 +44,7 @@ struct Queue {
     lines: VecDeque<Vec<u8>>,
     octets: usize,
     is_writing: bool,
-    /// LogQueue that were dropped since the last report.
+    /// Number of lines that were dropped since the last report.
     unreported: u64,
 }
 

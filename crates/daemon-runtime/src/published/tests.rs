@@ -49,7 +49,7 @@ fn synced_comes_before_changes_made_after_the_listing_began() {
 }
 
 #[test]
-fn synced_comes_after_all_that_was_published_before_it() {
+fn synced_comes_after_each_object_that_was_published_before_it() {
     let publisher = Publisher::new();
     let mut watcher = publisher.reader().subscribe().unwrap();
     publisher.set(1, 'a');
@@ -299,7 +299,7 @@ fn an_emptied_table_keeps_fewer_removals_after_they_were_read() {
 }
 
 #[test]
-fn watches_of_one_publisher_are_bounded_and_one_that_ends_makes_room() {
+fn watches_of_one_publisher_are_limited_and_an_ended_watch_allows_a_new_watch() {
     let publisher = Publisher::<u8, char>::new();
     let reader = publisher.reader();
     let mut watches: Vec<_> = (0..MOST_WATCHES)
