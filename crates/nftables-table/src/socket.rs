@@ -127,8 +127,8 @@ impl Nftables {
         })
     }
 
-    /// Returns `None` if the ruleset changed while the kernel sent the chains, because chains can
-    /// then be missing.
+    /// Returns the number of rules of each chain of a table. Returns `None` if the ruleset changed
+    /// while the kernel sent the chains, because chains can then be missing.
     fn read_rules_by_chain(
         &mut self,
         name: &str,

@@ -30,7 +30,7 @@ pub enum TunnelInitError {
         operation: String,
         source: io::Error,
     },
-    /// The kernel accepted the change, but the device reads back with another state.
+    /// The kernel accepted the change, but the device has another state when it is read back.
     #[error(
         "the tunnel device {device} is {actual} after its setup; check whether another program changes it"
     )]
@@ -39,18 +39,18 @@ pub enum TunnelInitError {
         /// State that was read back.
         actual: String,
     },
-    /// The kernel accepted the route, but the route does not read back.
+    /// The kernel accepted the route, but the route is missing when the routes are read back.
     #[error(
         "the local route to {prefix} is missing after it was added; check whether another program changes routes"
     )]
     MissingLocalRoute { prefix: IpNet },
-    /// The kernel accepted the rule, but the rule does not read back.
+    /// The kernel accepted the rule, but the rule is missing when the rules are read back.
     #[error(
         "the routing rule \"{rule}\" is missing after it was added; check whether another program changes \
          routing rules"
     )]
     MissingRule { rule: PodRoutingRule },
-    /// The kernel removed its rule for the local table, but the rule still reads back.
+    /// The kernel removed its rule for the local table, but the rule still exists when the rules are read back.
     #[error(
         "the routing rule \"0: lookup local\" still exists after its removal, so packets of this pod to the \
          service addresses of other pods do not leave this pod (tunnel device {device}); check \
