@@ -149,8 +149,8 @@ fn without_real_servers(virtual_server: &VirtualServer) -> wire::VirtualServer {
 impl TryFrom<wire::VirtualServer> for VirtualServer {
     type Error = ConversionError;
 
-    /// Converts the message, sorts the real servers by address and port, and validates the result with
-    /// [`VirtualServer::validate`].
+    /// Converts the message, sorts the real servers by address and port, and validates the result
+    /// with [`VirtualServer::validate`].
     fn try_from(message: wire::VirtualServer) -> Result<Self, ConversionError> {
         let real_servers = message.real_servers.into_iter().enumerate();
         let mut virtual_server = Self {

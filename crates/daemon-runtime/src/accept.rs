@@ -28,8 +28,8 @@ const LIMIT_LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// TCP keepalive, with which the kernel detects unreachable clients.
 ///
-/// HTTP/2 pings are not usable: hyper checks its timers before it reads the socket. A server that did
-/// not run for some seconds would therefore close all its connections when it runs again.
+/// HTTP/2 pings are not usable: hyper checks its timers before it reads the socket. A server that
+/// did not run for some seconds would therefore close all its connections when it runs again.
 const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
     .with_time(Duration::from_secs(60))
     .with_interval(Duration::from_secs(10))
@@ -45,8 +45,8 @@ pub(crate) trait Listen: Send + 'static {
     /// Accepts one connection. Cancel safe.
     fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, ClientSource)>> + Send;
 
-    /// Checks that clients reach this socket, and binds its path again if they do not. Called once a
-    /// second.
+    /// Checks that clients reach this socket, and binds its path again if they do not. Called once
+    /// a second.
     fn check(&mut self) -> impl Future<Output = ()> + Send {
         std::future::ready(())
     }
@@ -151,8 +151,8 @@ impl<L: Listen> Acceptor<L> {
     }
 }
 
-/// Returns the connection limit of a server: `most`, but at most the file limit of the process divided
-/// by `share`. The remaining descriptors are for BGP sessions and netlink sockets.
+/// Returns the connection limit of a server: `most`, but at most the file limit of the process
+/// divided by `share`. The remaining descriptors are for BGP sessions and netlink sockets.
 pub(crate) fn connection_limit(most: usize, share: usize) -> usize {
     let files = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
     limit_of(files, most, share)

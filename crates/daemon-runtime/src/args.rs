@@ -9,8 +9,8 @@ use crate::{ListenAddress, VERSION, startup::Startup};
 #[command(next_help_heading = "Common options")]
 pub struct CommonArgs {
     /// Address on which the gRPC server listens: ADDRESS:PORT, or unix:PATH for a unix socket.
-    /// Brackets around an IPv6 address are optional. The server does not authenticate its clients, so
-    /// use a loopback address or a unix socket
+    /// Brackets around an IPv6 address are optional. The server does not authenticate its clients,
+    /// so use a loopback address or a unix socket
     #[arg(long, env = "PORTLB_GRPC_LISTEN", value_name = "ADDRESS")]
     pub grpc_listen: ListenAddress,
 
@@ -24,8 +24,8 @@ pub struct CommonArgs {
     #[arg(long, env = "PORTLB_LOG_FORMAT", value_enum, default_value = "text")]
     pub log_format: LogFormat,
 
-    /// Filter for log lines: the least severe level that is logged (error, warn, info, debug or trace;
-    /// off disables the log). A level can also apply to one module only, such as
+    /// Filter for log lines: the least severe level that is logged (error, warn, info, debug or
+    /// trace; off disables the log). A level can also apply to one module only, such as
     /// `info,bgp_speaker=debug`
     #[arg(
         long,

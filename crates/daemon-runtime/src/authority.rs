@@ -17,15 +17,16 @@ const AUTHORITY: &[u8] = b":authority";
 /// Index of the name `:authority` in the static table (RFC 7541, appendix A).
 const AUTHORITY_INDEX: u8 = 1;
 
-/// Longest string that the filter parses, in octets. The server refuses clients with longer strings.
+/// Longest string that the filter parses, in octets. The server refuses clients with longer
+/// strings.
 const LONGEST_STRING: u32 = 1 << 20;
 
 /// A filter that replaces `%` and `/` with `-` in each `:authority` that a client sends.
 ///
-/// On a unix socket, clients send the path of the socket as the authority. gRPC C-core (C++, Python)
-/// and Swift send it percent-encoded, Java sends it unchanged. Both forms are not valid hosts, so the
-/// crate `h2` would refuse the request. The services ignore the authority, so they do not need the
-/// original value.
+/// On a unix socket, clients send the path of the socket as the authority. gRPC C-core (C++,
+/// Python) and Swift send it percent-encoded, Java sends it unchanged. Both forms are not valid
+/// hosts, so the crate `h2` would refuse the request. The services ignore the authority, so they do
+/// not need the original value.
 ///
 /// The filter does not change the length of a string, so the HPACK tables (RFC 7541) of client and
 /// server remain equal. The filter does not change Huffman-coded strings, because none of these
@@ -51,8 +52,8 @@ enum FramePosition {
         length: u32,
         flags: u8,
     },
-    /// The next `left` octets are outside of a header block. `block` and `padding` are the lengths of
-    /// the header block and the padding that follow these octets.
+    /// The next `left` octets are outside of a header block. `block` and `padding` are the lengths
+    /// of the header block and the padding that follow these octets.
     Skip {
         left: u32,
         block: u32,
@@ -74,8 +75,8 @@ enum FieldPosition {
     Integer(AfterIndex),
     Length {
         string: StringKind,
-        /// The part of the length that is already read, and the number of its bits. `None` before the
-        /// first octet of the length.
+        /// The part of the length that is already read, and the number of its bits. `None` before
+        /// the first octet of the length.
         read: Option<(u32, u32)>,
         is_huffman: bool,
     },

@@ -9,7 +9,8 @@ use crate::ConfigError;
 /// Longest pause between two attempts to reach a daemon on the same node, including the jitter.
 pub const LONGEST_RETRY: Duration = Duration::from_secs(2);
 
-/// Smallest allowed value of the longest pause. More frequent attempts would only use processor time.
+/// Smallest allowed value of the longest pause. More frequent attempts would only use processor
+/// time.
 const SHORTEST_RETRY: Duration = Duration::from_millis(20);
 
 /// A grace period is at least this many times as long as the longest pause. So a daemon that starts
@@ -30,12 +31,14 @@ pub struct GracePeriod {
 }
 
 impl GracePeriod {
-    /// Returns the shortest grace period that allows `pause` as the longest pause between two attempts.
+    /// Returns the shortest grace period that allows `pause` as the longest pause between two
+    /// attempts.
     pub fn shortest_for(pause: Duration) -> Duration {
         pause * RETRIES_PER_GRACE
     }
 
-    /// Returns the longest pause between two attempts that this period allows, including the jitter.
+    /// Returns the longest pause between two attempts that this period allows, including the
+    /// jitter.
     fn longest_retry(&self) -> Duration {
         self.period / RETRIES_PER_GRACE
     }
@@ -43,12 +46,12 @@ impl GracePeriod {
 
 /// Returns the longest pause between two attempts to reach a daemon, including the jitter.
 ///
-/// `given` is the value of `flag`. Without a value, the function chooses the longest pause that every
-/// grace period allows, at most [`LONGEST_RETRY`].
+/// `given` is the value of `flag`. Without a value, the function chooses the longest pause that
+/// every grace period allows, at most [`LONGEST_RETRY`].
 ///
 /// # Errors
-/// The pause is more than a quarter of a grace period, or not within 20 ms to [`LONGEST_RETRY`]. The
-/// message names both flags.
+/// The pause is more than a quarter of a grace period, or not within 20 ms to [`LONGEST_RETRY`].
+/// The message names both flags.
 pub fn longest_retry(
     flag: &str,
     given: Option<Duration>,

@@ -56,7 +56,8 @@ pub enum FileError {
 /// Reads a text file of at most [`LARGEST_FILE`] bytes.
 ///
 /// # Errors
-/// The path does not lead to a regular file, or the file cannot be read, is too large or is not UTF-8.
+/// The path does not lead to a regular file, or the file cannot be read, is too large or is not
+/// UTF-8.
 pub fn read(path: &Path) -> Result<String, FileError> {
     let bytes = bounded_io::read_file(path, LARGEST_FILE);
     let text = bytes.and_then(|bytes| {
@@ -71,8 +72,8 @@ pub fn read(path: &Path) -> Result<String, FileError> {
 
 /// Runs `load` on a thread for blocking work.
 ///
-/// `load` reads and parses files. The largest file takes seconds, and the runtime must serve sessions
-/// and streams in this time.
+/// `load` reads and parses files. The largest file takes seconds, and the runtime must serve
+/// sessions and streams in this time.
 ///
 /// # Panics
 /// Panics if `load` panics.
@@ -89,9 +90,9 @@ pub async fn off_thread<T: Send + 'static>(load: impl FnOnce() -> T + Send + 'st
 
 /// Parses one YAML document.
 ///
-/// `T` needs `#[serde(deny_unknown_fields)]`, so that the parser refuses unknown fields and suggests
-/// the most similar known field. `least` has the fields of the smallest usable document, for the
-/// message about an empty file.
+/// `T` needs `#[serde(deny_unknown_fields)]`, so that the parser refuses unknown fields and
+/// suggests the most similar known field. `least` has the fields of the smallest usable document,
+/// for the message about an empty file.
 ///
 /// # Errors
 /// The message has the error and a suggestion how to fix it.

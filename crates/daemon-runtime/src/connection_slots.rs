@@ -119,8 +119,8 @@ impl ConnectionSlots {
         self.limit - self.slots.available_permits()
     }
 
-    /// Decides about a new connection. If the server must close another connection, waits until it is
-    /// closed, so that at most one connection above the limit is open.
+    /// Decides about a new connection. If the server must close another connection, waits until it
+    /// is closed, so that at most one connection above the limit is open.
     pub(crate) async fn admit(&self, source: ClientSource) -> Admission {
         if let Ok(permit) = self.slots.clone().try_acquire_owned() {
             return Admission::Admitted(self.slot(source, permit));
@@ -275,8 +275,8 @@ mod tests {
 
     /// Checks which connection is closed in favour of a new connection of another source.
     ///
-    /// `in_use` are the indexes of the connections with an open stream. `expected` is the index of the
-    /// closed connection; `None` means that the new connection is refused.
+    /// `in_use` are the indexes of the connections with an open stream. `expected` is the index of
+    /// the closed connection; `None` means that the new connection is refused.
     #[track_caller]
     fn check(sources: &[u8], in_use: &[usize], expected: Option<usize>) {
         let (connections, mut slots) = full(sources).now_or_never().unwrap();

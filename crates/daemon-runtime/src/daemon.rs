@@ -66,8 +66,8 @@ pub enum DaemonError {
 }
 
 impl Daemon {
-    /// Returns a daemon without tasks. [`run`](crate::run) calls it for `main`; component tests call
-    /// it directly.
+    /// Returns a daemon without tasks. [`run`](crate::run) calls it for `main`; component tests
+    /// call it directly.
     pub fn new(name: &'static str) -> Self {
         let metrics = Metrics::new(name);
         Self {

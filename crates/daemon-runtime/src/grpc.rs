@@ -110,7 +110,8 @@ fn incoming<L: Listen>(
     })
 }
 
-/// Sets the status of the health service: serving while all readiness steps are ready, as `/readyz`.
+/// Sets the status of the health service: serving while all readiness steps are ready, as
+/// `/readyz`.
 async fn follow_readiness<T>(
     reporter: &HealthReporter,
     contract: GrpcContract,

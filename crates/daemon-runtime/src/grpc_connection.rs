@@ -74,10 +74,11 @@ impl<S> GrpcConnection<S> {
         self.authority = Some(AuthorityFilter::new());
     }
 
-    /// Returns `result`, or an error if `result` is pending and the server has evicted the connection.
+    /// Returns `result`, or an error if `result` is pending and the server has evicted the
+    /// connection.
     ///
-    /// Without this error, a client that does not read would keep its connection open with a pending
-    /// write.
+    /// Without this error, a client that does not read would keep its connection open with a
+    /// pending write.
     fn unless_evicted<T>(
         &mut self,
         result: Poll<io::Result<T>>,

@@ -40,9 +40,10 @@ impl FromStr for ListenAddress {
 
 /// Parses ADDRESS:PORT. `None` if the text has another form.
 ///
-/// Brackets around an IPv6 address are optional, because Kubernetes expands `$(POD_IP):9151` without
-/// brackets. The port is required, so it follows the last colon. An IPv6 address without a port can be
-/// misread as an address with a port, so use this function only for listening addresses.
+/// Brackets around an IPv6 address are optional, because Kubernetes expands `$(POD_IP):9151`
+/// without brackets. The port is required, so it follows the last colon. An IPv6 address without a
+/// port can be misread as an address with a port, so use this function only for listening
+/// addresses.
 pub fn listen_address(text: &str) -> Option<SocketAddr> {
     text.parse().ok().or_else(|| {
         let (address, port) = text.rsplit_once(':')?;

@@ -41,8 +41,8 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    /// Logs the start of the daemon with its settings. In the JSON format the settings are an object;
-    /// `tracing` itself could only log them as one text.
+    /// Logs the start of the daemon with its settings. In the JSON format the settings are an
+    /// object; `tracing` itself could only log them as one text.
     pub(crate) fn starting(&self, settings: &Map<String, Value>, config: &impl Debug) {
         match self.format {
             LogFormat::Text => tracing::info!(version = VERSION, ?config, "starting"),
@@ -127,7 +127,8 @@ fn report_dropped(dropped: u64) {
     );
 }
 
-/// Logs a panic. Replaces the panic hook of the standard library, which could wait for standard error.
+/// Logs a panic. Replaces the panic hook of the standard library, which could wait for standard
+/// error.
 fn log_panic(panic: &PanicHookInfo<'_>) {
     let backtrace = Backtrace::capture();
     let backtrace = (backtrace.status() == BacktraceStatus::Captured).then_some(backtrace);

@@ -16,8 +16,8 @@ use crate::{VERSION, metrics_format::MetricsFormat};
 /// The label names and values of one metric in a family.
 pub type Labels = Vec<(&'static str, String)>;
 
-/// The metrics of one daemon. All names get the prefix `portlb_`. Register each metric once, when the
-/// daemon starts.
+/// The metrics of one daemon. All names get the prefix `portlb_`. Register each metric once, when
+/// the daemon starts.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     registry: Arc<Mutex<Registry>>,

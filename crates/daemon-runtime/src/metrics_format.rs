@@ -19,8 +19,8 @@ impl MetricsFormat {
 
     /// Chooses the format from the values of the header `Accept` (RFC 9110 section 12.5.1).
     ///
-    /// Returns OpenMetrics if the header lists it with at least the quality of `text/plain`. Wildcards
-    /// do not select OpenMetrics.
+    /// Returns OpenMetrics if the header lists it with at least the quality of `text/plain`.
+    /// Wildcards do not select OpenMetrics.
     pub(crate) fn negotiate<'a>(accepted: impl Iterator<Item = &'a str>) -> Self {
         let ranges = accepted.flat_map(|value| value.split(','));
         let (mut open_metrics, mut text) = (0.0, 0.0);

@@ -19,8 +19,8 @@ use crate::{
     grpc_connection::ConnectInfo,
 };
 
-/// A layer that counts the open streams of each connection and passes the connection information `T`
-/// of the transport to the services.
+/// A layer that counts the open streams of each connection and passes the connection information
+/// `T` of the transport to the services.
 pub(crate) struct CountStreams<T>(PhantomData<fn() -> T>);
 
 impl<T> CountStreams<T> {

@@ -2,13 +2,14 @@
 //!
 //! One owner publishes whole objects, and many watchers read them. Each change has a revision.
 //!
-//! - A watcher gets every object, then [`PublishedEvent::Synced`], then each change. Every object that existed
-//!   when the owner was synced comes before [`PublishedEvent::Synced`], even if the object changes meanwhile:
-//!   at [`PublishedEvent::Synced`] a client deletes all objects that it has not received.
+//! - A watcher gets every object, then [`PublishedEvent::Synced`], then each change. Every object
+//!   that existed when the owner was synced comes before [`PublishedEvent::Synced`], even if the
+//!   object changes meanwhile: at [`PublishedEvent::Synced`] a client deletes all objects that it
+//!   has not received.
 //! - A slow watcher gets only the last of several changes of an object.
-//! - The table keeps the last removal of each key for slow watchers. It keeps as many removals as there
-//!   were objects since the oldest kept removal, but at least [`KEPT_REMOVALS`]. So the removal of all
-//!   objects does not end a watch.
+//! - The table keeps the last removal of each key for slow watchers. It keeps as many removals as
+//!   there were objects since the oldest kept removal, but at least [`KEPT_REMOVALS`]. So the
+//!   removal of all objects does not end a watch.
 //! - A watcher that has not read a dropped removal is lagging. Its watch ends with
 //!   [`WatchEnded::Lagging`], and the client starts a new watch to get all objects again.
 
@@ -100,9 +101,9 @@ enum Phase<K> {
     NotSynced,
     /// The owner is synced, and the watcher gets the objects that it has not received yet.
     ///
-    /// `ahead` lists their keys. So an object that changes meanwhile comes before [`PublishedEvent::Synced`],
-    /// and further changes do not delay [`PublishedEvent::Synced`]. `until` is the revision at the begin of
-    /// this phase.
+    /// `ahead` lists their keys. So an object that changes meanwhile comes before
+    /// [`PublishedEvent::Synced`], and further changes do not delay [`PublishedEvent::Synced`].
+    /// `until` is the revision at the begin of this phase.
     Listing { ahead: VecDeque<K>, until: u64 },
     /// The watcher has got [`PublishedEvent::Synced`] and gets each change.
     Following,
@@ -202,7 +203,8 @@ impl<K: Ord + Clone, V: Clone + PartialEq> Publisher<K, V> {
         }
     }
 
-    /// Declares that the owner has published all its objects. Watchers get [`PublishedEvent::Synced`].
+    /// Declares that the owner has published all its objects. Watchers get
+    /// [`PublishedEvent::Synced`].
     pub fn synced(&self) {
         let mut table = lock(&self.table);
         if !table.synced {
@@ -306,8 +308,8 @@ impl<K: Ord + Clone, V: Clone> Subscription<K, V> {
     /// The watch has ended. Do not call this function again.
     pub async fn next(&mut self) -> Option<NextEvent<K, V>> {
         loop {
-            // Marks the revision as seen before the table is read. A change after the read then wakes
-            // the wait below.
+            // Marks the revision as seen before the table is read. A change after the read then
+            // wakes the wait below.
             self.reader.revision.borrow_and_update();
             if let Some(event) = self.next_ready().transpose() {
                 return Some(event);

@@ -68,8 +68,8 @@ impl Readiness {
     pub(crate) fn changes(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut receiver = self.steps.subscribe();
         async move {
-            // Every `ReadinessStep` and every `Readiness` owns a sender, so this error occurs only when the
-            // daemon ends.
+            // Every `ReadinessStep` and every `Readiness` owns a sender, so this error occurs only
+            // when the daemon ends.
             if receiver.changed().await.is_err() {
                 std::future::pending::<()>().await;
             }

@@ -26,8 +26,8 @@ impl Error for ConfigError {}
 /// Runs a daemon from the parsed flags to the exit code.
 ///
 /// `resolve` reads the configuration from flags and files and opens no socket. `start` opens the
-/// sockets and spawns the tasks. The exit code is 0 after a complete drain, 1 after a failure, and 2
-/// if flags or files cannot be used.
+/// sockets and spawns the tasks. The exit code is 0 after a complete drain, 1 after a failure, and
+/// 2 if flags or files cannot be used.
 pub fn run<C, T, E>(
     name: &'static str,
     common: &CommonArgs,
@@ -62,12 +62,12 @@ where
         return ExitCode::SUCCESS;
     }
     raise_file_limit();
-    // On a kernel without getrandom(2), the random generator opens a file for its seed, and panics if
-    // no descriptor is free. Now a descriptor is still free.
+    // On a kernel without getrandom(2), the random generator opens a file for its seed, and panics
+    // if no descriptor is free. Now a descriptor is still free.
     let _: u64 = rand::random();
     // The runtime has one thread, so no event has to wake another thread on its way from one socket
-    // to the next. This halved the time from a changed file to the kernel's rule on the slow guest of
-    // the lab.
+    // to the next. This halved the time from a changed file to the kernel's rule on the slow guest
+    // of the lab.
     let runtime = match tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -99,8 +99,8 @@ where
             "a second signal has arrived"
         };
         // Without a handler, SIGHUP would end the process without a drain. The signal comes from a
-        // closed terminal, or from an operator that expects a reload. A daemon that reloads a file at
-        // SIGHUP has an additional handler.
+        // closed terminal, or from an operator that expects a reload. A daemon that reloads a file
+        // at SIGHUP has an additional handler.
         let hangups = async {
             while hangup.recv().await.is_some() {
                 tracing::debug!("received SIGHUP; the process continues");

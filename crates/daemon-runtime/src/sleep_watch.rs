@@ -7,8 +7,8 @@ use tokio::time::Instant;
 /// Time between two calls of [`SleepWatch::slept`]. Shorter sleeps are not detected.
 const TICK: Duration = Duration::from_secs(1);
 
-/// A detector of sleeps: times in which this process did not run, because the process was stopped or
-/// its machine was paused.
+/// A detector of sleeps: times in which this process did not run, because the process was stopped
+/// or its machine was paused.
 ///
 /// A timer that declares another process dead must exclude sleeps. After a sleep the timer expires
 /// before the runtime reads the messages that arrived during the sleep.
@@ -37,8 +37,8 @@ impl SleepWatch {
         self.due
     }
 
-    /// Returns the length of the sleep since the previous call. Zero if the call is less than a second
-    /// late.
+    /// Returns the length of the sleep since the previous call. Zero if the call is less than a
+    /// second late.
     pub fn slept(&mut self) -> Duration {
         let now = Instant::now();
         let late = now.saturating_duration_since(self.due);

@@ -53,8 +53,8 @@ impl Startup {
         }
     }
 
-    /// Returns the value of each flag as text. The key is the name of the flag with underscores. Flags
-    /// without a value are omitted.
+    /// Returns the value of each flag as text. The key is the name of the flag with underscores.
+    /// Flags without a value are omitted.
     pub(crate) fn settings(&self) -> &Map<String, Value> {
         &self.settings
     }
@@ -109,8 +109,8 @@ fn settings(command: &Command, matches: &ArgMatches) -> Map<String, Value> {
 
 /// Reports whether Kubernetes has set the variable for a Service.
 ///
-/// Every container gets variables about each Service of its namespace. The variables of a Service with
-/// a name such as `portlb-web` begin with `PORTLB_`.
+/// Every container gets variables about each Service of its namespace. The variables of a Service
+/// with a name such as `portlb-web` begin with `PORTLB_`.
 fn is_service_link(name: &str, value: &str) -> bool {
     let is_url = ["tcp://", "udp://", "sctp://"]
         .iter()

@@ -5,8 +5,8 @@ use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 use hyper_util::rt::TokioIo;
 use tonic::transport::{Channel, Endpoint, Uri};
 
-/// Longest time for one attempt to connect to a daemon on the same node. It is shorter than the grace
-/// periods, so that a client can retry if a listener does not answer.
+/// Longest time for one attempt to connect to a daemon on the same node. It is shorter than the
+/// grace periods, so that a client can retry if a listener does not answer.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The address of a gRPC server.
@@ -66,8 +66,8 @@ impl FromStr for GrpcTarget {
         else {
             return Err(EXPECTED.to_owned());
         };
-        // Names are refused, because a static binary has no reliable resolver, and because the address
-        // of a name can change.
+        // Names are refused, because a static binary has no reliable resolver, and because the
+        // address of a name can change.
         if authority.as_str().parse::<SocketAddr>().is_err() {
             return Err(match authority.host() {
                 "localhost" => format!(

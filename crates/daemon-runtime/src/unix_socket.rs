@@ -38,8 +38,8 @@ pub struct SocketPermissions {
 /// A listening unix socket. Dropping it removes its path, unless the path leads to another socket.
 ///
 /// A process changes the path only while it holds a lock (`PATH.lock`), so an ending process never
-/// removes the socket of its successor. The socket is bound to a temporary name and then renamed, so a
-/// client never finds a path without a server.
+/// removes the socket of its successor. The socket is bound to a temporary name and then renamed,
+/// so a client never finds a path without a server.
 #[derive(Debug)]
 pub(crate) struct UnixSocket {
     listener: UnixListener,
@@ -51,8 +51,8 @@ pub(crate) struct UnixSocket {
     is_reachable: bool,
 }
 
-/// The device and the inode of the socket's file. The kernel does not reuse the inode while the socket
-/// is open.
+/// The device and the inode of the socket's file. The kernel does not reuse the inode while the
+/// socket is open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct FileIdentity(u64, u64);
 
@@ -202,7 +202,8 @@ impl Drop for UnixSocket {
 }
 
 impl SocketPermissions {
-    /// Sets group and mode of `file`. `path` is the final path of the socket, for the error message.
+    /// Sets group and mode of `file`. `path` is the final path of the socket, for the error
+    /// message.
     fn apply(self, file: &Path, path: &Path) -> io::Result<()> {
         let set = || {
             if let Some(group) = self.group {

@@ -31,8 +31,8 @@ struct Args {
     common: CommonArgs,
 }
 
-/// Runs a daemon that logs more lines than the pipe and the queue can hold, and then serves, fails or
-/// panics.
+/// Runs a daemon that logs more lines than the pipe and the queue can hold, and then serves, fails
+/// or panics.
 fn daemon(role: &str) -> ExitCode {
     let http = format!("--http-listen=unix:{}", std::env::var(SOCKET).unwrap());
     let args = Args::parse_from(["test", "--grpc-listen=127.0.0.1:0", &http]);

@@ -41,8 +41,8 @@ fn tcp(address: ListenAddress) -> SocketAddr {
     }
 }
 
-/// Runs a daemon with both servers until the test ends. Returns the addresses of the HTTP server and
-/// the gRPC server.
+/// Runs a daemon with both servers until the test ends. Returns the addresses of the HTTP server
+/// and the gRPC server.
 async fn start() -> (SocketAddr, SocketAddr, Metrics) {
     start_with(|_| {}).await
 }

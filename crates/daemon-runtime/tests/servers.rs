@@ -188,8 +188,8 @@ async fn grpc_is_served_on_a_unix_socket_and_the_socket_is_removed_afterwards() 
     assert!(!path.exists());
 }
 
-/// Sends a health request with this authority. Returns the type of the first response frame: HEADERS
-/// or RST_STREAM.
+/// Sends a health request with this authority. Returns the type of the first response frame:
+/// HEADERS or RST_STREAM.
 async fn answer_to_authority(path: &Path, authority: &str) -> u8 {
     const HEADERS: u8 = 1;
     const RST_STREAM: u8 = 3;
@@ -281,8 +281,8 @@ async fn a_unix_socket_that_another_server_serves_is_refused_and_not_changed() {
         if *refused == address && source.kind() == std::io::ErrorKind::AddrInUse)
     );
 
-    // The first accepted connection is from the refused bind. The other server still accepts the next
-    // connection.
+    // The first accepted connection is from the refused bind. The other server still accepts the
+    // next connection.
     living.accept().await.unwrap();
     let (client, server) = tokio::join!(tokio::net::UnixStream::connect(&path), living.accept());
     client.unwrap();

@@ -36,9 +36,9 @@ impl DesiredState {
         self.get()?.virtual_servers.get(id)
     }
 
-    /// Returns the changes from the set in use to `desired`. First adds the last valid state of each
-    /// virtual server in `invalid` to `desired`. `listed` removes the draining real servers from
-    /// this last valid state. Returns `None` if the resulting set is invalid.
+    /// Returns the changes from the set in use to `desired`. First adds the last valid state of
+    /// each virtual server in `invalid` to `desired`. `listed` removes the draining real servers
+    /// from this last valid state. Returns `None` if the resulting set is invalid.
     pub(crate) fn changes_to(
         &mut self,
         desired: &mut DesiredSet,

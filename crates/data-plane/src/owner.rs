@@ -132,8 +132,8 @@ impl<F: Forwarder> DataPlaneOwner<F> {
         }
     }
 
-    /// Runs until the stop of the daemon is requested. Then continues while a client watches the service
-    /// addresses, but at most for `linger`. Leaves the kernel state unchanged at the end.
+    /// Runs until the stop of the daemon is requested. Then continues while a client watches the
+    /// service addresses, but at most for `linger`. Leaves the kernel state unchanged at the end.
     ///
     /// # Errors
     /// A health check has panicked.

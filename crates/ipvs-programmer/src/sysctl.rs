@@ -74,7 +74,8 @@ const FORWARD_V6: Sysctl = Sysctl {
     consequence: "clients of IPv6 virtual servers with Masquerade get no answer",
 };
 
-/// Returns all sysctls that virtual servers with these needs use, whether they are essential or not.
+/// Returns all sysctls that virtual servers with these needs use, whether they are essential or
+/// not.
 pub fn all_sysctls(needs: SysctlNeeds) -> Vec<Sysctl> {
     let others = essential_sysctls(needs).into_iter();
     let others = others.filter(|sysctl| !ALWAYS_NEEDED.contains(sysctl));

@@ -6,8 +6,8 @@
 //! `GenlMessage` for the generic-netlink family [`FAMILY_NAME`].
 //!
 //! The decoder keeps unknown attributes as `Other` instead of returning an error, because newer
-//! kernels send additional attributes. In each attribute enum, a variant is the kernel's constant of
-//! a similar name: `DestAttribute::Weight` is `IPVS_DEST_ATTR_WEIGHT`.
+//! kernels send additional attributes. In each attribute enum, a variant is the kernel's constant
+//! of a similar name: `DestAttribute::Weight` is `IPVS_DEST_ATTR_WEIGHT`.
 //!
 //! ```
 //! use netlink_packet_core::{NetlinkMessage, NetlinkPayload, NLM_F_REQUEST};

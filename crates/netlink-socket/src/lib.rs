@@ -10,9 +10,9 @@ use nix::{
 
 /// Longest wait for an answer of the kernel.
 ///
-/// The kernel answers before the send call returns, so an answer that is missing after this time never
-/// arrives. The timeout is shorter than the time after which other daemons treat a silent daemon as
-/// failed.
+/// The kernel answers before the send call returns, so an answer that is missing after this time
+/// never arrives. The timeout is shorter than the time after which other daemons treat a silent
+/// daemon as failed.
 pub const NETLINK_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Message type that marks the end of a dump.

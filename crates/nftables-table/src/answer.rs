@@ -18,8 +18,8 @@ pub struct ReportedChain {
     pub rules: usize,
 }
 
-/// Returns the fingerprint in the comment of a table. Returns `TableFingerprint(0)` for a table that
-/// this crate did not write.
+/// Returns the fingerprint in the comment of a table. Returns `TableFingerprint(0)` for a table
+/// that this crate did not write.
 pub fn fingerprint(message: &ReceivedMessage<'_>) -> TableFingerprint {
     let (_, attributes) = OpGettableDo::decode_reply(message.payload);
     let fingerprint = attributes

@@ -1,10 +1,10 @@
 //! Replacement of one nftables table in one transaction.
 //!
-//! A [`NftablesTable`] is a value with [`Chain`]s and [`Rule`]s; its family is `inet`. [`Nftables::replace`]
-//! makes the kernel's table with the same name equal to this value. The replacement is atomic: each
-//! packet meets either the old or the new rules. The comment of the kernel's table contains the
-//! table's [`TableFingerprint`]. After a restart, [`Nftables::holds`] compares the fingerprint, and the
-//! program writes nothing if the kernel already has the table.
+//! A [`NftablesTable`] is a value with [`Chain`]s and [`Rule`]s; its family is `inet`.
+//! [`Nftables::replace`] makes the kernel's table with the same name equal to this value. The
+//! replacement is atomic: each packet meets either the old or the new rules. The comment of the
+//! kernel's table contains the table's [`TableFingerprint`]. After a restart, [`Nftables::holds`]
+//! compares the fingerprint, and the program writes nothing if the kernel already has the table.
 //!
 //! ```no_run
 //! use nftables_table::{

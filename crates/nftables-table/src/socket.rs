@@ -36,8 +36,8 @@ impl Nftables {
     /// Opens the netlink socket. Opening needs no privilege, in contrast to the other functions.
     ///
     /// # Errors
-    /// [`NftablesError::Unsupported`] if the kernel lacks the netlink protocol of netfilter, otherwise
-    /// [`NftablesError::Socket`].
+    /// [`NftablesError::Unsupported`] if the kernel lacks the netlink protocol of netfilter,
+    /// otherwise [`NftablesError::Socket`].
     pub fn open() -> Result<Self, NftablesError> {
         let socket = NetlinkSocket::open(NETLINK_NETFILTER).map_err(|error| {
             if error.errno == Errno::EPROTONOSUPPORT {
@@ -52,16 +52,16 @@ impl Nftables {
     /// Makes the kernel's table with the name of `table` equal to `table`, in one transaction.
     ///
     /// # Errors
-    /// After every error the kernel has the previous table. [`NftablesError::Unsupported`] names the part
-    /// of the table that the kernel does not support.
+    /// After every error the kernel has the previous table. [`NftablesError::Unsupported`] names
+    /// the part of the table that the kernel does not support.
     pub fn replace(&mut self, table: &NftablesTable) -> Result<(), NftablesError> {
         table.validate()?;
         self.transact(&encode::replace(table))
     }
 
     /// Returns the fingerprint of the kernel's table, or `None` if the kernel has no table of this
-    /// name. A table that this crate did not write has the fingerprint 0. [`NftablesTable::fingerprint`]
-    /// never returns 0.
+    /// name. A table that this crate did not write has the fingerprint 0.
+    /// [`NftablesTable::fingerprint`] never returns 0.
     ///
     /// # Errors
     /// [`NftablesError::Unsupported`] if the kernel lacks nftables.

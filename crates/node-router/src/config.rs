@@ -303,8 +303,8 @@ mod tests {
         Config::resolve(Args::parse_from(args)).map_err(|error| error.0)
     }
 
-    /// Replaces one flag of the valid flags, or adds it. Checks that the flags are rejected with an error
-    /// that contains the parts.
+    /// Replaces one flag of the valid flags, or adds it. Checks that the flags are rejected with an
+    /// error that contains the parts.
     #[track_caller]
     fn check_rejected(flag: &str, parts: &[&str]) {
         let (name, _) = flag.split_once('=').unwrap();
@@ -403,8 +403,8 @@ mod tests {
         "x": "MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4",
         "y": "4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM"}]}"#;
 
-    /// Resolves the flags of `--hold-proof=token` without the flag `without` and with additional flags.
-    /// `keys` is the content of the keys file.
+    /// Resolves the flags of `--hold-proof=token` without the flag `without` and with additional
+    /// flags. `keys` is the content of the keys file.
     fn resolve_token(without: &str, keys: &str, more: &[&str]) -> Result<Config, String> {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), keys).unwrap();

@@ -15,21 +15,22 @@
 //!   in ranges that the operator allowed, and the gateway must be on a link of this node.
 //! - **The holder proves its claim** ([`HoldProof`]): it returns a nonce that it received at the
 //!   gateway, so that no other process can claim a route to this gateway. With `--hold-proof=token`
-//!   the holder also sends a token of its ServiceAccount, and may hold only prefixes of its namespace.
+//!   the holder also sends a token of its ServiceAccount, and may hold only prefixes of its
+//!   namespace.
 //! - The routes of this daemon have the routing protocol number [`PROTOCOL`] and the metric
 //!   [`METRIC`]. The daemon never changes a route with another protocol number. If a foreign route
 //!   wins over a route of this daemon, the daemon refuses the hold.
-//! - The desired routes follow from the holds and the links of their gateways. The actual routes are
-//!   read from the kernel. [`plan::plan`] returns the changes between desired and actual routes. The
-//!   daemon reports only state that it has read back from the kernel.
-//! - **Limits**: `--max-routes` limits the routes. The number of holds is limited to four times
-//!   the number of routes, and the number of streams of one connection to the number of routes plus a
+//! - The desired routes follow from the holds and the links of their gateways. The actual routes
+//!   are read from the kernel. [`plan::plan`] returns the changes between desired and actual
+//!   routes. The daemon reports only state that it has read back from the kernel.
+//! - **Limits**: `--max-routes` limits the routes. The number of holds is limited to four times the
+//!   number of routes, and the number of streams of one connection to the number of routes plus a
 //!   constant.
 //! - The [uplink guard](uplink) drops packets from the uplinks for service addresses that no pod of
 //!   this node holds. These packets would otherwise loop between the node and its router.
-//! - **Held routes stay when the daemon exits.** The next run adopts them. After the adoption timeout
-//!   it removes the routes that no pod holds again. If one command ends the daemon together with the
-//!   holders, `--linger` gives the holders time to release their routes.
+//! - **Held routes stay when the daemon exits.** The next run adopts them. After the adoption
+//!   timeout it removes the routes that no pod holds again. If one command ends the daemon together
+//!   with the holders, `--linger` gives the holders time to release their routes.
 
 mod args;
 mod config;

@@ -13,8 +13,8 @@
 //! ```
 //!
 //! The main table contains the held routes as well. Packets of clients on the node and in its pods
-//! match no rule of the guard. If no pod of the node holds the service address, these packets follow
-//! the default route in the main table.
+//! match no rule of the guard. If no pod of the node holds the service address, these packets
+//! follow the default route in the main table.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -50,7 +50,8 @@ pub enum TunnelInitError {
          routing rules"
     )]
     MissingRule { rule: PodRoutingRule },
-    /// The kernel removed its rule for the local table, but the rule still exists when the rules are read back.
+    /// The kernel removed its rule for the local table, but the rule still exists when the rules
+    /// are read back.
     #[error(
         "the routing rule \"0: lookup local\" still exists after its removal, so packets of this pod to the \
          service addresses of other pods do not leave this pod (tunnel device {device}); check \

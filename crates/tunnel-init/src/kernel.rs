@@ -158,7 +158,8 @@ impl TunnelKernel {
 
     async fn add_dummy_address(&self, index: u32) -> Result<(), TunnelInitError> {
         let mut request = self.handle.address().add(index, DUMMY.into(), 32);
-        // With the scope "host" the kernel never chooses this address as source of a packet to another host.
+        // With the scope "host" the kernel never chooses this address as source of a packet to
+        // another host.
         request.message_mut().header.scope = AddressScope::Host;
         match request.execute().await.map_err(|error| errno(&error)) {
             Ok(()) | Err(Errno::EEXIST) => Ok(()),

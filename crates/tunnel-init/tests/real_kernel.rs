@@ -131,8 +131,8 @@ fn load_balancer(web: &Namespace, family: &str) -> Namespace {
     load_balancer
 }
 
-/// Connects from the load balancer's namespace to a server in the web pod. Returns the text that the
-/// server sends.
+/// Connects from the load balancer's namespace to a server in the web pod. Returns the text that
+/// the server sends.
 fn read_from_server(
     web: &Namespace,
     load_balancer: &Namespace,

@@ -1,14 +1,15 @@
 //! Notification about changes of a file.
 //!
-//! The watcher watches directories, not the file itself. An editor can rename a new file over the old
-//! file, and a mounted ConfigMap replaces a symbolic link: both leave the old file unchanged. The
-//! watcher watches the directory of every symbolic link in the path, of the file, and of the first
-//! missing part of the path.
+//! The watcher watches directories, not the file itself. An editor can rename a new file over the
+//! old file, and a mounted ConfigMap replaces a symbolic link: both leave the old file unchanged.
+//! The watcher watches the directory of every symbolic link in the path, of the file, and of the
+//! first missing part of the path.
 //!
 //! A closed file, a renamed file and a new link are complete, so the watcher reports them
-//! immediately. A process that creates, writes or removes a file will often close or replace it soon,
-//! so the watcher reports the file after 50 ms without an event. The watcher also polls the file once
-//! a second, because some changes cause no event, such as changes on a network file system.
+//! immediately. A process that creates, writes or removes a file will often close or replace it
+//! soon, so the watcher reports the file after 50 ms without an event. The watcher also polls the
+//! file once a second, because some changes cause no event, such as changes on a network file
+//! system.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque, btree_map::Entry},
@@ -40,8 +41,8 @@ const MOST_LINKS: usize = 40;
 #[derive(Debug)]
 pub struct FileWatcher {
     path: PathBuf,
-    /// The symbolic links in the path, and the file or the first missing part of the path. A change of
-    /// one of these names can change the file.
+    /// The symbolic links in the path, and the file or the first missing part of the path. A change
+    /// of one of these names can change the file.
     relevant: BTreeSet<PathBuf>,
     /// Watched directories with their device and inode at the begin of the watch.
     watched: BTreeMap<PathBuf, (u64, u64)>,
@@ -86,8 +87,8 @@ impl FileWatcher {
     /// The caller reads the file after this call and after each return of [`FileWatcher::changed`].
     /// Then the caller misses no change. Needs a tokio runtime with time.
     ///
-    /// If inotify has no free watches, the function logs a warning, and the watcher reports a change
-    /// within a second.
+    /// If inotify has no free watches, the function logs a warning, and the watcher reports a
+    /// change within a second.
     ///
     /// # Errors
     /// The path cannot be made absolute.
@@ -169,9 +170,9 @@ impl FileWatcher {
         }
     }
 
-    /// Prepares the return of [`Self::changed`]. Drops all queued events, because the caller reads the
-    /// file after this call. Updates the watches only in the next call of [`Self::changed`], so that
-    /// the caller does not wait for the update.
+    /// Prepares the return of [`Self::changed`]. Drops all queued events, because the caller reads
+    /// the file after this call. Updates the watches only in the next call of [`Self::changed`], so
+    /// that the caller does not wait for the update.
     fn report_change(&mut self) {
         self.is_rescan_due = true;
         while self.events.try_recv().is_ok() {}
@@ -305,8 +306,8 @@ fn parts(path: &Path) -> impl Iterator<Item = PathPart> {
     })
 }
 
-/// Reports whether `path` is a symbolic link or a hard link. A new link has its content immediately, a
-/// new regular file is still empty.
+/// Reports whether `path` is a symbolic link or a hard link. A new link has its content
+/// immediately, a new regular file is still empty.
 fn is_link(path: &Path) -> bool {
     std::fs::symlink_metadata(path)
         .is_ok_and(|metadata| metadata.is_symlink() || metadata.nlink() > 1)

@@ -2,8 +2,8 @@
 
 use super::FileLocation;
 
-/// Returns a message with the field and a suggestion in place of the parser's message. `None` if the
-/// parser's message needs no other wording.
+/// Returns a message with the field and a suggestion in place of the parser's message. `None` if
+/// the parser's message needs no other wording.
 ///
 /// `text` is the file, and `place` is the place of the error.
 pub(super) fn reworded(
@@ -68,8 +68,8 @@ pub(super) fn reworded(
     Some(message.chars().flat_map(super::printable).collect())
 }
 
-/// Returns the place of an error. For an error about a tab, the parser reports the begin of the text
-/// before the tab, so this function searches for the tab.
+/// Returns the place of an error. For an error about a tab, the parser reports the begin of the
+/// text before the tab, so this function searches for the tab.
 pub(super) fn tab_place(parser_message: &str, text: &str, place: FileLocation) -> FileLocation {
     let lines = text.lines().zip(1_u64..);
     let tab = lines

@@ -333,8 +333,8 @@ fn a_large_table_is_programmed_and_read_back_within_seconds() {
         let begin = std::time::Instant::now();
         assert_eq!(apply_plan(&mut kernel, &desired), []);
         assert_eq!(kernel.read_table().unwrap(), desired);
-        // The programming takes 2 s on the slow lab kernel. If the kernel waited for every CPU at each entry,
-        // it would take 40 s.
+        // The programming takes 2 s on the slow lab kernel. If the kernel waited for every CPU at
+        // each entry, it would take 40 s.
         assert!(
             begin.elapsed() < Duration::from_secs(15),
             "{:?}",

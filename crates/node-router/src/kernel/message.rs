@@ -195,8 +195,8 @@ pub struct ForeignRoutes {
     pub foreign: Vec<ForeignRoute>,
     /// Interfaces of default routes and of routes to pods.
     pub interfaces: RouteInterfaces,
-    /// Interfaces of all recorded routes. When the kernel removes an interface, it removes the routes
-    /// of this interface without a notification.
+    /// Interfaces of all recorded routes. When the kernel removes an interface, it removes the
+    /// routes of this interface without a notification.
     pub links: BTreeSet<u32>,
 }
 
@@ -212,7 +212,8 @@ pub struct RouteInterfaces {
 impl RouteInterfaces {
     /// Returns the interfaces by which this node reaches pods without a router. For each range of
     /// allowed gateways, these are the interfaces of the direct routes within the range. If a range
-    /// contains no direct route, the result is the interface of the longest direct route that contains the range.
+    /// contains no direct route, the result is the interface of the longest direct route that
+    /// contains the range.
     pub fn pod_interfaces(&self, policy: &Policy) -> BTreeSet<u32> {
         let mut interfaces = BTreeSet::new();
         for range in &policy.allowed_gateways {

@@ -23,8 +23,8 @@ fn add_routes_of_another_program(count: u32) {
     ip(&format!("-batch {}", file.path().display()));
 }
 
-/// Returns the number of routes of another program. The measurements in `docs/reference/benchmarks.md` use a
-/// higher number.
+/// Returns the number of routes of another program. The measurements in
+/// `docs/reference/benchmarks.md` use a higher number.
 fn routes_of_another_program() -> u32 {
     let number = std::env::var("PORTLB_TEST_FOREIGN_ROUTES");
     number.map_or(2_000, |number| number.parse().unwrap())

@@ -1,7 +1,7 @@
 //! Tests that connections need the exemption from connection tracking.
 //!
-//! The node sees only one half of a connection, and has kube-proxy's rule that drops packets of state
-//! INVALID.
+//! The node sees only one half of a connection, and has kube-proxy's rule that drops packets of
+//! state INVALID.
 //!
 //! ```text
 //!            ┌── uplink ── node ── pods0 ──┐
