@@ -24,8 +24,8 @@ const LONGEST_STRING: u32 = 1 << 20;
 /// A filter that replaces `%` and `/` with `-` in each `:authority` that a client sends.
 ///
 /// On a unix socket, clients send the path of the socket as the authority. gRPC C-core (C++,
-/// Python) and Swift send it percent-encoded, Java sends it unchanged. Both forms are not valid
-/// hosts, so the crate `h2` would refuse the request. The services ignore the authority, so they do
+/// Python) and Swift send it percent-encoded, Java sends it unchanged. Neither form is a valid
+/// host, so the crate `h2` would refuse the request. The services ignore the authority, so they do
 /// not need the original value.
 ///
 /// The filter does not change the length of a string, so the HPACK tables (RFC 7541) of client and
@@ -330,7 +330,7 @@ impl FieldPosition {
     }
 
     /// Returns the position after the first octet of a field. This octet contains the kind of the
-    /// field and the begin of its index.
+    /// field and the start of its index.
     fn begin(octet: u8) -> Self {
         let (prefix, then) = match octet {
             // Indexed field (RFC 7541 section 6.1).

@@ -86,7 +86,7 @@ pub struct Subscription<K, V> {
     reader: Reader<K, V>,
     /// The revision of the last change that the watcher has read.
     cursor: u64,
-    /// The watcher does not need removals up to this revision. Shared with the table.
+    /// Revision up to which the watcher has read all removals. The table also reads this value.
     read_until: Arc<AtomicU64>,
     /// The revision at the start of the watch. The watcher gets no removals up to this revision,
     /// because it has never received their objects.
@@ -103,7 +103,7 @@ enum Phase<K> {
     ///
     /// `ahead` lists their keys. So an object that changes meanwhile comes before
     /// [`PublishedEvent::Synced`], and further changes do not delay [`PublishedEvent::Synced`].
-    /// `until` is the revision at the begin of this phase.
+    /// `until` is the revision at the start of this phase.
     Listing { ahead: VecDeque<K>, until: u64 },
     /// The watcher has got [`PublishedEvent::Synced`] and gets each change.
     Following,

@@ -67,8 +67,8 @@ pub trait Forwarder: Send + 'static {
     /// Returns the kernel state of a virtual server as it was last read back.
     fn observe(&self, id: &VirtualServerId) -> Observation;
 
-    /// Returns the reason why this kernel can never forward for a virtual server. `None`: it
-    /// can.
+    /// Returns the reason why this kernel can never forward for a virtual server. `None`: the
+    /// kernel can forward for it.
     fn impossible_reason(&self, virtual_server: &VirtualServer) -> Option<String>;
 
     /// Reports whether an operation failed that might succeed later. The owner then calls

@@ -47,7 +47,8 @@ pub(crate) struct VirtualServerStatus {
     pub(crate) available_real_servers: u32,
     /// Status of the real servers, in the order of `desired`.
     pub(crate) real_servers: Vec<RealServerStatus>,
-    /// The reason why the kernel's table does not hold the virtual server. Empty: it does.
+    /// The reason why the kernel's table does not hold the virtual server. Empty: the table holds
+    /// it.
     pub(crate) last_error: String,
 }
 
@@ -80,7 +81,7 @@ pub(crate) struct ServiceAddressStatus {
 pub(crate) struct StatusInputs {
     /// The kernel state as the forwarder read it back.
     pub(crate) observation: Observation,
-    /// The reason why the kernel can never hold the virtual server. `None`: it can.
+    /// The reason why the kernel can never hold the virtual server. `None`: no such reason.
     pub(crate) impossible_reason: Option<String>,
     /// Whether all real servers have had a first health check, or an earlier run already had the
     /// virtual server in service.

@@ -48,7 +48,7 @@ impl IpvsMetrics {
             ),
             nftables_in_force: metrics.create(
                 "firewall_in_force",
-                "1 if the kernel has the nftables table of this daemon, 0 if it could not be written",
+                "1 if the kernel has the nftables table of this daemon, 0 if it cannot be written",
             ),
         }
     }

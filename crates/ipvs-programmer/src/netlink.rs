@@ -120,8 +120,8 @@ impl Netlink {
     where
         M: NetlinkSerializable + NetlinkDeserializable,
     {
-        // The kernel sends the acknowledgement after the object, so it marks the end like the end
-        // message of a dump.
+        // The kernel sends the acknowledgement after the object, so the acknowledgement marks the
+        // end like the end message of a dump.
         let answer = self.request_objects(&request, NLM_F_ACK)?;
         Ok(answer.and_then(|mut objects| objects.pop()))
     }

@@ -20,7 +20,7 @@ use crate::{
 /// Largest number of entries that are read one by one. For more entries, reading the whole table
 /// takes less time.
 const MAX_SINGLE_READS: usize = 64;
-/// Largest number of plans in one turn, in case that the table still differs from the target after
+/// Largest number of plans in one turn, in case the table still differs from the target after
 /// the first plan.
 const MAX_PLANS: usize = 2;
 

@@ -85,7 +85,7 @@ pub enum WatchEvent<K> {
     Listed,
     /// The API server cannot be reached or refuses the request. The text has cause and suggestion.
     Failed(String),
-    /// The API server has answered a request. Also sent without a `Failed` before.
+    /// The API server has answered a request. Also sent if no `Failed` event came before.
     Recovered,
 }
 

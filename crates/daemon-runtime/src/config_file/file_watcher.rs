@@ -44,7 +44,7 @@ pub struct FileWatcher {
     /// The symbolic links in the path, and the file or the first missing part of the path. A change
     /// of one of these names can change the file.
     relevant: BTreeSet<PathBuf>,
-    /// Watched directories with their device and inode at the begin of the watch.
+    /// Watched directories with their device and inode at the start of the watch.
     watched: BTreeMap<PathBuf, (u64, u64)>,
     /// `None` if inotify has no free watches. Then the watcher only polls.
     watcher: Option<RecommendedWatcher>,
@@ -127,7 +127,7 @@ impl FileWatcher {
                  in /proc/sys/fs/inotify)"
             );
         }
-        // A change between the first fingerprint and the begin of the watch caused no event.
+        // A change between the first fingerprint and the start of the watch caused no event.
         if fingerprint(&this.path) != this.reported {
             this.settled_at = Some(Instant::now());
         }

@@ -68,7 +68,7 @@ pub(super) fn reworded(
     Some(message.chars().flat_map(super::printable).collect())
 }
 
-/// Returns the place of an error. For an error about a tab, the parser reports the begin of the
+/// Returns the place of an error. For an error about a tab, the parser reports the start of the
 /// text before the tab, so this function searches for the tab.
 pub(super) fn tab_place(parser_message: &str, text: &str, place: FileLocation) -> FileLocation {
     let lines = text.lines().zip(1_u64..);
