@@ -81,7 +81,7 @@ pub(crate) struct ServiceAddressStatus {
 pub(crate) struct StatusInputs {
     /// The kernel state as the forwarder read it back.
     pub(crate) observation: Observation,
-    /// The reason why the kernel can never hold the virtual server. `None`: no such reason.
+    /// The reason why the kernel can never hold the virtual server. `None`: the kernel can hold it.
     pub(crate) impossible_reason: Option<String>,
     /// Whether all real servers have had a first health check, or an earlier run already had the
     /// virtual server in service.

@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unprivileged_container_gets_an_error_that_asks_for_privileged() {
+    fn an_unprivileged_container_gets_an_error_that_asks_for_a_privileged_container() {
         let problem = set(&SLOPPY_TCP, |_| Ok("0".to_owned()), read_only).unwrap_err();
         assert!(problem.contains("privileged: true"), "{problem}");
     }
