@@ -20,7 +20,8 @@ const FAILED: u8 = 1;
 /// Exit code if a flag or a file cannot be used.
 const UNUSABLE: u8 = 2;
 
-/// Libraries that log an error at every attempt. pod-watcher itself logs each of these errors once.
+/// Libraries that log an error at every failed attempt to reach the API server. pod-watcher itself
+/// logs each of these errors once.
 const LIBRARIES: [&str; 3] = ["kube_client", "kube_runtime", "tower"];
 
 /// Runs a command. The exit code is 2 if a flag or a file of the command cannot be used.
@@ -80,8 +81,8 @@ fn render_cluster(args: &ClusterArgs) -> ExitCode {
     }
 }
 
-/// Renders the cluster after the first complete lists. The first failure of a list ends the
-/// command.
+/// Renders the objects of the cluster after each scope was listed once. Returns the first failure
+/// of a list or a watch as the error.
 async fn render_after_lists(config: &ClusterConfig) -> Result<Rendered, SourceError> {
     let mut daemon = Daemon::new("pod-watcher");
     let metrics = ClusterMetrics::default();

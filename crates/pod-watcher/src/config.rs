@@ -22,8 +22,9 @@ const POD_SERVICE: &str = "pod-selector";
 
 const LONGEST_LINGER: Duration = Duration::from_secs(60 * 60);
 
-/// Largest length of the name of a namespace and of a Lease. The Leases of the reports are named
-/// `LEASE-POD`, so the name of the Lease must leave room for the name of a pod.
+/// Largest length of the name of a namespace, and of the Lease that --lease-name names. The Leases
+/// of the reports are named `LEASE-POD`, so the name of the Lease must leave room for the name of a
+/// pod.
 const LONGEST_LEASE_NAME: usize = 63;
 
 /// The resolved and validated configuration of the daemon.
@@ -64,7 +65,7 @@ pub struct ClusterConfig {
     pub namespace: String,
     /// Settings by which the catalog converts Services to virtual servers.
     pub settings: CatalogSettings,
-    /// Label selector of the Services. `None`: all Services.
+    /// Label selector of the Services. `None`: no Service is left out by its labels.
     pub service_selector: Option<String>,
     /// Label selector of the pods. `None`: all pods.
     pub pod_selector: Option<String>,

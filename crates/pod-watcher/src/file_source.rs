@@ -13,8 +13,9 @@ use crate::{
     source::{DesiredSetSource, SourceDescription, SourceError, SourceEvent},
 };
 
-/// Largest size in bytes of a file that the task itself parses, in a few milliseconds. A thread
-/// parses larger files, which costs additional time.
+/// Largest size in bytes of a file that the task of the source parses itself, which blocks the task
+/// for a few milliseconds. A thread for blocking work parses a larger file; the change to this
+/// thread costs additional time.
 const SMALL_FILE: u64 = 64 * 1024;
 
 /// The text of a file, or the error of reading it.
@@ -72,7 +73,8 @@ impl DesiredSetSource for FileSource {
             let is_first = self.last_read.replace(read_result.into()).is_none();
             return match content {
                 Ok(content) => {
-                    // `load` has already logged the warnings of the first content.
+                    // At the start of the daemon, `load` has logged the warnings of the first
+                    // content.
                     if !is_first {
                         log_warnings(&self.path, &content);
                     }

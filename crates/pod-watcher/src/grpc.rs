@@ -118,16 +118,16 @@ impl DiscoveryService for DiscoveryGrpc {
     }
 }
 
-/// The newest changes that one watcher has received.
+/// For one watcher, the number of the newest change of each virtual server that was sent.
 #[derive(Debug, Default)]
 struct SentChanges {
-    /// Number of the newest change of each virtual server that this watcher has received.
     sent: HashMap<VirtualServerId, u64>,
 }
 
 impl SentChanges {
-    /// Returns the messages for an event. For a virtual server: the head and the parts that have
-    /// changed since the last messages about this virtual server to this watcher.
+    /// Returns the messages for an event. For a changed virtual server: the head if it has changed,
+    /// and the changed parts. A change counts if it is newer than the last messages to this watcher
+    /// about this virtual server.
     fn responses(
         &mut self,
         revision: u64,

@@ -83,9 +83,9 @@ pub struct Index {
     source: watch::Sender<SourceStatus>,
     /// Positions and parts of the real servers of each published virtual server.
     rosters: BTreeMap<VirtualServerId, Roster>,
-    /// Number of the newest change of a virtual server.
+    /// Number of changes of all virtual servers together so far; the number of the newest change.
     changes: u64,
-    /// Numbers of published objects.
+    /// Numbers of published virtual servers, real servers and service ranges.
     size: DesiredSetSize,
     /// Whether the first desired set of the source was published.
     is_published: bool,
@@ -215,8 +215,8 @@ impl Index {
     fn put_server(&mut self, server: VirtualServer, now: Timestamp) {
         self.changes += 1;
         let id = server.id;
-        // The real servers of the first desired set can have had their state for a long time, so
-        // they get no time of a change.
+        // A real server of the first desired set can have had its state for a long time, so its
+        // time of the last change stays unset.
         let now = self.is_published.then_some(now);
         let (roster, former) = match self.rosters.entry(id) {
             Entry::Occupied(entry) => {

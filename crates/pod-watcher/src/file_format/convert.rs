@@ -98,8 +98,8 @@ impl DocumentReader<'_> {
             let is_of_family = |address: &IpAddr| address.is_ipv4() == *is_ipv4;
             entry.addresses.iter().any(is_of_family)
         });
-        // Most problems of an entry are problems of each of its virtual servers. They are reported
-        // once.
+        // Most problems of an entry appear in each virtual server of the entry. An equal problem is
+        // reported once for the whole entry.
         let mut reported: Vec<Invalid> = Vec::new();
         for (address_index, address) in entry.addresses.iter().enumerate() {
             for (ports_index, ports) in entry.ports.iter().enumerate() {

@@ -44,7 +44,7 @@ pub(super) struct EntryIndexes {
 }
 
 impl Places {
-    /// Returns the places of a document that was parsed before; no places if parsing fails.
+    /// Returns the places of the fields of a document; no places if the document cannot be parsed.
     pub(super) fn of(text: &str) -> Self {
         config_file::parse(text, "").unwrap_or_default()
     }
@@ -58,8 +58,8 @@ impl Places {
         self.field(origin, Field::Address, None)
     }
 
-    /// Returns the place of the first real server of an entry; of the entry if it has no real
-    /// server.
+    /// Returns the place of the first real server of an entry; the place of the entry if the entry
+    /// has no real server.
     pub(super) fn first_real_server(&self, origin: EntryIndexes) -> Option<FileLocation> {
         let entry = self.virtual_servers.get(origin.entry)?;
         let first = entry.value.real_servers.first();

@@ -240,7 +240,8 @@ mod tests {
                 }
             }
             for mut server in servers {
-                // Every source rounds the weights in the same way.
+                // Parsing rounds the weights, so only a desired set with rounded weights is equal
+                // after parsing.
                 server.round_weights(None);
                 for (real_server, position) in server.real_servers.iter_mut().zip(0..) {
                     real_server.history.position = position;

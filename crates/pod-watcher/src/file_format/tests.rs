@@ -65,7 +65,7 @@ fn an_entry_with_only_the_required_fields_gets_every_default() {
 }
 
 #[test]
-fn every_field_of_an_entry_is_in_the_virtual_server() {
+fn every_field_of_an_entry_sets_a_field_of_the_virtual_server() {
     let server = one(&format!(
         "{HEAD}virtualServers:
 - name: shop/web
@@ -187,7 +187,7 @@ fn the_default_timeout_of_a_health_check_is_at_most_its_interval() {
 }
 
 #[test]
-fn an_explicit_empty_list_is_valid_and_a_missing_list_is_not() {
+fn an_explicit_empty_list_is_valid_and_a_missing_list_is_refused() {
     assert_eq!(
         good(&format!("{HEAD}virtualServers: []\n")),
         DesiredSet::default()
@@ -370,7 +370,7 @@ fn one_error_lists_all_problems_of_a_document() {
 }
 
 #[test]
-fn a_virtual_server_with_udp_needs_a_port_for_its_health_check_or_none() {
+fn a_udp_virtual_server_needs_a_health_check_with_a_port_or_of_the_kind_none() {
     let udp = |more: &str| entry(&format!("  protocol: udp\n{more}"));
     let problem = parse(&udp("")).unwrap_err().to_string();
     assert!(problem.contains("healthCheck.port"), "{problem}");
@@ -423,7 +423,7 @@ fn conflicting_objects_are_refused_with_the_line_of_one_of_them() {
 }
 
 #[test]
-fn a_minimum_above_the_number_of_real_servers_gives_a_warning_with_its_line() {
+fn a_minimum_healthy_above_the_number_of_real_servers_gives_a_warning_with_a_line() {
     let warnings = |more: &str| -> Vec<String> {
         let content = read(&entry(more)).unwrap();
         content.warnings.iter().map(ToString::to_string).collect()
@@ -437,7 +437,8 @@ fn a_minimum_above_the_number_of_real_servers_gives_a_warning_with_its_line() {
              smaller number"
         ]
     );
-    // An empty list with the default minimum gives no warning: the author can fill the list later.
+    // An entry without real servers and without minimumHealthy gives no warning: the author can add
+    // the real servers later.
     let empty = entry("").replace("  - address: 10.0.2.3\n  - address: 10.0.2.4\n", "    []\n");
     assert_eq!(read(&empty).unwrap().warnings, []);
 }
@@ -474,7 +475,7 @@ fn weights_that_mh_cannot_distinguish_are_rounded_with_a_warning() {
 fn a_document_that_is_cut_off_anywhere_never_makes_the_parser_panic() {
     let whole = entry("  healthCheck: {interval: 300ms}\n  persistence: {timeout: 5m}\n");
     for end in 0..whole.len() {
-        // Some of the shorter documents are valid, so the result is not checked.
+        // Some of the documents that are cut off are valid, so the result is not checked.
         let _ = parse(&whole[..end]);
     }
 }

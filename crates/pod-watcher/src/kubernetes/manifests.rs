@@ -40,7 +40,7 @@ pub struct Manifest {
     pub place: ManifestPlace,
     /// Kind, namespace and name, such as `Service shop/web`.
     pub title: String,
-    /// Fields that the API server would refuse. The object does not have these fields.
+    /// Fields that the API server would refuse. `object` lacks these fields.
     pub problems: Vec<ManifestProblem>,
     /// `None`: the object has no name, or cannot be deserialized.
     pub object: Option<ManifestObject>,
@@ -57,7 +57,8 @@ pub struct Manifest {
 pub enum ManifestObject {
     Service(Service),
     EndpointSlice(EndpointSlice),
-    /// `v1` Endpoints, which a cluster mirrors to EndpointSlices under some conditions.
+    /// `v1` Endpoints, which a cluster mirrors to EndpointSlices under the conditions that the
+    /// module `mirror` checks.
     Endpoints(Endpoints),
     Pod(Pod),
 }
@@ -65,7 +66,8 @@ pub enum ManifestObject {
 /// A place in the files of a command. Displayed as `file:line (document 2)`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ManifestPlace {
-    /// Number of the file on the command line, by which places are sorted.
+    /// Number of the file in the order in which the command reads its files. Places are sorted by
+    /// this number.
     number: usize,
     /// Path of the file.
     pub file: Arc<str>,
@@ -90,7 +92,8 @@ pub struct ManifestProblem {
     pub kind: ManifestProblemKind,
     /// Path of the field, such as `spec.ports[0].port`. Empty: the whole object.
     pub path: String,
-    /// Line and column of the field: during parsing in the document, in a [`Manifest`] in the file.
+    /// Line and column of the field. While a document is parsed, they count from the beginning of
+    /// the document; in a [`Manifest`], from the beginning of the file.
     pub position: Position,
     /// Text with the problem and a suggestion.
     pub message: String,
@@ -413,8 +416,9 @@ impl Manifest {
         }
     }
 
-    /// Returns the place of a field or an annotation. If the object does not have it: the place of
-    /// the field around it, or of the object.
+    /// Returns the place of a field or an annotation. If the object does not have the field or
+    /// annotation: the place of the innermost field around it that the object has, or else the
+    /// place of the object.
     #[must_use]
     pub fn place_of(&self, field: &str) -> ManifestPlace {
         let path = match field.strip_prefix("annotation ") {
@@ -432,7 +436,8 @@ impl Manifest {
         self.place.clone()
     }
 
-    /// Returns the place of the first annotation of portlb; of the object if it has none.
+    /// Returns the place of the first annotation of portlb; the place of the object if the object
+    /// has no such annotation.
     #[must_use]
     pub fn place_of_annotations(&self) -> ManifestPlace {
         let prefix = format!("metadata.annotations.{}", service_catalog::model::PREFIX);
@@ -442,7 +447,8 @@ impl Manifest {
         first.map_or_else(|| self.place.clone(), |position| self.place.at(position))
     }
 
-    /// Reports whether a field directly in `part`, such as `spec`, does not exist in the API.
+    /// Reports whether the manifest has a field directly in `part` (such as `spec`) that the API
+    /// does not have.
     #[must_use]
     pub fn has_unknown_field_in(&self, part: &str) -> bool {
         let mut problems = self.problems.iter();
@@ -459,8 +465,9 @@ impl Manifest {
         fields.sum::<usize>() + self.title.len() + self.place.file.len()
     }
 
-    /// Reports whether the manifest has a problem in the field, or in a field around it. A check of
-    /// the field would then report a second problem with the same cause.
+    /// Reports whether the manifest has a problem in the field, in a field within this field, or in
+    /// a field around it. In this case a check of the field would report a second problem with the
+    /// cause of the first problem.
     #[must_use]
     pub fn is_in_doubt(&self, field: &str) -> bool {
         let mut problems = self.problems.iter();
@@ -480,7 +487,7 @@ impl ManifestPlace {
         }
     }
 
-    /// Returns another position in the document of this place.
+    /// Returns the place at `position` in the document of this place.
     fn at(&self, position: Position) -> Self {
         Self {
             position: Some(position),

@@ -21,8 +21,8 @@ use crate::{
     source::{DesiredSetSource, SourceDescription, SourceError, SourceEvent},
 };
 
-/// Largest number of events that are handled together. A rolling update of many pods then becomes a
-/// few changes of the desired set.
+/// Largest number of events that are handled together. Because events are handled together, a
+/// rolling update of many pods causes only a few changes of the desired set.
 const BATCH: usize = 512;
 
 /// An event of the watch of one scope.

@@ -128,7 +128,8 @@ fn check(settings: CatalogSettings, manifests: &str, expected: Expect) {
     assert_eq!(desired.validate(), Ok(()));
     let mut read = file_format::parse(&rendered.document).unwrap();
     let servers = read.virtual_servers.values_mut();
-    // A document has positions of the real servers, a catalog has none.
+    // A parsed document has positions of the real servers, and the desired set of a catalog has
+    // not, so the comparison ignores the positions.
     for real_server in servers.flat_map(|server| &mut server.real_servers) {
         real_server.history = RealServerHistory::default();
     }
@@ -143,7 +144,7 @@ fn check(settings: CatalogSettings, manifests: &str, expected: Expect) {
     expected.assert_eq(&text);
 }
 
-/// A receiver that applies every output of a catalog.
+/// A receiver that applies every output of a catalog to a desired set and to the views of Services.
 #[derive(Default)]
 struct TestWatcher {
     desired: DesiredSet,

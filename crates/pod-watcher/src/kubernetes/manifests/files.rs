@@ -15,7 +15,7 @@ const KUSTOMIZE_FILES: [&str; 2] = ["kustomization.yaml", "kustomization.yml"];
 /// Largest size of a file in bytes. A file with 50,000 Services is smaller.
 const LARGEST_FILE: u64 = 64 << 20;
 
-/// Largest number of folders within each other.
+/// Largest depth of a folder below the folder on the command line.
 const DEEPEST_FOLDER: usize = 32;
 
 /// A path that cannot be read.
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_without_an_end_is_refused_at_64_mib() {
+    fn a_file_of_more_than_64_mib_and_a_missing_file_are_refused() {
         let error = limited(io::repeat(b' ')).unwrap_err();
         assert_eq!(error.to_string(), "more than 64 MiB");
         assert!(text(Path::new("/nonexistent")).is_err());

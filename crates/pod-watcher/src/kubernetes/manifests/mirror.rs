@@ -32,7 +32,7 @@ pub struct Endpoints {
     /// these Endpoints. `None`: neither forbids it.
     pub(crate) refused: Option<String>,
     slices: Vec<EndpointSlice>,
-    /// Number of addresses above [`MOST_MIRRORED`], for all subsets together.
+    /// Number of addresses above [`MOST_MIRRORED`] in each subset, summed over all subsets.
     excess: usize,
 }
 
@@ -108,8 +108,8 @@ impl From<core::Endpoints> for Endpoints {
     }
 }
 
-/// Adds an EndpointSlice for each family of the subset. Returns the number of addresses above
-/// [`MOST_MIRRORED`].
+/// Adds an EndpointSlice for each family of the subset. Returns the number of addresses of the
+/// subset above [`MOST_MIRRORED`].
 fn convert_subset(
     key: &ObjectKey,
     index: usize,

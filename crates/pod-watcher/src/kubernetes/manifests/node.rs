@@ -228,7 +228,7 @@ impl<'de> Visitor<'de> for ValueVisitor {
     fn visit_u64<E: de::Error>(self, value: u64) -> Result<YamlValue, E> {
         #[expect(
             clippy::cast_precision_loss,
-            reason = "no field allows such a number; it is only for messages"
+            reason = "no field allows a number above i64::MAX: only messages show it"
         )]
         let float = value as f64;
         Ok(i64::try_from(value).map_or(YamlValue::Float(float), YamlValue::Integer))

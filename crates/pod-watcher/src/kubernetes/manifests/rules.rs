@@ -82,7 +82,7 @@ pub(super) fn of_service(object: &YamlNode, problems: &mut Vec<ManifestProblem>)
     for family in spec.items("ipFamilies") {
         family.is_one_of(&["IPv4", "IPv6"], problems);
     }
-    // An unknown type has its own problem. Then the class is not checked.
+    // The class is not checked if the type is unknown: this problem of the type is reported above.
     let service_type = spec.node.get("type").and_then(YamlNode::text);
     let without_class = ["ClusterIP", "NodePort", "ExternalName"];
     let has_no_class = without_class.contains(&service_type.unwrap_or("ClusterIP"));
@@ -167,7 +167,7 @@ pub(super) fn of_slice(object: &YamlNode, problems: &mut Vec<ManifestProblem>) {
                 (Some("IPv4"), Ok(address)) => address.is_ipv4(),
                 (Some("IPv6"), Ok(address)) => address.is_ipv6(),
                 (Some("IPv4" | "IPv6"), Err(_)) => false,
-                // An unknown or missing addressType has its own problem.
+                // The problem of an unknown or missing addressType is reported above.
                 (Some(_) | None, _) => true,
             };
             if !is_of_family {

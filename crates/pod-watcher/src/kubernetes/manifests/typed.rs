@@ -16,8 +16,8 @@ use super::{
     node::{PathPart, Position, YamlNode, YamlValue, joined},
 };
 
-/// Largest number of problems of one object. A file that is not a manifest could have a problem in
-/// each line.
+/// Largest number of problems that are reported for one object. A file that is not a manifest could
+/// have a problem in each line.
 const MOST_PROBLEMS: usize = 100;
 
 /// Deserializes an object. Adds a problem for each field of the wrong type, and removes the field,

@@ -108,7 +108,8 @@ fn weights_that_mh_cannot_distinguish_are_rounded_with_a_finding() {
     );
 }
 
-/// By default, weights of 30 pods have 16 levels. With 8 levels in the status they keep 8 levels.
+/// Without recorded levels, the weights of 30 pods have 16 levels. With 8 levels in the status they
+/// keep 8 levels until at most 27 pods are left.
 #[test]
 fn the_weight_levels_in_the_status_stay_until_the_number_of_pods_falls_by_a_tenth() {
     let weighted = |suffix: &str, weight: u32, pods: std::ops::Range<u8>| {
@@ -360,7 +361,7 @@ fn only_with_tunnel_a_service_address_gets_endpoints_of_the_other_family() {
 }
 
 #[test]
-fn an_endpoint_with_a_service_address_or_a_local_address_is_left_out() {
+fn an_endpoint_with_a_service_address_or_an_address_in_a_service_range_is_left_out() {
     let mut settings = settings();
     settings
         .service_ranges
@@ -393,7 +394,7 @@ fn an_endpoint_with_a_service_address_or_a_local_address_is_left_out() {
 }
 
 #[test]
-fn weight_and_state_of_a_real_server_come_from_annotations_of_pods_and_slices() {
+fn the_weight_and_state_of_a_real_server_come_from_annotations_of_its_pod_and_its_slice() {
     let pod = |name: &str, annotations: &str, address: &str| {
         format!(
             "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: shop, \

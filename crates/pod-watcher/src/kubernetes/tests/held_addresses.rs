@@ -44,7 +44,7 @@ fn an_older_service_does_not_take_an_address_that_a_younger_service_holds() {
     assert_eq!(
         recorded(&watcher, "young"),
         "10.1.1.10",
-        "the status must record it"
+        "the status must record the address"
     );
     let served = "tcp/10.1.1.10:80 mh -> 10.0.2.3\n";
     let announced = "status: {loadBalancer: {ingress: [{ip: 10.1.1.10}]}}\n".to_owned();
@@ -65,7 +65,8 @@ fn an_older_service_does_not_take_an_address_that_a_younger_service_holds() {
                  both Services, which then share the address if their ports differ"
             ]
         );
-        // A catalog that starts later reaches the same result, in any order of the two Services.
+        // A new catalog also gives the address to the younger Service, in each order of the two
+        // Services.
         for texts in [
             [old.clone(), young() + &status],
             [young() + &status, old.clone()],
@@ -78,7 +79,7 @@ fn an_older_service_does_not_take_an_address_that_a_younger_service_holds() {
             assert_eq!(other.shown(), served);
         }
     }
-    // If no status records the address, the older Service gets it.
+    // If no status records the address, the older Service gets the address.
     feed(&mut catalog, &young());
     watcher.take(&mut catalog);
     assert_eq!(watcher.shown(), "tcp/10.1.1.10:80 mh -> \n");
@@ -86,7 +87,7 @@ fn an_older_service_does_not_take_an_address_that_a_younger_service_holds() {
 }
 
 #[test]
-fn an_address_is_shared_across_namespaces_only_if_both_services_name_the_other() {
+fn an_address_is_shared_across_namespaces_only_if_each_service_names_the_other_namespace() {
     let sharing = |name: &str, port: u16, more: &str| {
         let annotations = format!("portlb.io/address: 10.1.1.10, portlb.io/share-address: k{more}");
         service(
@@ -161,7 +162,7 @@ pub(super) fn model_addresses(addresses: &[IpAddr]) -> String {
 }
 
 #[test]
-fn a_service_without_an_address_gets_an_address_when_the_pool_has_a_free_one() {
+fn a_service_without_an_address_gets_an_address_when_the_pool_has_a_free_address() {
     let mut catalog = Catalog::new(with_pools(&["p=10.1.1.1/32"]));
     let mut watcher = TestWatcher::default();
     feed(
@@ -210,7 +211,7 @@ fn a_service_that_loses_an_address_of_a_pool_to_an_older_holder_gets_another_add
 }
 
 #[test]
-fn the_recorded_address_of_a_service_without_a_valid_state_is_not_given_to_others() {
+fn the_recorded_address_of_a_service_without_a_valid_state_is_not_given_to_another_service() {
     let mut catalog = Catalog::new(with_pools(&["p=10.1.1.0/24"]));
     let mut watcher = TestWatcher::default();
     let bad =

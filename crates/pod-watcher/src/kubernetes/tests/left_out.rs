@@ -7,7 +7,8 @@ use service_catalog::left_out::LeftOutReason;
 
 const NAMED: &str = "  ports: [{name: http, port: 80}, {name: metrics, port: 9090}]\n";
 
-/// Returns the number of endpoints that are left out, by reason; without reasons with the number 0.
+/// Returns the number of endpoints that are left out for each reason. Omits the reasons for which
+/// no endpoint is left out.
 fn counts(settings: CatalogSettings, manifests: &str) -> Vec<(LeftOutReason, usize)> {
     let mut catalog = Catalog::new(settings);
     feed(&mut catalog, manifests);
@@ -123,7 +124,7 @@ fn a_second_address_of_an_endpoint_gives_a_finding() {
 }
 
 #[test]
-fn each_reason_gives_one_finding_and_is_not_counted_after_it_has_ended() {
+fn each_reason_to_leave_endpoints_out_gives_one_finding_and_is_not_counted_after_its_end() {
     let mut settings = settings();
     settings
         .service_ranges
@@ -153,7 +154,7 @@ fn each_reason_gives_one_finding_and_is_not_counted_after_it_has_ended() {
 }
 
 #[test]
-fn endpoints_only_of_the_other_family_give_a_finding() {
+fn a_service_address_whose_endpoints_are_all_of_the_other_family_gives_a_finding() {
     let families = "  ipFamilies: [IPv4, IPv6]\n  ports: [{port: 80}]\n";
     let service = service(
         "web",
@@ -192,7 +193,7 @@ fn a_service_without_endpoints_has_no_endpoints_that_are_left_out() {
 }
 
 #[test]
-fn a_refused_annotation_gives_no_second_finding_about_a_default() {
+fn a_refused_annotation_gives_no_second_finding_about_the_default_in_its_place() {
     check(
         settings(),
         &service(

@@ -66,7 +66,7 @@ fn the_end_of_a_list_deletes_the_objects_that_the_list_did_not_have() {
     }
     feed(&mut catalog, &[&*all[0], &*all[2]].concat());
     assert_eq!(watcher.take(&mut catalog), 0);
-    // A list of another namespace deletes no object of this namespace.
+    // The end of a list of another namespace deletes no object of the namespace shop.
     let elsewhere = WatchScope {
         kind: ObjectKind::Service,
         namespace: Some("other".into()),
@@ -120,8 +120,8 @@ fn a_service_that_limits_its_clients_is_not_served_until_the_limit_is_removed() 
     feed(&mut catalog, &slice("web", "x", ON_80, &["10.0.2.3"]));
     watcher.take(&mut catalog);
     assert_eq!(watcher.shown(), "tcp/10.1.1.10:80 mh -> 10.0.2.3\n");
-    // The last good state is not kept: it would admit all clients. An invalid annotation changes
-    // nothing.
+    // The last good state without a limit is not kept, because it would admit all clients. With an
+    // additional invalid annotation it is not kept either.
     for annotations in ["", "portlb.io/address: 10.1.1.10, portlb.io/scheduler: x"] {
         feed(&mut catalog, &service("web", annotations, limited));
         watcher.take(&mut catalog);

@@ -240,7 +240,7 @@ fn an_address_outside_of_the_allowed_prefixes_is_refused_with_a_suggestion() {
             # shop/d: Warning BadSpecification: spec.loadBalancerIP: 10.9.9.9 lies outside of --service-ranges, --address-pool and --allowed-prefixes; write an address within 10.1.1.0/24, 10.1.2.0/24
         "#]],
     );
-    // If no flag allows a prefix, every address is refused.
+    // With `is_confined` and without any allowed prefix, every address is refused.
     check(
         CatalogSettings {
             is_confined: true,

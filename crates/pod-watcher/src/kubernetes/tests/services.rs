@@ -296,7 +296,7 @@ fn session_affinity_becomes_persistence() {
 }
 
 #[test]
-fn fields_of_a_service_without_effect_give_a_finding() {
+fn a_field_of_a_service_that_has_no_effect_gives_a_finding() {
     check(
         settings(),
         &service(
