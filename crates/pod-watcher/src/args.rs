@@ -193,8 +193,8 @@ pub struct ClusterArgs {
     #[arg(long, env = "PORTLB_ALL_NAMESPACES", conflicts_with = "namespaces")]
     pub all_namespaces: bool,
 
-    /// Class of the Services that are served: the value of spec.loadBalancerClass. Change it to run
-    /// several load balancers in one cluster
+    /// Class of the Services that are served: the value of spec.loadBalancerClass. To run several
+    /// load balancers in one cluster, give each of them another class
     #[arg(
         long,
         env = "PORTLB_LOAD_BALANCER_CLASS",
@@ -299,8 +299,8 @@ pub struct ClusterArgs {
     pub pod_annotations: Vec<(String, String)>,
 
     /// Time after which the API server ends a watch, 5s to 10m. The next watch continues after the
-    /// last event. A watch that is silent for 10 s longer counts as lost: a shorter time detects a
-    /// lost API server earlier
+    /// last event. A watch that is silent for 10 s longer than this time counts as lost, so a
+    /// shorter time detects a lost API server earlier
     #[arg(
         long,
         env = "PORTLB_WATCH_TIMEOUT",
@@ -316,7 +316,7 @@ pub struct ClusterArgs {
 #[command(next_help_heading = "Status of Services")]
 pub struct StatusArgs {
     /// Write .status of Services, and Events. Only one of the pods with the same --lease-name
-    /// writes. Set it to false if another program writes the status
+    /// writes. Set the flag to false if another program writes the status
     #[arg(
         long,
         env = "PORTLB_WRITE_STATUS",

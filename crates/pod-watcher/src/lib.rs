@@ -53,7 +53,7 @@ use crate::{
     source::DesiredSetSource,
 };
 
-/// Time for the end of all tasks after the linger time.
+/// Time that all tasks have to end after the linger time is over.
 const DRAIN_MARGIN: Duration = Duration::from_secs(10);
 
 const _: () = assert!(service_status::LONGEST_SHUTDOWN.as_millis() < DRAIN_MARGIN.as_millis());
@@ -133,7 +133,7 @@ async fn serve(
     daemon.spawn_until_drained("watchers", async move {
         shutdown.drain_requested().await;
         watchers.close();
-        // The linger time ends early when the last watcher leaves.
+        // The tasks end before the linger time is over if all watches have ended.
         match timeout(linger, watchers.wait()).await {
             Ok(()) => end.data_plane_ended.cancel(),
             Err(_) => end.daemon_ended_alone.cancel(),

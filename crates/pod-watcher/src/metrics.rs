@@ -21,7 +21,7 @@ pub struct IndexMetrics {
     moved_shares: MovedShares,
 }
 
-/// Histogram of the shares of flows that changes of weights move to another real server.
+/// Histogram of the share of flows that each change of weights moves to another real server.
 #[derive(Clone, Debug)]
 struct MovedShares(Histogram);
 

@@ -1,6 +1,7 @@
 //! Rendering of a cluster or of manifests as a file.
 //!
-//! A load balancer without a cluster serves the same virtual servers with the rendered file.
+//! With the rendered file, a load balancer outside of the cluster serves the virtual servers of the
+//! cluster.
 
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
@@ -88,7 +89,7 @@ fn from_results(
         }
     }
     let mirrored = manifests::mirror(endpoints, &selectors);
-    // A cluster does not mirror some Endpoints. These are ignored, as in a cluster.
+    // Endpoints that a cluster does not mirror are ignored, as in a cluster.
     let slices = mirrored.into_iter().filter_map(|(_, slices)| slices.ok());
     slices
         .flatten()
@@ -113,8 +114,8 @@ pub fn of(catalog: &mut Catalog) -> Rendered {
     }
 }
 
-/// Gives every Service that needs one an address from the pools, as if its status recorded the
-/// address. Returns the number of rounds until no Service needs an address.
+/// Gives every Service that needs an address one from the pools, and treats the address as recorded
+/// in the status of the Service. Returns the number of rounds until no Service needs an address.
 pub(crate) fn allocate_all(catalog: &mut Catalog) -> usize {
     let mut rounds = 0;
     loop {

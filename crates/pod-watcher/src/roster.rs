@@ -39,7 +39,7 @@ pub(crate) struct PublishedHead {
     pub(crate) part_count: usize,
 }
 
-/// Some real servers of a virtual server.
+/// A part of the real servers of a virtual server.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct PublishedPart {
     /// Number of the change that created this part.
@@ -73,8 +73,8 @@ struct PartAssignment {
 const NO_PART: u16 = u16::MAX;
 
 impl Roster {
-    /// Returns the roster of a new virtual server. Its real servers get no time of a change,
-    /// because they can have had their state for a long time.
+    /// Returns the roster of a new virtual server. Its real servers get no time of their last
+    /// change of state, because they can have had their state for a long time.
     pub(crate) fn new(mut server: VirtualServer, change: u64) -> Self {
         let real_servers = mem::take(&mut server.real_servers);
         let empty = server.clone();
@@ -107,8 +107,8 @@ impl Roster {
 
     /// Replaces the virtual server by its newest state, and returns the previous state. The
     /// positions in `server` are the order of the source; all positions are 0 if the source has no
-    /// order. A real server whose state changes gets the time `now`. `change` is the number of this
-    /// change.
+    /// order. A real server whose state changes gets `now` as the time of the change. `change` is
+    /// the number of this update among the changes of all virtual servers.
     pub(crate) fn update(
         &mut self,
         mut server: VirtualServer,
@@ -127,7 +127,9 @@ impl Roster {
         mem::replace(&mut self.server, server)
     }
 
-    /// Copies the history and the part of each real server that is also in the previous state.
+    /// Gives each real server that is also in the previous state its position, times and part from
+    /// that state. A real server whose state has changed, or that is not in the previous state,
+    /// gets the time `now`.
     fn merge(&self, real_servers: &mut [RealServer], now: Option<Timestamp>) -> PartAssignment {
         let parts = &self.published.parts;
         let mut merge = PartAssignment {
@@ -167,7 +169,8 @@ impl Roster {
     }
 
     /// Gives newcomers positions after all other real servers, in the order of the source, then by
-    /// address and port. Numbers all real servers again if the order of the source has changed.
+    /// address and port. If the source has an order and the positions differ from this order,
+    /// numbers all real servers from 0 in the order of the source.
     fn set_positions(
         &mut self,
         real_servers: &mut [RealServer],

@@ -26,8 +26,8 @@ pub struct SourceDescription {
 pub enum SourceEvent {
     /// The whole desired set. The set is valid.
     Snapshot(DesiredSet),
-    /// Changes of the desired set since the last event; the first `Changes` has the whole set. The
-    /// desired set after the changes is valid.
+    /// Changes of the desired set since the previous event. A `Changes` that is the first event has
+    /// the whole set. The desired set after the changes is valid.
     Changes(Vec<DesiredChange>),
     /// The newest state of the source cannot be used. The desired set of the earlier events stays
     /// in force.

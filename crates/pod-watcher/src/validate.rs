@@ -117,8 +117,8 @@ fn check_manifests(
     validation.into_report()
 }
 
-/// Names of the Services for which a check was not possible, by reason. The report has a note for
-/// each reason.
+/// Names of the Services for which a check was not possible, listed by the reason. The report has a
+/// note for each reason.
 #[derive(Default)]
 struct UncheckedServices {
     /// Services with an address from an assumed pool.
@@ -242,7 +242,7 @@ impl Validation {
         self.report.messages.push(message);
     }
 
-    /// Checks one Service without the other objects.
+    /// Checks one Service without the other objects of the manifests.
     fn check_alone(&mut self, input: CatalogInput, service: &BTreeMap<ObjectKey, Manifest>) {
         let catalog = &mut self.single_service_catalog;
         catalog.handle(input);
@@ -352,7 +352,8 @@ fn catalog_messages(
             let field = match subject {
                 Subject::Field(_) | Subject::Annotation(_) => subject.to_string(),
                 Subject::Service | Subject::Setting(_) => String::new(),
-                // Problems of a slice or a pod are reported at the place of the slice or the pod.
+                // A problem of a slice or a pod is not reported for the Service, because it is
+                // reported at the place of the slice or the pod.
                 Subject::ObjectBehind(_) => continue,
             };
             // The prefixes of an assumed pool are unknown, so an address cannot be outside of them.

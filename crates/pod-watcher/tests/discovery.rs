@@ -156,7 +156,7 @@ impl TestWatch {
             .expect("the stream has ended")
     }
 
-    /// Returns the next event of a complete change.
+    /// Returns the next event. Waits for all messages of its change.
     async fn event(&mut self) -> DesiredSetEvent {
         loop {
             if let Some(event) = self.received.pop_front() {
@@ -258,9 +258,10 @@ async fn a_metric_records_the_share_of_flows_that_a_change_of_weights_moves() {
     while !watch.next().await.contains("=1") {}
     let count = "portlb_desired_weight_change_moved_share_count";
     assert_eq!(daemon.metric(count), "0");
-    // Weights in the same proportion move no flow. A different weight of one of 1,000 real servers
-    // moves many flows of the others; with so many real servers, all weights are therefore rounded
-    // to 1 in a cluster.
+    // If all weights change in the same proportion, no flow moves. If one of 1,000 real servers
+    // gets a different weight, many flows of the other real servers move, too. For this reason a
+    // cluster as the source rounds all weights of so many real servers to 1; the source of this
+    // test does not round.
     source.send(SourceEvent::Snapshot(large_set(2))).unwrap();
     while !watch.next().await.contains("=2") {}
     let mut set = large_set(2);
@@ -354,7 +355,7 @@ async fn a_removed_file_keeps_the_last_good_set() {
 }
 
 #[tokio::test]
-async fn a_path_to_a_device_a_folder_or_a_large_file_keeps_the_last_good_set() {
+async fn a_file_that_becomes_a_device_a_folder_or_too_large_keeps_the_last_good_set() {
     let file = file(&document(&[("10.1.1.10", 1)]));
     let daemon = TestDaemon::with_file(&file.path).await;
     let mut watch = daemon.watch().await;
@@ -393,7 +394,8 @@ async fn a_half_written_file_removes_no_virtual_server() {
     let (half, rest) = new.split_at(new.find("virtualServers:\n").unwrap() + 15);
     let mut writer = fs::File::create(&file.path).unwrap();
     writer.write_all(half.as_bytes()).unwrap();
-    // The daemon reads the first half only because the writer pauses for a long time.
+    // The daemon reads the file with only the first half, because the writer pauses for longer than
+    // the daemon waits for the end of a write.
     let list = daemon
         .list_until(|list| !list.source.as_ref().unwrap().last_error.is_empty())
         .await;
@@ -448,7 +450,7 @@ async fn a_changed_config_map_mount_is_read_again() {
 }
 
 #[tokio::test]
-async fn a_watcher_that_comes_later_gets_the_present_state_and_the_same_changes() {
+async fn a_watch_that_begins_after_a_change_gets_the_present_state_and_each_later_change() {
     let file = file(&document(&[("10.1.1.10", 1)]));
     let daemon = TestDaemon::with_file(&file.path).await;
     let mut early = daemon.watch().await;
@@ -502,7 +504,7 @@ impl DesiredSetSource for ChannelSource {
 }
 
 #[tokio::test]
-async fn there_is_no_synced_before_the_first_desired_set_of_the_source() {
+async fn a_watch_gets_no_synced_before_the_first_desired_set_of_the_source() {
     let (source, events) = mpsc::unbounded_channel();
     let daemon = TestDaemon::with_source(ChannelSource(events)).await;
     assert!(!daemon.list().await.synced);
@@ -658,7 +660,7 @@ fn large_set(weight: u16) -> DesiredSet {
 const LINGER: Duration = Duration::from_secs(600);
 
 #[tokio::test]
-async fn after_a_termination_signal_a_watcher_gets_changes_until_it_leaves() {
+async fn after_a_termination_signal_a_watcher_gets_changes_until_the_watcher_ends_its_watch() {
     let (source, events) = mpsc::unbounded_channel();
     let daemon = TestDaemon::with_linger(ChannelSource(events), LINGER).await;
     source.send(SourceEvent::Snapshot(large_set(1))).unwrap();
@@ -676,7 +678,7 @@ async fn after_a_termination_signal_a_watcher_gets_changes_until_it_leaves() {
 }
 
 #[tokio::test]
-async fn without_a_watcher_the_daemon_ends_before_the_linger_time() {
+async fn without_a_watcher_the_daemon_ends_before_the_linger_time_is_over() {
     let (_source, events) = mpsc::unbounded_channel();
     let daemon = TestDaemon::with_linger(ChannelSource(events), LINGER).await;
     daemon.shutdown.request();
@@ -687,7 +689,7 @@ async fn without_a_watcher_the_daemon_ends_before_the_linger_time() {
 }
 
 #[tokio::test]
-async fn the_daemon_ends_an_open_watch_without_an_error() {
+async fn an_open_watch_ends_without_an_error_when_the_daemon_ends() {
     let file = file(&document(&[("10.1.1.10", 1)]));
     let daemon = TestDaemon::with_file(&file.path).await;
     let mut watch = daemon.watch().await;

@@ -54,7 +54,7 @@ fn set(number: u8) -> DesiredSet {
     }
 }
 
-/// Opens a watch whose receive window has room for a few events.
+/// Opens a watch whose receive window has room for only a few events.
 async fn watch(address: &str) -> Streaming<WatchResponse> {
     let endpoint = Endpoint::from_shared(address.to_owned()).unwrap();
     let endpoint = endpoint.initial_stream_window_size(1_024);

@@ -22,7 +22,7 @@ use virtual_server::{
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Number of timed changes of one real server.
+/// Number of changes of one real server whose duration is measured.
 const ROUNDS: u16 = 50;
 
 /// A source that returns the events that a test sends.
@@ -150,8 +150,9 @@ fn median(mut times: Vec<Duration>) -> Duration {
     times[times.len() / 2]
 }
 
-/// The test also prints two times for comparison: from a change of one of 10,000 real servers to
-/// its event, and of a list of all real servers.
+/// The test also prints two median durations for comparison: from a change of one of 10,000 real
+/// servers to the message with the changed part, and of a call of List that returns all 10,000 real
+/// servers.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_changed_real_server_of_ten_thousand_sends_one_part() {
     let daemon = TestDaemon::start().await;

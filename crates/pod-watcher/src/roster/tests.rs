@@ -80,7 +80,7 @@ fn history(roster: &Roster, host: u16) -> RealServerHistory {
 }
 
 #[test]
-fn new_real_servers_of_a_cluster_get_positions_after_all_others_by_address() {
+fn new_real_servers_of_a_cluster_get_the_last_positions_in_the_order_of_their_addresses() {
     let mut roster = Roster::new(server([5, 3, 9]), 1);
     assert_eq!(order(&roster), [3, 5, 9]);
     roster.update(server([1, 3, 4, 5, 9]), NOW, 2);
@@ -92,15 +92,17 @@ fn new_real_servers_of_a_cluster_get_positions_after_all_others_by_address() {
 }
 
 #[test]
-fn positions_with_a_file_follow_the_order_in_the_file() {
+fn the_positions_of_real_servers_of_a_file_follow_the_order_in_the_file() {
     let mut roster = Roster::new(file(&[5, 3, 9]), 1);
     assert_eq!(order(&roster), [5, 3, 9]);
-    // Appended and removed lines do not change the positions of the other real servers.
+    // A real server that is appended to the file, or removed from it, does not change the positions
+    // of the other real servers.
     roster.update(file(&[5, 3, 9, 4]), NOW, 2);
     roster.update(file(&[3, 9, 4]), NOW, 3);
     assert_eq!(order(&roster), [3, 9, 4]);
     assert_eq!(history(&roster, 4).position, 3);
-    // A new first line changes the positions of all real servers.
+    // If the first real server in the file is replaced by another one, all positions are numbered
+    // from 0.
     roster.update(file(&[7, 3, 9, 4]), NOW, 4);
     assert_eq!(order(&roster), [7, 3, 9, 4]);
     assert_eq!(history(&roster, 4).position, 3);
@@ -117,10 +119,10 @@ fn one_changed_real_server_of_ten_thousand_changes_one_part() {
     changed.real_servers[5_000].weight = Weight(7);
     roster.update(changed.clone(), NOW, 2);
     assert_eq!(created_by(&roster, 2), (false, vec![5_000 / LARGEST_PART]));
-    // An equal state changes no part.
+    // An update with an equal virtual server changes no part.
     roster.update(changed.clone(), NOW, 3);
     assert_eq!(created_by(&roster, 3), (false, vec![]));
-    // A new real server goes into the part that has lost one.
+    // A new real server goes into the part that has lost a real server.
     changed.real_servers[5_000] = real_server(10_000);
     roster.update(changed.clone(), NOW, 4);
     assert_eq!(created_by(&roster, 4), (false, vec![5_000 / LARGEST_PART]));
@@ -133,7 +135,7 @@ fn one_changed_real_server_of_ten_thousand_changes_one_part() {
 }
 
 #[test]
-fn a_state_has_a_time_only_if_pod_watcher_has_seen_the_change() {
+fn a_real_server_has_a_time_of_its_state_only_if_pod_watcher_has_seen_the_change() {
     let mut roster = Roster::new(server([1]), 1);
     assert_eq!(history(&roster, 1), RealServerHistory::default());
     let mut draining = server([1, 2]);

@@ -9,8 +9,8 @@ use virtual_server::IpNet;
 
 use service_catalog::{model::Service, settings::AddressPool};
 
-/// Length of 198.18.0.0/15, the prefix for benchmarks (RFC 2544). The assumed pools are parts of
-/// it.
+/// Length of 198.18.0.0/15, the prefix for benchmarks (RFC 2544). The IPv4 prefixes of the assumed
+/// pools are parts of this prefix.
 const BENCHMARK_PREFIX_LENGTH: u8 = 15;
 
 /// Returns a pool for every pool name that a Service requests, and a pool without a name for the
@@ -44,7 +44,8 @@ pub(super) fn assumed<'a>(services: impl Iterator<Item = &'a Service>) -> Vec<Ad
         });
         next = next.saturating_add(size);
     }
-    // The catalog uses the first pool for Services that name no pool.
+    // The pool with the empty name becomes the first pool, which the catalog uses for Services that
+    // name no pool.
     pools.sort_by(|one, other| one.name.cmp(&other.name));
     pools
 }

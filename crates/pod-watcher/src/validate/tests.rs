@@ -231,7 +231,7 @@ status:
 }
 
 #[test]
-fn messages_are_in_the_order_of_the_files_and_documents() {
+fn messages_of_one_severity_are_in_the_order_of_the_files_and_documents() {
     let wrong_value = GOOD.replace("scheduler: mh", "scheduler: maglev");
     let wrong_type = GOOD
         .replace("name: web", "name: api")
@@ -285,7 +285,7 @@ fn conflicts_between_objects_of_a_json_list_are_reported() {
 }
 
 #[test]
-fn a_service_with_two_manifests_is_checked_in_both_files() {
+fn both_manifests_of_a_service_in_two_files_are_checked() {
     let bad = GOOD.replace("scheduler: mh", "scheduler: maglev");
     check_files(
         &[("a.yaml", GOOD), ("b.yaml", &bad)],

@@ -345,7 +345,7 @@ fn several_json_objects_in_one_file_are_checked() {
 }
 
 #[test]
-fn a_report_is_written_as_json_and_strict_fails_on_remarks() {
+fn a_report_is_written_as_json_and_a_remark_fails_only_with_strict() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("web.yaml");
     let local = GOOD.replace("  selector", "  externalTrafficPolicy: Local\n  selector");

@@ -49,7 +49,7 @@ fn check_list(services: usize) {
 }
 
 #[test]
-fn the_memory_of_an_object_does_not_grow_with_the_length_of_its_list() {
+fn the_text_that_a_manifest_stores_does_not_grow_with_the_length_of_its_list() {
     let kept = |services: usize| {
         let results = manifests::parse("list.yaml", &list(services));
         results
@@ -61,7 +61,7 @@ fn the_memory_of_an_object_does_not_grow_with_the_length_of_its_list() {
     let (few, many) = (kept(5), kept(400));
     assert!(
         many < few + 64,
-        "{few} bytes in a list of 10, {many} in a list of 800"
+        "{few} bytes in a list of 10 objects, {many} bytes in a list of 800"
     );
 }
 
