@@ -18,9 +18,9 @@ pub const DEFAULTS: Defaults = Defaults {
 ///
 /// pod-watcher reads the virtual servers from a Kubernetes cluster or from a file, and serves them
 /// over gRPC (portlb.discovery.v1.DiscoveryService). Every client that watches gets each change
-/// immediately. If the source fails or becomes invalid, pod-watcher keeps the last good state. It
-/// logs the error once with a suggestion, shows it in /readyz and in DiscoveryService.List, and
-/// counts it.
+/// immediately. If the source fails or becomes invalid, pod-watcher keeps the last good state.
+/// pod-watcher logs the error of the source once with a suggestion, shows the error in /readyz and
+/// in DiscoveryService.List, and counts it.
 #[derive(Debug, Parser)]
 #[command(
     name = "pod-watcher",
@@ -88,10 +88,10 @@ pub struct Args {
     #[arg(long, env = "PORTLB_FILE", value_name = "PATH")]
     pub file: Option<PathBuf>,
 
-    /// Time for which pod-watcher continues to send changes after a termination signal while a
-    /// client watches, at most 1h. If one signal ends pod-watcher and the data plane together, set
-    /// the time that the data plane needs to end, such as 30s. With 0, the default, pod-watcher
-    /// ends immediately. The data plane keeps its virtual servers in both cases
+    /// Time, at most 1h, for which pod-watcher continues to send changes after a termination signal
+    /// while a client watches. If one signal ends pod-watcher and the data plane together, set the
+    /// time that the data plane needs to end, such as 30s. With 0, the default, pod-watcher ends
+    /// immediately. The data plane keeps its virtual servers when pod-watcher ends
     #[arg(
         long,
         env = "PORTLB_LINGER",
@@ -194,7 +194,7 @@ pub struct ClusterArgs {
     pub all_namespaces: bool,
 
     /// Class of the Services that are served: the value of spec.loadBalancerClass. To run several
-    /// load balancers in one cluster, give each of them another class
+    /// load balancers in one cluster, give each load balancer a different class
     #[arg(
         long,
         env = "PORTLB_LOAD_BALANCER_CLASS",
@@ -229,8 +229,9 @@ pub struct ClusterArgs {
     pub address_pools: Vec<AddressPool>,
 
     /// Prefixes whose addresses Services may name, separated by commas, in addition to the prefixes
-    /// of --service-ranges and --address-pool. A Service that names another address is not served.
-    /// Set the same value as --allowed-prefixes of bgp-announcer. Default: none
+    /// of --service-ranges and --address-pool. A Service that names an address outside of all these
+    /// prefixes is not served. Set the same value as --allowed-prefixes of bgp-announcer. Default:
+    /// none
     #[arg(
         long,
         env = "PORTLB_ALLOWED_PREFIXES",

@@ -228,8 +228,9 @@ fn reserved_prefixes(allowed_prefixes: &[IpNet]) -> impl Iterator<Item = String>
 
 /// Returns the scopes to list and watch: one for each kind of objects and each namespace.
 fn scopes(args: &ClusterArgs, own_namespace: &str) -> Vec<WatchScope> {
-    // The namespaces are a set without duplicates: the end of a list removes all other objects of
-    // its namespace, so two lists of one namespace would remove the objects of each other.
+    // A set, so that each namespace is listed once: the end of a list removes every object of the
+    // namespace that this list did not have, so two lists of one namespace would remove the objects
+    // of each other.
     let namespaces: BTreeSet<Option<Box<str>>> = if args.all_namespaces {
         [None].into()
     } else if args.namespaces.is_empty() {

@@ -116,7 +116,8 @@ pub struct VirtualServersEntry {
     /// Number of healthy real servers that a virtual server needs to be serving. `None`: 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub minimum_healthy: Option<u32>,
-    /// Time for which a removed real server keeps its connections. `None`: 60 s.
+    /// Time for which a real server that was removed from the file keeps its connections. `None`:
+    /// 60 s.
     #[serde(
         default,
         deserialize_with = "text::optional",
@@ -132,7 +133,7 @@ pub struct VirtualServersEntry {
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct EntryPersistence {
-    /// Time for which the load balancer remembers a client after its last connection.
+    /// Time for which the load balancer remembers a client after the client's last connection.
     #[serde(deserialize_with = "text::required", serialize_with = "text::duration")]
     pub timeout: Duration,
     /// Length of the address prefix that counts as one client. `None`: the whole address.

@@ -176,7 +176,7 @@ impl SentChanges {
     }
 }
 
-/// An open Watch stream, which the metric counts until this value is dropped.
+/// An open Watch stream. The metric of open watches counts the stream until this value is dropped.
 struct OpenWatch {
     metrics: WatchMetrics,
     _watcher: TaskTrackerToken,

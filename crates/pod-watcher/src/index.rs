@@ -23,8 +23,9 @@ use crate::{
 /// Text of the readiness step before the first event of the source.
 pub(crate) const NOT_READ: &str = "not read yet";
 
-/// Key of an object of the desired set. Service ranges come before virtual servers: a data plane
-/// must have a service range before the addresses in it, which would otherwise get host routes.
+/// Key of an object of the desired set. Service ranges sort before virtual servers, so a watch
+/// sends them first: a data plane would announce an address as a host route if it did not have the
+/// service range of the address.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum DesiredKey {
     ServiceRange(ServiceRange),

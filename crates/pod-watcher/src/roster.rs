@@ -57,19 +57,20 @@ pub(crate) struct Roster {
     next_position: u64,
 }
 
-/// Assignment of the real servers of a new state to parts.
+/// Assignment of the real servers of an updated virtual server to parts.
 struct PartAssignment {
-    /// Number of the part of each real server, in the order of the new state.
+    /// Number of the part of each real server, in the order of the updated virtual server.
     part_of: Vec<u16>,
     /// Number of real servers in each part.
     sizes: Vec<usize>,
     /// Whether each part differs from the published part.
     is_dirty: Vec<bool>,
-    /// Indexes of the real servers without a part: they are not in the previous state.
+    /// Indexes of the real servers that the virtual server did not have before the update, and that
+    /// have no part.
     newcomers: Vec<usize>,
 }
 
-/// Number of the part of a real server that has no part yet.
+/// Value in `part_of` for a real server that is not assigned to a part.
 const NO_PART: u16 = u16::MAX;
 
 impl Roster {
@@ -105,10 +106,10 @@ impl Roster {
         &self.published
     }
 
-    /// Replaces the virtual server by its newest state, and returns the previous state. The
+    /// Replaces the virtual server by `server`, and returns the previous virtual server. The
     /// positions in `server` are the order of the source; all positions are 0 if the source has no
-    /// order. A real server whose state changes gets `now` as the time of the change. `change` is
-    /// the number of this update among the changes of all virtual servers.
+    /// order. A new real server, and a real server whose `state` changes, gets `now` as the time of
+    /// this change. `change` is the number of this update among the changes of all virtual servers.
     pub(crate) fn update(
         &mut self,
         mut server: VirtualServer,
@@ -127,9 +128,9 @@ impl Roster {
         mem::replace(&mut self.server, server)
     }
 
-    /// Gives each real server that is also in the previous state its position, times and part from
-    /// that state. A real server whose state has changed, or that is not in the previous state,
-    /// gets the time `now`.
+    /// Gives each real server that the virtual server already had its previous position, times and
+    /// part. A new real server, and a real server whose `state` has changed, gets `now` as the time
+    /// of this change.
     fn merge(&self, real_servers: &mut [RealServer], now: Option<Timestamp>) -> PartAssignment {
         let parts = &self.published.parts;
         let mut merge = PartAssignment {
@@ -245,8 +246,9 @@ impl PartAssignment {
         self.is_dirty[part] = true;
     }
 
-    /// Puts each newcomer into the first part that is not full. The number of parts then depends
-    /// only on the largest number of real servers so far, and does not grow with every change.
+    /// Puts each newcomer into the first part that is not full. Because of this rule the number of
+    /// parts depends only on the largest number of real servers so far, and does not grow with
+    /// every change.
     fn assign_parts(&mut self) {
         let mut free = 0;
         for index in &self.newcomers {

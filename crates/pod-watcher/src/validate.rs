@@ -1,7 +1,7 @@
 //! The command `validate`: checks of manifests without a cluster.
 //!
-//! The command applies the rules of the API server, and the same catalog that converts the objects
-//! of a cluster.
+//! The command checks manifests by the rules of the API server. It then gives the objects to the
+//! catalog that also converts the objects of a cluster, and reports the findings of this catalog.
 
 mod classes;
 mod pools;
@@ -123,7 +123,8 @@ fn check_manifests(
 struct UncheckedServices {
     /// Services with an address from an assumed pool.
     assumed_pool: Vec<String>,
-    /// Services with an address that is not checked, because the settings have no allowed prefixes.
+    /// Services with an address of which `validate` does not know whether it is allowed, because
+    /// the settings have no allowed prefixes.
     unknown_prefixes: Vec<String>,
     /// Services with the class of another load balancer.
     other_class: Vec<String>,

@@ -40,7 +40,7 @@ fn every_file_of_docs_examples_is_valid() {
 }
 
 #[test]
-fn an_invalid_file_ends_the_program_with_exit_code_2_and_the_line() {
+fn an_invalid_file_ends_the_program_with_exit_code_2_and_an_error_with_the_line() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("bad.yaml");
     fs::write(
@@ -59,7 +59,7 @@ fn an_invalid_file_ends_the_program_with_exit_code_2_and_the_line() {
 }
 
 #[test]
-fn a_virtual_server_that_can_never_serve_is_accepted_with_a_warning_and_the_line() {
+fn a_virtual_server_that_can_never_serve_is_accepted_with_a_warning_with_the_line() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("doubtful.yaml");
     fs::write(
@@ -108,7 +108,7 @@ fn check_unusable(arguments: &[&str], words: &[&str]) {
 }
 
 #[test]
-fn without_a_cluster_the_error_suggests_kubeconfig_or_file() {
+fn without_a_cluster_the_error_suggests_the_flags_kubeconfig_and_file() {
     check_unusable(&[], &["--kubeconfig", "--file", "ServiceAccount"]);
     check_unusable(
         &["--kubeconfig", "/nonexistent/kubeconfig"],

@@ -585,11 +585,12 @@ async fn the_health_service_reports_serving_after_the_first_desired_set() {
 }
 
 #[tokio::test]
-async fn a_slow_watcher_gets_fewer_events_than_changes() {
+async fn a_slow_watcher_gets_fewer_events_than_the_source_has_changes() {
     const CHANGES: u16 = 200;
     let (source, events) = mpsc::unbounded_channel();
     let daemon = TestDaemon::with_source(ChannelSource(events)).await;
-    // The receive windows have room for a few objects, so the server must wait for the client.
+    // The receive windows have room for a few objects, so the server must wait until the client
+    // reads.
     let channel = Channel::from_shared(daemon.address.clone())
         .unwrap()
         .initial_stream_window_size(65_535)

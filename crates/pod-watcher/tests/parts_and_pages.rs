@@ -22,7 +22,7 @@ use virtual_server::{
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Number of changes of one real server whose duration is measured.
+/// Number of measured changes of one real server.
 const ROUNDS: u16 = 50;
 
 /// A source that returns the events that a test sends.
@@ -154,7 +154,7 @@ fn median(mut times: Vec<Duration>) -> Duration {
 /// servers to the message with the changed part, and of a call of List that returns all 10,000 real
 /// servers.
 #[tokio::test(flavor = "multi_thread")]
-async fn one_changed_real_server_of_ten_thousand_sends_one_part() {
+async fn a_change_of_one_of_ten_thousand_real_servers_sends_one_part() {
     let daemon = TestDaemon::start().await;
     let mut server = server("tcp/10.1.1.10:80", 10_000);
     daemon

@@ -220,7 +220,8 @@ impl DocumentReader<'_> {
         let FieldPath::VirtualServer(_, field) = field else {
             return None;
         };
-        // Of several equal real servers the last one is reported, because the first one is valid.
+        // If the entry lists one real server several times, the place of the last one is reported,
+        // because the first one is valid.
         let real_server = if let Field::RealServer(key, _) = field {
             let mut servers = entry.real_servers.iter();
             servers.rposition(|server| RealServerKey::from(server) == key)

@@ -227,7 +227,7 @@ fn an_explicit_empty_list_is_valid_and_a_missing_list_is_refused() {
 }
 
 #[test]
-fn an_unknown_version_or_kind_is_refused_with_its_value() {
+fn an_unknown_api_version_or_kind_of_a_document_is_refused_with_its_value() {
     check(
         "apiVersion: portlb.io/v2\nkind: VirtualServers\nvirtualServers: []\n",
         "1:13: unknown value `portlb.io/v2`; did you mean `portlb.io/v1`? allowed here: \
@@ -255,7 +255,7 @@ fn a_misspelt_field_is_refused_with_its_line_and_a_suggestion() {
 }
 
 #[test]
-fn a_value_of_the_wrong_form_is_refused_with_its_line() {
+fn a_value_that_cannot_be_parsed_is_refused_with_its_line() {
     check(
         &entry("  - address: web-1\n"),
         "10:14: \"web-1\" is not an IP address; write one such as 10.1.1.10 or fd00::10 (names \
@@ -288,7 +288,7 @@ fn a_value_of_the_wrong_form_is_refused_with_its_line() {
 }
 
 #[test]
-fn an_invalid_entry_is_refused_with_the_line_of_the_field() {
+fn an_invalid_entry_is_refused_with_the_line_of_the_invalid_field() {
     check(
         &entry("  - address: 10.0.2.5\n    port: 8080\n"),
         "10:5: tcp/10.1.1.10:80: realServers[10.0.2.5:8080].port: 8080 differs from the virtual \

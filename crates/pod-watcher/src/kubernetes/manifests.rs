@@ -208,7 +208,7 @@ const KINDS: [(&str, &str); 4] = [
     ("EndpointSlice", "discovery.k8s.io/v1"),
 ];
 
-/// Returns the item of [`KINDS`] for a kind. Ignores upper and lower case.
+/// Returns the item of [`KINDS`] for a kind. Ignores the case of letters.
 fn known(kind: &str) -> Option<(&'static str, &'static str)> {
     let mut kinds = KINDS.into_iter();
     kinds.find(|(known, _)| known.eq_ignore_ascii_case(kind))

@@ -184,8 +184,9 @@ impl KubernetesSource {
         }
     }
 
-    /// Reports the failures of all scopes as one error, if they have changed. Several scopes with
-    /// an equal description, such as an API server that cannot be reached, are one failure.
+    /// Reports the failures of all scopes as one error, or a recovery, if the failures have changed
+    /// since the last report. Failures of several scopes with an equal description, such as an API
+    /// server that cannot be reached, count as one failure.
     fn report_failures(&mut self) {
         let mut failures: Vec<&str> = self.failures.values().map(String::as_str).collect();
         failures.sort_unstable();
@@ -214,7 +215,8 @@ impl DesiredSetSource for KubernetesSource {
             }
             let mut batch = std::mem::take(&mut self.batch);
             if self.events.recv_many(&mut batch, BATCH).await == 0 {
-                // The channel is closed: the watches have ended because the daemon stops.
+                // The channel is closed, so no event follows: the watches have ended because the
+                // daemon stops.
                 std::future::pending::<()>().await;
             }
             self.handle(&mut batch);

@@ -33,7 +33,7 @@ const PAGE_OF_SLICES: u32 = 50;
 /// Number of pods in a page of a list.
 const PAGE_OF_PODS: u32 = 100;
 
-/// Starts a watch of each scope, and returns the source that receives their events.
+/// Starts a watch of each scope, and returns the source that receives the events of these watches.
 pub(crate) fn source(
     config: &ClusterConfig,
     metrics: &ClusterMetrics,

@@ -111,7 +111,7 @@ fn the_positions_of_real_servers_of_a_file_follow_the_order_in_the_file() {
 }
 
 #[test]
-fn one_changed_real_server_of_ten_thousand_changes_one_part() {
+fn a_change_of_one_of_ten_thousand_real_servers_changes_one_part() {
     let mut roster = Roster::new(server(0..10_000), 1);
     let parts = 10_000_usize.div_ceil(LARGEST_PART);
     assert_eq!(created_by(&roster, 1), (true, (0..parts).collect()));

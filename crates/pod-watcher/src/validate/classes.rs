@@ -81,7 +81,8 @@ pub(super) fn check(service: &Service, settings: &CatalogSettings) -> Option<Cla
     })
 }
 
-/// Reports whether `named` is most likely a misspelling of `class`, or its name without the domain.
+/// Reports whether `named` is most likely a misspelling of `class`, or the name part of `class`
+/// without the domain.
 fn is_misspelt(named: &str, class: &str) -> bool {
     let name = class.rsplit('/').next().unwrap_or(class);
     named.eq_ignore_ascii_case(name)

@@ -36,7 +36,7 @@ pub struct ValidationMessage {
 /// The result of a check of manifests.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ValidationReport {
-    /// Messages sorted by severity, then by file and line.
+    /// Messages sorted by severity, then by the order of the files, then by line.
     pub messages: Vec<ValidationMessage>,
     /// Number of Services with the class of this load balancer.
     pub services: usize,
@@ -106,7 +106,8 @@ impl ValidationReport {
         self.count(MessageSeverity::Error) + remarks == 0
     }
 
-    /// Returns the last line of the text: the number of errors, or the number of valid Services.
+    /// Returns the last line of the report as text: the number of errors, or the number of valid
+    /// Services.
     #[must_use]
     pub fn verdict(&self, is_strict: bool) -> String {
         let count = |severity: MessageSeverity, word: &str| match self.count(severity) {

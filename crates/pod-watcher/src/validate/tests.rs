@@ -188,7 +188,7 @@ fn without_address_pools_the_pools_of_the_services_are_assumed_with_a_note() {
 }
 
 #[test]
-fn with_an_address_pool_no_pool_is_assumed() {
+fn with_an_address_pool_in_the_settings_no_pool_is_assumed() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("web.yaml");
     fs::write(

@@ -40,7 +40,7 @@ fn an_endpoint_that_is_not_ready_drains_whether_it_is_serving_or_terminating() {
 }
 
 #[test]
-fn endpoints_above_the_limit_of_the_scheduler_are_left_out_and_the_others_are_served() {
+fn endpoints_above_the_limit_of_the_scheduler_are_left_out_and_the_other_endpoints_are_served() {
     let endpoints: Vec<String> = (0..4_095_u32)
         .map(|index| {
             let conditions = if index == 0 { "serving" } else { "ready" };
@@ -322,7 +322,7 @@ fn a_service_address_of_each_family_gets_the_endpoints_of_its_family() {
 }
 
 #[test]
-fn only_with_tunnel_a_service_address_gets_endpoints_of_the_other_family() {
+fn a_service_address_gets_endpoints_of_the_other_family_only_with_tunnel() {
     let service = |method: &str| {
         service(
             "web",

@@ -11,7 +11,7 @@ pub(super) fn from_pool(name: &str, port: u16, kept: &str) -> String {
     text
 }
 
-/// Returns the status of a Service in which the addresses are recorded.
+/// Returns a `status` that records the addresses as the addresses of its Service.
 fn recorded_status(addresses: &str) -> String {
     let held: Vec<IpAddr> = addresses
         .split(", ")
@@ -144,7 +144,7 @@ fn an_address_from_a_pool_is_served_only_after_the_status_records_it() {
         watcher.shown(),
         "tcp/10.1.1.1:80 mh -> \ntcp/10.1.1.2:80 mh -> \n"
     );
-    // A Service that names an address in an annotation releases the address of the pool.
+    // A Service that names an address in an annotation releases its address from the pool.
     feed(
         &mut catalog,
         &service("b", "portlb.io/address: 10.1.1.9", PORT_80),

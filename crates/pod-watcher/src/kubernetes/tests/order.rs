@@ -476,7 +476,8 @@ proptest! {
                 }
             }
         }
-        // A second pod-watcher, or a restarted pod-watcher, reads the addresses from the statuses.
+        // A second pod-watcher, or a restarted pod-watcher, reads the recorded addresses from the
+        // statuses of the Services.
         watcher.take(&mut catalog);
         let mut fresh = Catalog::new(with_pools(&["p=10.1.1.0/29"]));
         for name in kept.keys() {

@@ -85,7 +85,7 @@ fn selected_pods_become_real_servers_without_a_service() {
 }
 
 #[test]
-fn without_a_target_port_selected_pods_listen_on_the_port_of_the_client() {
+fn without_a_target_port_selected_pods_listen_on_the_port_that_clients_connect_to() {
     let settings = CatalogSettings {
         pods: Some(service_catalog::settings::PodService {
             name: "pods".to_owned(),
@@ -120,7 +120,7 @@ fn without_a_target_port_selected_pods_listen_on_the_port_of_the_client() {
 }
 
 #[test]
-fn the_real_server_of_a_selected_pod_follows_the_pod_until_its_deletion() {
+fn the_real_server_of_a_selected_pod_follows_the_pod_until_the_pod_is_deleted() {
     let settings = CatalogSettings {
         pods: Some(service_catalog::settings::PodService {
             name: "pods".to_owned(),

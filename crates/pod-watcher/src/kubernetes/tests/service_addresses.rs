@@ -5,7 +5,7 @@ use expect_test::expect;
 use super::*;
 
 #[test]
-fn the_annotation_precedes_load_balancer_ip_and_external_ips_as_source_of_the_address() {
+fn the_address_annotation_precedes_load_balancer_ip_which_precedes_external_ips() {
     let spec = "  loadBalancerIP: 10.1.1.2\n  externalIPs: [10.1.1.3]\n  ports: [{port: 80}]\n";
     let addresses = |manifest: &str, settings: CatalogSettings| {
         let mut catalog = Catalog::new(settings);

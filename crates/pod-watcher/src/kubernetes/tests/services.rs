@@ -5,7 +5,7 @@ use expect_test::expect;
 use super::*;
 
 #[test]
-fn a_service_becomes_a_virtual_server_with_the_same_defaults_as_in_a_file() {
+fn a_service_becomes_a_virtual_server_with_the_defaults_of_an_entry_in_a_file() {
     check(
         settings(),
         &with_slice(&service("web", "", PORT_80)),
@@ -22,7 +22,7 @@ fn a_service_becomes_a_virtual_server_with_the_same_defaults_as_in_a_file() {
 }
 
 #[test]
-fn every_annotation_of_a_service_is_in_the_virtual_server() {
+fn every_annotation_of_a_service_sets_a_field_of_the_virtual_server() {
     check(
         settings(),
         &with_slice(&service(
@@ -367,7 +367,7 @@ fn traffic_policy_local_with_masquerade_gives_a_warning() {
 }
 
 #[test]
-fn an_annotation_sets_ranges_of_ports() {
+fn the_ports_annotation_sets_ranges_of_ports() {
     check(
         settings(),
         &with_slice(&service(

@@ -211,7 +211,7 @@ fn a_service_without_a_usable_endpoint_is_an_error() {
 }
 
 #[test]
-fn endpoints_are_used_only_if_a_cluster_would_mirror_them() {
+fn v1_endpoints_are_used_only_if_a_cluster_would_mirror_them() {
     let endpoints = |port: &str| {
         format!(
             "apiVersion: v1\nkind: Endpoints\nmetadata: {{name: web, namespace: shop}}\nsubsets:\n\
