@@ -386,13 +386,13 @@ impl UncheckedServices {
         let notes = [
             (
                 assumed_pool,
-                "the address is from an assumed pool, because --address-pool is not set; set it as \
-                 for the load balancer to check pools, too",
+                "the address is from an assumed pool, because --address-pool is not set; to check \
+                 pools, too, set the flag to the value that the load balancer has",
             ),
             (
                 unknown_prefixes,
                 "not checked whether the address is allowed, because --allowed-prefixes is not set; \
-                 set it as for the load balancer",
+                 set the flag to the value that the load balancer has",
             ),
             (
                 other_class,

@@ -40,7 +40,7 @@ pub(super) fn check(service: &Service, settings: &CatalogSettings) -> Option<Cla
         let (severity, suggestion) = if is_misspelt(named, class) {
             (MessageSeverity::Error, format!("did you mean {class}?"))
         } else if has_our_annotations {
-            let suggestion = format!("write {class}, or remove the annotations {PREFIX}");
+            let suggestion = format!("write {class}, or remove all {PREFIX} annotations");
             (MessageSeverity::Remark, suggestion)
         } else {
             (MessageSeverity::Note, String::new())
@@ -54,13 +54,13 @@ pub(super) fn check(service: &Service, settings: &CatalogSettings) -> Option<Cla
         });
     }
     let suggestion = format!(
-        "write spec.type: LoadBalancer and spec.loadBalancerClass: {class}, or for a Service of \
-         another type the annotation {PREFIX}load-balancer-class: {class}"
+        "write spec.type: LoadBalancer and spec.loadBalancerClass: {class}, or, for a Service of \
+         another type, the annotation {PREFIX}load-balancer-class: {class}"
     );
     let (severity, text) = match (has_our_annotations, is_load_balancer) {
         (true, _) => {
             let text = format!(
-                "has annotations {PREFIX}, but no class, so no load balancer serves the Service; \
+                "has {PREFIX} annotations, but no class, so no load balancer serves the Service; \
                  {suggestion}"
             );
             (MessageSeverity::Error, text)

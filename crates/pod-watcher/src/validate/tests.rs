@@ -63,7 +63,7 @@ fn valid_manifests_have_no_error_and_other_kinds_are_ignored() {
             &format!("# ours\n---\n{GOOD}---\n{other}---\n# nothing\n"),
         )],
         expect![[r#"
-            note: Service shop/web: not checked whether the address is allowed, because --allowed-prefixes is not set; set it as for the load balancer
+            note: Service shop/web: not checked whether the address is allowed, because --allowed-prefixes is not set; set the flag to the value that the load balancer has
             1 Services
         "#]],
     );
@@ -91,7 +91,7 @@ fn every_error_is_reported_with_file_line_and_document() {
             error a.yaml:8 (document 1): Service shop/web: annotation portlb.io/scheduler: "maglev" is not a scheduler; allowed are rr, wrr, lc, wlc, sh, mh, sed and nq
             error a.yaml:27 (document 2): Service shop/api: spec.ports[0].targetPort: 8080 differs from the port 80, which Tunnel (ipip) cannot change; let the pods listen on 80 and write that, or write the annotation portlb.io/forwarding-method: Masquerade
             remark b.yaml:12 (document 1): Service shop/external: spec.externalIPs: kube-proxy takes the traffic of these addresses for itself on every node, so the traffic bypasses the load balancer; use the annotation portlb.io/address instead, or give the Service the label service.kubernetes.io/service-proxy-name
-            note: Service shop/external: not checked whether the address is allowed, because --allowed-prefixes is not set; set it as for the load balancer
+            note: Service shop/external: not checked whether the address is allowed, because --allowed-prefixes is not set; set the flag to the value that the load balancer has
             3 Services
         "#]],
     );
@@ -126,7 +126,7 @@ fn a_document_that_is_not_a_valid_object_is_reported_with_file_and_line() {
             error field.yaml:11 (document 1): Service shop/web: spec.loadBalancerclass: is not a field of this kind; did you mean loadBalancerClass?
             error type.yaml:13 (document 1): Service shop/web: spec.ports[0].port: "http" is not a whole number; write a whole number
             error name.yaml:3 (document 1): Service shop/: metadata.name: is missing; write this field
-            note: 2 Services, the first is Service shop/web: not checked whether the address is allowed, because --allowed-prefixes is not set; set it as for the load balancer
+            note: 2 Services, the first is Service shop/web: not checked whether the address is allowed, because --allowed-prefixes is not set; set the flag to the value that the load balancer has
             3 Services
         "#]],
     );
@@ -156,8 +156,8 @@ fn a_service_with_portlb_annotations_and_without_a_class_is_an_error() {
             ),
         ],
         expect![[r#"
-            error none.yaml:7 (document 1): Service shop/web: has annotations portlb.io/, but no class, so no load balancer serves the Service; write spec.type: LoadBalancer and spec.loadBalancerClass: portlb.io/portlb, or for a Service of another type the annotation portlb.io/load-balancer-class: portlb.io/portlb
-            remark other.yaml:11 (document 1): Service shop/web: spec.loadBalancerClass: "example.com/other" is not the class of this load balancer; write portlb.io/portlb, or remove the annotations portlb.io/
+            error none.yaml:7 (document 1): Service shop/web: has portlb.io/ annotations, but no class, so no load balancer serves the Service; write spec.type: LoadBalancer and spec.loadBalancerClass: portlb.io/portlb, or, for a Service of another type, the annotation portlb.io/load-balancer-class: portlb.io/portlb
+            remark other.yaml:11 (document 1): Service shop/web: spec.loadBalancerClass: "example.com/other" is not the class of this load balancer; write portlb.io/portlb, or remove all portlb.io/ annotations
             note: Service default/db: not checked, because the Service does not have the class of this load balancer
             0 Services
         "#]],
@@ -173,15 +173,15 @@ fn without_address_pools_the_pools_of_the_services_are_assumed_with_a_note() {
     check_files(
         &[("web.yaml", &from_pool), ("api.yaml", &from_any)],
         expect![[r#"
-            note: 2 Services, the first is Service shop/api: the address is from an assumed pool, because --address-pool is not set; set it as for the load balancer to check pools, too
+            note: 2 Services, the first is Service shop/api: the address is from an assumed pool, because --address-pool is not set; to check pools, too, set the flag to the value that the load balancer has
             2 Services
         "#]],
     );
     check_files(
         &[("web.yaml", &from_pool), ("good.yaml", GOOD)],
         expect![[r#"
-            note: Service shop/web: the address is from an assumed pool, because --address-pool is not set; set it as for the load balancer to check pools, too
-            note: Service shop/web: not checked whether the address is allowed, because --allowed-prefixes is not set; set it as for the load balancer
+            note: Service shop/web: the address is from an assumed pool, because --address-pool is not set; to check pools, too, set the flag to the value that the load balancer has
+            note: Service shop/web: not checked whether the address is allowed, because --allowed-prefixes is not set; set the flag to the value that the load balancer has
             2 Services
         "#]],
     );
@@ -224,7 +224,7 @@ status:
     check_files(
         &[("web.yaml", &kept)],
         expect![[r#"
-            note: Service shop/web: the address is from an assumed pool, because --address-pool is not set; set it as for the load balancer to check pools, too
+            note: Service shop/web: the address is from an assumed pool, because --address-pool is not set; to check pools, too, set the flag to the value that the load balancer has
             1 Services
         "#]],
     );
@@ -255,9 +255,9 @@ metadata: {name: p, namespace: shop, annotations: {portlb.io/weight: '-1'}}
             error b.yaml:27 (document 3): Service shop/api: annotation portlb.io/minimum-healthy: 2 is not text; write it in quotes: "2"
             error b.yaml:43 (document 4): Service shop/a: spec.typ: is not a field of this kind; did you mean type?
             error b.yaml:44 (document 4): Service shop/a: spec.selectr: is not a field of this kind; did you mean selector?
-            error b.yaml:45 (document 4): Service shop/a: spec.loadBalancerClass: is allowed only with spec.type: LoadBalancer; write this type, or instead of the field the annotation portlb.io/load-balancer-class
+            error b.yaml:45 (document 4): Service shop/a: spec.loadBalancerClass: is allowed only with spec.type: LoadBalancer; write this type, or replace the field by the annotation portlb.io/load-balancer-class
             error a.yaml:8 (document 1): Service shop/aa: annotation portlb.io/scheduler: "maglev" is not a scheduler; allowed are rr, wrr, lc, wlc, sh, mh, sed and nq
-            note: Service shop/api: not checked whether the address is allowed, because --allowed-prefixes is not set; set it as for the load balancer
+            note: Service shop/api: not checked whether the address is allowed, because --allowed-prefixes is not set; set the flag to the value that the load balancer has
             3 Services
         "#]],
     );
@@ -278,7 +278,7 @@ fn conflicts_between_objects_of_a_json_list_are_reported() {
         expect![[r#"
             error list.json:4 (document 1): Service default/b: 10.1.1.1 belongs to Service default/a; choose another address, or write the annotation portlb.io/share-address with the same value on both Services, which then share the address if their ports differ
             error list.json:6 (document 1): Pod default/p: annotation portlb.io/weight: "-1" is not an allowed number; write 0 to 65535
-            note: Service default/a: not checked whether the address is allowed, because --allowed-prefixes is not set; set it as for the load balancer
+            note: Service default/a: not checked whether the address is allowed, because --allowed-prefixes is not set; set the flag to the value that the load balancer has
             2 Services
         "#]],
     );
@@ -291,7 +291,7 @@ fn both_manifests_of_a_service_in_two_files_are_checked() {
         &[("a.yaml", GOOD), ("b.yaml", &bad)],
         expect![[r#"
             error b.yaml:8 (document 1): Service shop/web: annotation portlb.io/scheduler: "maglev" is not a scheduler; allowed are rr, wrr, lc, wlc, sh, mh, sed and nq
-            note: Service shop/web: not checked whether the address is allowed, because --allowed-prefixes is not set; set it as for the load balancer
+            note: Service shop/web: not checked whether the address is allowed, because --allowed-prefixes is not set; set the flag to the value that the load balancer has
             2 Services
         "#]],
     );

@@ -88,8 +88,8 @@ pub(super) fn of_service(object: &YamlNode, problems: &mut Vec<ManifestProblem>)
     let has_no_class = without_class.contains(&service_type.unwrap_or("ClusterIP"));
     let class = spec.field("loadBalancerClass");
     if let Some(class) = class.filter(|class| has_no_class && class.node.text().is_some()) {
-        let message = "is allowed only with spec.type: LoadBalancer; write this type, or instead of \
-                       the field the annotation portlb.io/load-balancer-class";
+        let message = "is allowed only with spec.type: LoadBalancer; write this type, or replace \
+                       the field by the annotation portlb.io/load-balancer-class";
         class.refuse(message, problems);
     }
     let affinity = spec.field("sessionAffinityConfig");

@@ -129,7 +129,7 @@ fn a_service_that_limits_its_clients_is_not_served_until_the_limit_is_removed() 
         let view = &watcher.views[&ObjectKey::new("shop", "web")];
         assert!(
             view.is_understood,
-            "the status can show that the Service is not announced"
+            "the Service is understood, so its status can show that it is not announced"
         );
         assert_eq!(
             model_addresses(&view.addresses),

@@ -71,7 +71,7 @@ fn invalid_names_of_a_service_and_its_ports_are_errors() {
         error a.yaml:13 (document 1): Service my_shop/Web: spec.ports[1].targetPort: "no--name" is neither a port number nor a port name; write 1 to 65535 without quotes, or at most 15 lowercase letters, digits and `-`, one of them a letter
         error a.yaml:13 (document 1): Service my_shop/Web: spec.ports[2]: has the name "HTTP" of another port; write a different name
         error a.yaml:13 (document 1): Service my_shop/Web: spec.ports[2].name: "HTTP" is not a valid name; write at most 63 lowercase letters, digits and `-`, with a letter or digit first and last
-        note: Service my_shop/Web: not checked whether the address is allowed, because --allowed-prefixes is not set; set it as for the load balancer
+        note: Service my_shop/Web: not checked whether the address is allowed, because --allowed-prefixes is not set; set the flag to the value that the load balancer has
         1 Services
     "#]],
     );
@@ -187,7 +187,7 @@ fn a_service_without_a_usable_endpoint_is_an_error() {
         expect![[r#"
             error a.yaml:1 (document 1): Service shop/web: tcp/10.1.1.10:80 has endpoints, but none of the endpoints can be used: 10.0.2.3 is in a slice without the unnamed port of tcp, which the Service has (the slice lists the port web of tcp); give the port in the slice the name and protocol of the Service's port, or write the annotation portlb.io/ports
             remark a.yaml:1 (document 1): Service shop/web: an endpoint is left out: 10.0.2.3 is in a slice without the unnamed port of tcp, which the Service has (the slice lists the port web of tcp); give the port in the slice the name and protocol of the Service's port, or write the annotation portlb.io/ports
-            note: Service shop/web: not checked whether the address is allowed, because --allowed-prefixes is not set; set it as for the load balancer
+            note: Service shop/web: not checked whether the address is allowed, because --allowed-prefixes is not set; set the flag to the value that the load balancer has
             1 Services
         "#]],
     );
@@ -197,14 +197,14 @@ fn a_service_without_a_usable_endpoint_is_an_error() {
         expect![[r#"
             error a.yaml:1 (document 1): Service shop/web: tcp/10.1.1.10:80 has endpoints, but none of the endpoints can be used: 10.0.2.3 is in a slice without the unnamed port of tcp, which the Service has (the slice lists no port); give the port in the slice the name and protocol of the Service's port, or write the annotation portlb.io/ports
             remark a.yaml:1 (document 1): Service shop/web: an endpoint is left out: 10.0.2.3 is in a slice without the unnamed port of tcp, which the Service has (the slice lists no port); give the port in the slice the name and protocol of the Service's port, or write the annotation portlb.io/ports
-            note: Service shop/web: not checked whether the address is allowed, because --allowed-prefixes is not set; set it as for the load balancer
+            note: Service shop/web: not checked whether the address is allowed, because --allowed-prefixes is not set; set the flag to the value that the load balancer has
             1 Services
         "#]],
     );
     check_files(
         &[("a.yaml", &format!("{GOOD}---\n{SLICE}"))],
         expect![[r#"
-            note: Service shop/web: not checked whether the address is allowed, because --allowed-prefixes is not set; set it as for the load balancer
+            note: Service shop/web: not checked whether the address is allowed, because --allowed-prefixes is not set; set the flag to the value that the load balancer has
             1 Services
         "#]],
     );
@@ -223,7 +223,7 @@ fn v1_endpoints_are_used_only_if_a_cluster_would_mirror_them() {
     check_files(
         &[("a.yaml", &without), ("b.yaml", &good)],
         expect![[r#"
-        note: Service shop/web: not checked whether the address is allowed, because --allowed-prefixes is not set; set it as for the load balancer
+        note: Service shop/web: not checked whether the address is allowed, because --allowed-prefixes is not set; set the flag to the value that the load balancer has
         1 Services
     "#]],
     );
@@ -233,7 +233,7 @@ fn v1_endpoints_are_used_only_if_a_cluster_would_mirror_them() {
         expect![[r#"
             error a.yaml:1 (document 1): Service shop/web: tcp/10.1.1.10:80 has endpoints, but none of the endpoints can be used: 10.0.2.3 is in a slice without the unnamed port of tcp, which the Service has (the slice lists the port web of tcp); give the port in the slice the name and protocol of the Service's port, or write the annotation portlb.io/ports
             remark a.yaml:1 (document 1): Service shop/web: an endpoint is left out: 10.0.2.3 is in a slice without the unnamed port of tcp, which the Service has (the slice lists the port web of tcp); give the port in the slice the name and protocol of the Service's port, or write the annotation portlb.io/ports
-            note: Service shop/web: not checked whether the address is allowed, because --allowed-prefixes is not set; set it as for the load balancer
+            note: Service shop/web: not checked whether the address is allowed, because --allowed-prefixes is not set; set the flag to the value that the load balancer has
             1 Services
         "#]],
     );
@@ -241,7 +241,7 @@ fn v1_endpoints_are_used_only_if_a_cluster_would_mirror_them() {
         &[("a.yaml", GOOD), ("b.yaml", &good)],
         expect![[r#"
         remark b.yaml:1 (document 1): Endpoints shop/web: are not used, because the Service has a selector: the cluster creates the EndpointSlices from the pods; remove spec.selector of the Service, or the Endpoints
-        note: Service shop/web: not checked whether the address is allowed, because --allowed-prefixes is not set; set it as for the load balancer
+        note: Service shop/web: not checked whether the address is allowed, because --allowed-prefixes is not set; set the flag to the value that the load balancer has
         1 Services
     "#]],
     );
@@ -253,7 +253,7 @@ fn v1_endpoints_are_used_only_if_a_cluster_would_mirror_them() {
         &[("a.yaml", &without), ("b.yaml", &skipped)],
         expect![[r#"
             remark b.yaml:1 (document 1): Endpoints shop/web: are not used, because of their label endpointslice.kubernetes.io/skip-mirror; remove the label, or write EndpointSlices
-            note: Service shop/web: not checked whether the address is allowed, because --allowed-prefixes is not set; set it as for the load balancer
+            note: Service shop/web: not checked whether the address is allowed, because --allowed-prefixes is not set; set the flag to the value that the load balancer has
             1 Services
         "#]],
     );
@@ -287,7 +287,7 @@ fn a_service_without_the_class_of_this_load_balancer_is_an_error_a_remark_or_a_n
         expect![[r#"
             error misspelt.yaml:11 (document 1): Service shop/web: spec.loadBalancerClass: "portlb.io/prtlb" is not the class of this load balancer; did you mean portlb.io/portlb?
             error annotated.yaml:3 (document 1): Service default/x: annotation portlb.io/load-balancer-class: "portlb" is not the class of this load balancer; did you mean portlb.io/portlb?
-            error type.yaml:10 (document 1): Service shop/web: spec.loadBalancerClass: is allowed only with spec.type: LoadBalancer; write this type, or instead of the field the annotation portlb.io/load-balancer-class
+            error type.yaml:10 (document 1): Service shop/web: spec.loadBalancerClass: is allowed only with spec.type: LoadBalancer; write this type, or replace the field by the annotation portlb.io/load-balancer-class
             remark unclassed.yaml:1 (document 1): Service default/db: has no class, so this load balancer does not serve the Service; to change this, write spec.loadBalancerClass: portlb.io/portlb
             note: Service default/db: not checked, because the Service does not have the class of this load balancer
             0 Services
@@ -338,7 +338,7 @@ fn several_json_objects_in_one_file_are_checked() {
         expect![[r#"
         error all.json:9 (document 2): Service default/b: 10.1.1.10 belongs to Service default/a; choose another address, or write the annotation portlb.io/share-address with the same value on both Services, which then share the address if their ports differ
         error all.json:22 (document 3): Service default/c: annotation portlb.io/scheduler: "x" is not a scheduler; allowed are rr, wrr, lc, wlc, sh, mh, sed and nq
-        note: Service default/a: not checked whether the address is allowed, because --allowed-prefixes is not set; set it as for the load balancer
+        note: Service default/a: not checked whether the address is allowed, because --allowed-prefixes is not set; set the flag to the value that the load balancer has
         3 Services
     "#]],
     );
@@ -384,7 +384,7 @@ fn a_report_is_written_as_json_and_a_remark_fails_only_with_strict() {
               "field": null,
               "file": null,
               "line": null,
-              "message": "Service shop/web: not checked whether the address is allowed, because --allowed-prefixes is not set; set it as for the load balancer",
+              "message": "Service shop/web: not checked whether the address is allowed, because --allowed-prefixes is not set; set the flag to the value that the load balancer has",
               "object": null,
               "reason": null,
               "severity": "note"
