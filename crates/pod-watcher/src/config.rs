@@ -174,8 +174,8 @@ impl ClusterConfig {
 /// Returns the settings that do not depend on a cluster. The commands `render` and `validate` use
 /// them for manifests.
 ///
-/// # Errors
-/// The value of a flag is invalid. The error has one line for each problem, with the flag.
+/// # Errors The value of a flag is invalid. The error has one line for each problem. The line names
+/// the flag.
 pub fn settings(args: &ClusterArgs) -> Result<CatalogSettings, ConfigError> {
     if let Some(name) = args.namespaces.iter().find(|name| !is_name(name)) {
         return Err(ConfigError(format!(

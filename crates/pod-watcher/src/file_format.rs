@@ -165,7 +165,8 @@ impl VirtualServersDocument {
     /// Returns the document as YAML, without the fields that have their default.
     #[must_use]
     pub fn text(&self) -> String {
-        // `parse` reads YAML 1.2, in which an unquoted address is a text and not a number.
+        // The document is written for YAML 1.2, because `parse` reads YAML 1.2. In YAML 1.2 an
+        // address without quotes is a text and not a number.
         let options = serde_saphyr::ser_options! { yaml_12: true, no_lang_directive: true };
         serde_saphyr::to_string_with_options(self, options)
             .expect("every value of a document can be written as YAML")

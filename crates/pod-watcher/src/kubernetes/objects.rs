@@ -113,7 +113,7 @@ fn service_port(port: core::ServicePort) -> ServicePort {
         protocol: protocol(port.protocol.as_deref()),
         port: number(port.port),
         target_port: match port.target_port {
-            // The default of the API server: the port of the Service.
+            // The default of the API server for an unset `targetPort` is the port of the Service.
             None | Some(IntOrString::Int(0)) => Some(number(port.port)),
             Some(IntOrString::Int(target)) => Some(number(target)),
             Some(IntOrString::String(text)) => text.parse().ok(),

@@ -1,4 +1,4 @@
-//! Files of the paths on the command line.
+//! Manifest files at the paths on the command line.
 
 use std::{
     fs::{self, File},

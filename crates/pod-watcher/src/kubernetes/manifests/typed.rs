@@ -129,7 +129,7 @@ const FIELDS_OF_SERVICES: [&str; 16] = [
 /// A field of the wrong type.
 #[derive(Debug)]
 pub(super) struct WrongType {
-    /// Path of the field, from the inner to the outer part.
+    /// Path of the field. The innermost part comes first.
     path: Vec<OwnedPathPart>,
     position: Option<Position>,
     message: String,

@@ -1,4 +1,4 @@
-//! Tests of endpoints that are left out, and of findings that must not appear.
+//! Tests of endpoints that are left out, and of findings about Services.
 
 use expect_test::expect;
 

@@ -1,4 +1,4 @@
-//! Tests of sequences of events, except changes of addresses.
+//! Tests of the catalog with sequences of events.
 
 use proptest::{prelude::*, sample::Index};
 

@@ -1,4 +1,4 @@
-//! Tests of the sources of a Service's address, and of shared addresses.
+//! Tests of the sources of a Service's address, of shared addresses and of allowed prefixes.
 
 use expect_test::expect;
 

@@ -1,4 +1,4 @@
-//! Tests of the rules of the API server in `validate`.
+//! Tests of `validate`: rules of the API server, classes, allowed prefixes, and the report as JSON.
 
 use expect_test::expect;
 
