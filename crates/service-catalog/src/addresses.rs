@@ -9,9 +9,9 @@ use virtual_server::{AddressFamily, IpNet, Ports, Protocol};
 
 use super::{model::ObjectKey, settings::AddressPool};
 
-/// The age of a Service. If no Service holds an address, the oldest of the Services that claim it
-/// gets it. Of Services created in the same second, the first in the order of names counts as the
-/// oldest.
+/// The creation time and the name of a Service. An address that no Service holds goes to the oldest
+/// of the Services that claim the address. Of Services created in the same second, the first in the
+/// order of names counts as the oldest.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Age {
     pub(super) created_seconds: i64,
@@ -21,14 +21,14 @@ pub(super) struct Age {
 /// The claim of a Service to one address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct AddressClaim {
-    /// True if the status of the Service records the address. Then no older Service can take the
-    /// address.
+    /// True if the status of the Service records the address. An older Service cannot take a
+    /// recorded address.
     pub(super) holds: bool,
     /// Services with equal keys can share an address. `None` means that the Service shares no
     /// address.
     pub(super) share_key: Option<Box<str>>,
-    /// Other namespaces whose Services can share the address, if they also name the namespace of
-    /// this Service.
+    /// Other namespaces whose Services can share the address with this Service. Those Services must
+    /// also name the namespace of this Service.
     pub(super) share_namespaces: Box<[Box<str>]>,
     /// The ports that the Service uses at the address.
     pub(super) ports: Box<[(Protocol, Ports)]>,
@@ -42,20 +42,21 @@ pub(super) enum Conflict {
     /// The address belongs to a Service of another namespace, and one of the two Services does not
     /// name the namespace of the other.
     Namespace(ObjectKey),
-    /// The address is shared, and these ports of the address belong to another Service.
+    /// The two Services share the address, but the other Service uses these ports of the address.
     Ports(ObjectKey, Protocol, Ports),
 }
 
 /// All claims of Services to addresses.
 #[derive(Debug, Default)]
 pub(super) struct AddressClaims {
-    /// Claims in the order of precedence: holders first, then by age. Few Services share an
-    /// address, and a list needs less memory than a tree.
+    /// The claims to each address in the order of precedence: claims of holders first, then claims
+    /// of older Services. A `Vec` needs less memory than a tree, because few Services share an
+    /// address.
     by_address: BTreeMap<IpAddr, Vec<(Age, AddressClaim)>>,
 }
 
 impl AddressClaims {
-    /// Adds or replaces a claim. Reports whether anything changed.
+    /// Adds or replaces a claim. Reports whether the claims to the address changed.
     pub(super) fn put(&mut self, address: IpAddr, age: &Age, claim: AddressClaim) -> bool {
         let claims = self.by_address.entry(address).or_default();
         if let Some(index) = claims.iter().position(|(other, _)| other == age) {
@@ -91,19 +92,20 @@ impl AddressClaims {
         self.by_address.contains_key(&address)
     }
 
-    /// Returns all claimed addresses from `first` to `last`.
+    /// Returns all claimed addresses from `first` to `last`, both included.
     pub(super) fn between(&self, first: IpAddr, last: IpAddr) -> impl Iterator<Item = IpAddr> {
         self.by_address
             .range(first..=last)
             .map(|(address, _)| *address)
     }
 
-    /// Returns the Services that claim the address: holders first, then by age.
+    /// Returns the Services that claim the address: holders first, then older Services before
+    /// younger ones.
     pub(super) fn claimants(&self, address: IpAddr) -> impl Iterator<Item = &Age> {
         self.at(address).iter().map(|(age, _)| age)
     }
 
-    /// Returns the addresses with a claim that has the share key of `claim`.
+    /// Returns the addresses to which at least one claim has the share key of `claim`.
     pub(super) fn sharing(&self, claim: &AddressClaim) -> impl Iterator<Item = IpAddr> {
         let shares =
             |(_, other_claim): &(Age, AddressClaim)| other_claim.share_key == claim.share_key;
@@ -112,18 +114,19 @@ impl AddressClaims {
         sharing.map(|(address, _)| *address)
     }
 
-    /// Reports whether the Service can get the address without a conflict with any other claim.
+    /// Reports whether the Service with this age can get the address without a conflict with the
+    /// claim of any other Service.
     pub(super) fn has_room(&self, address: IpAddr, age: &Age, claim: &AddressClaim) -> bool {
         let others = self.at(address).iter().filter(|(other, _)| other != age);
         let mut conflicts = others.map(|other| conflict(&[other], age, claim));
         conflicts.all(|conflict| conflict.is_none())
     }
 
-    /// Checks whether the Service gets the address that it claims.
+    /// Checks whether the Service with this age gets the address that it claims.
     ///
     /// # Errors
     ///
-    /// Returns the conflict with the Service that has the address.
+    /// Returns the conflict with a Service that has precedence at the address.
     pub(super) fn verdict(&self, address: IpAddr, age: &Age) -> Result<(), Conflict> {
         let mut admitted: Vec<&(Age, AddressClaim)> = Vec::new();
         for entry in self.at(address) {
@@ -143,8 +146,8 @@ impl AddressClaims {
     }
 }
 
-/// Returns the conflict between a claim and the claims with precedence that were admitted before
-/// it.
+/// Returns the conflict between `claim` and the claims in `admitted`, which have precedence over
+/// `claim`.
 fn conflict(
     admitted: &[&(Age, AddressClaim)],
     age: &Age,
@@ -171,8 +174,8 @@ fn conflict(
     })
 }
 
-/// Reports whether the claim allows `other` to share the address. The pods that the operator serves
-/// without a Service have no namespace and need no permission.
+/// Reports whether the claim of the Service `key` allows the Service `other` to share the address.
+/// The pods that are served without a Service have an empty namespace and need no permission.
 fn permits_sharing_with(claim: &AddressClaim, key: &ObjectKey, other: &ObjectKey) -> bool {
     let namespace = other.namespace();
     namespace.is_empty()
@@ -183,20 +186,21 @@ fn permits_sharing_with(claim: &AddressClaim, key: &ObjectKey, other: &ObjectKey
             .any(|name| **name == *namespace)
 }
 
-/// The address pools, with the lowest address of each prefix that can be free.
+/// The address pools, as a list of their prefixes. Each prefix stores a lower bound of its free
+/// addresses.
 #[derive(Debug)]
 pub(super) struct Pools {
     prefixes: Vec<PoolPrefix>,
 }
 
-/// The usable addresses of one prefix of a pool.
+/// One prefix of a pool, reduced to its usable addresses.
 #[derive(Debug)]
 struct PoolPrefix {
     pool: Box<str>,
     family: AddressFamily,
     first: u128,
     last: u128,
-    /// Every address below `lowest_free` is taken.
+    /// No address of the prefix below `lowest_free` is free.
     lowest_free: u128,
 }
 
@@ -236,7 +240,8 @@ impl Pools {
         })
     }
 
-    /// Returns the lowest address that is not taken.
+    /// Returns the lowest address of the first prefix that has an address for which `is_taken` is
+    /// false.
     pub(super) fn lowest_free(
         &mut self,
         pool: Option<&str>,
@@ -256,7 +261,7 @@ impl Pools {
         None
     }
 
-    /// Records that the address can be free again.
+    /// Makes the search for a free address start at `address`, if the search would start above it.
     pub(super) fn release(&mut self, address: IpAddr) {
         let bits = bits(address);
         for pool_prefix in &mut self.prefixes {
@@ -279,7 +284,8 @@ impl Pools {
 
 impl PoolPrefix {
     /// Leaves out the addresses that routers can use for themselves: the first address of a prefix
-    /// (for IPv6 see RFC 4291, section 2.6.1), and the broadcast address of an IPv4 prefix.
+    /// (for IPv6 see RFC 4291, section 2.6.1), and the last address (broadcast) of an IPv4 prefix.
+    /// A prefix of one or two addresses keeps all addresses.
     fn new(pool: &str, prefix: IpNet) -> Self {
         let host_bits = prefix.max_prefix_len() - prefix.prefix_len();
         let family = AddressFamily::of(prefix.addr());

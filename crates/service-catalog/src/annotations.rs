@@ -24,11 +24,11 @@ pub(crate) const SHARE_ADDRESS: &str = "share-address";
 /// Annotation that names other namespaces whose Services can share an address.
 pub(crate) const SHARE_ADDRESS_NAMESPACES: &str = "share-address-namespaces";
 
-/// Largest number of namespaces that one Service can name. Each claim to an address stores all of
-/// them.
+/// Largest number of namespaces that one Service can name. The number is limited because each claim
+/// to an address stores the names.
 pub(crate) const MOST_SHARE_NAMESPACES: usize = 100;
 
-/// One annotation. `W` contains all parsed annotations of one object.
+/// An annotation in a table. `W` is the type of the parsed annotations of one object.
 pub(crate) struct Annotation<W: 'static> {
     /// The name without the prefix `portlb.io/`.
     pub(crate) name: &'static str,
@@ -57,7 +57,7 @@ pub(crate) struct ServiceAnnotations {
     pub(crate) share_namespaces: Box<[Box<str>]>,
     /// Ports that replace the ports of the Service. Empty if the annotation is missing.
     pub(crate) ports: Vec<(Protocol, Ports)>,
-    /// Settings of the virtual servers, except for persistence.
+    /// Settings of the virtual servers, except the settings of persistence.
     pub(crate) options: Options,
     /// Time after the client's last connection until the kernel forgets the client.
     pub(crate) persistence_timeout: Option<Duration>,
@@ -96,8 +96,7 @@ pub(crate) const SERVICE_ANNOTATIONS: &[Annotation<ServiceAnnotations>] = &[
                   its type is not `LoadBalancer` (such as a headless Service)",
         default: "`spec.loadBalancerClass`",
         allowed: "the class that pod-watcher serves: `portlb.io/portlb` by default",
-        // `is_ours` reads this annotation before all other annotations, to decide whether portlb
-        // serves the Service.
+        // Nothing is stored, because `is_ours` reads this annotation directly from the Service.
         read: |_, _| Ok(()),
     },
     Annotation {
@@ -371,11 +370,12 @@ pub(crate) const REAL_SERVER_ANNOTATIONS: &[Annotation<RealServerAnnotations>] =
     },
 ];
 
-/// An annotation or a setting of the operator that cannot be used.
+/// An error about an annotation that cannot be used, or about a setting of the operator that cannot
+/// be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RefusedSetting {
     pub subject: Subject,
-    /// The problem, and the correction.
+    /// The problem and the correction, as one text.
     pub text: String,
 }
 
@@ -419,7 +419,7 @@ pub(crate) fn read<W: Default>(
     }
 }
 
-/// Returns the errors of a pod's or an EndpointSlice's annotations.
+/// Returns the errors about the annotations of a pod or an EndpointSlice.
 #[must_use]
 pub fn refusals_of_real_server(annotations: &Annotations) -> Vec<RefusedSetting> {
     read(REAL_SERVER_ANNOTATIONS, annotations)
@@ -436,7 +436,7 @@ pub(crate) fn annotation_for(field: Field) -> Option<&'static str> {
 }
 
 /// Returns the error about an annotation. The correction tells the user to change or remove this
-/// annotation, and not a field of a file.
+/// annotation, and does not mention fields of a file.
 pub(crate) fn refused_annotation(name: &str, reason: &BadValue) -> RefusedSetting {
     let suggestion = match &reason.suggestion {
         Suggestion::Text(text) => text.to_string(),

@@ -51,11 +51,11 @@ pub enum CatalogInput {
     /// The pod is new or has changed.
     Pod(Pod),
     PodDeleted(ObjectKey),
-    /// A complete list of the objects in this scope begins. Earlier objects stay until the list is
-    /// complete.
+    /// A list of all objects in this scope begins. The catalog keeps the objects that it stored
+    /// before, until `RestartedDone`.
     Restarted(WatchScope),
-    /// The list is complete: an earlier object of this scope that the list did not contain no
-    /// longer exists.
+    /// The list has ended. The catalog removes each stored object of this scope that the list did
+    /// not contain.
     RestartedDone(WatchScope),
 }
 
@@ -63,8 +63,8 @@ pub enum CatalogInput {
 /// catalog has no clock and no IO.
 ///
 /// [`Catalog::handle`] only records which Services an input affects. [`Catalog::take_output`] then
-/// evaluates each affected Service once. So the cost depends on the change and not on the size of
-/// the cluster.
+/// evaluates each affected Service once. So the cost of an output depends on the number of affected
+/// Services and not on the size of the cluster.
 #[derive(Debug)]
 pub struct Catalog {
     settings: CatalogSettings,
@@ -73,9 +73,9 @@ pub struct Catalog {
     slice_owners: HashMap<ObjectKey, ObjectKey>,
     pods: Pods,
     allocator: Allocator,
-    /// Services with an endpoint whose address is a service address.
+    /// Services with an endpoint that was left out because its address is a service address.
     circular: BTreeSet<ObjectKey>,
-    /// Addresses that were newly claimed since the last output.
+    /// Addresses with a claim that was added or changed after the last output.
     new_claims: BTreeSet<IpAddr>,
     /// Services to evaluate for the next output.
     affected: BTreeSet<ObjectKey>,
@@ -84,7 +84,7 @@ pub struct Catalog {
 }
 
 impl Catalog {
-    /// Creates a catalog without any object of a cluster.
+    /// Creates a catalog without Services, EndpointSlices and pods of a cluster.
     #[must_use]
     pub fn new(settings: CatalogSettings) -> Self {
         let mut catalog = Self {
@@ -107,7 +107,8 @@ impl Catalog {
         catalog
     }
 
-    /// Stores an input and marks the affected Services. The work is left to [`Self::take_output`].
+    /// Stores an input and marks the affected Services. Only [`Self::take_output`] evaluates these
+    /// Services.
     pub fn handle(&mut self, input: CatalogInput) {
         match input {
             CatalogInput::Service(service) => {
@@ -130,14 +131,15 @@ impl Catalog {
         }
     }
 
-    /// Reports whether every scope has been listed once. Before that, the catalog returns no
-    /// output.
+    /// Reports whether every scope has been listed once. Until every scope has been listed, the
+    /// outputs of the catalog are empty.
     #[must_use]
     pub fn is_synced(&self) -> bool {
         self.listing.is_synced()
     }
 
-    /// Returns the changes that follow from the inputs since the last call.
+    /// Returns the changes that follow from the inputs since the last call. The output is empty
+    /// until the catalog is synced.
     pub fn take_output(&mut self) -> CatalogOutput {
         let mut output = CatalogOutput::default();
         if !self.is_synced() {
@@ -161,8 +163,9 @@ impl Catalog {
         output
     }
 
-    /// Treats the addresses that the view of the Service allocates as if the status of the Service
-    /// recorded them. For callers that want the final desired set but do not write any status.
+    /// Changes the stored status of the Service as if it recorded these addresses. A caller that
+    /// wants the final desired set but writes no status passes the `allocation` of the Service's
+    /// view.
     pub fn assume_recorded(&mut self, key: &ObjectKey, addresses: &[IpAddr]) {
         let entry = self.entries.get_mut(key);
         if let Some(state) = entry.and_then(|entry| entry.state.as_mut()) {
@@ -182,8 +185,8 @@ impl Catalog {
         }
     }
 
-    /// Returns the view of each Service in its last output. The view of the pods without a Service
-    /// has a key with an empty namespace.
+    /// Returns the view of each Service in the last output with this Service. The key of the view
+    /// of pods without a Service has an empty namespace.
     pub fn views(&self) -> impl Iterator<Item = (&ObjectKey, &ServiceView)> {
         let entries = self.entries.iter();
         entries.filter_map(|(key, entry)| Some((key, entry.view.as_deref()?)))
@@ -216,7 +219,7 @@ impl Catalog {
         }
     }
 
-    /// Stores a Service. Reports whether the Service is new.
+    /// Stores a Service. Reports whether the catalog had no Service with this key.
     fn put_parsed(&mut self, service: Service, parsed: ParsedService) -> bool {
         let key = service.key.clone();
         let entry = self.entries.entry(key.clone()).or_default();
@@ -320,7 +323,7 @@ impl Catalog {
         self.mark_pod_affected(affected);
     }
 
-    /// Stores a pod as an EndpointSlice, for pods that are served without a Service.
+    /// Stores a pod as an EndpointSlice of the Service for pods.
     fn put_slice_of_pod(&mut self, pod: &Pod) {
         if pod.addresses.is_empty() {
             return self.forget_slice_of_pod(&pod.key);
@@ -349,7 +352,7 @@ impl Catalog {
         self.mark_pod_affected(affected);
     }
 
-    /// Marks the Services that have an endpoint at an address of the pod.
+    /// Marks the Services of the pod's namespace that have an endpoint at an address of the pod.
     fn mark_pod_affected(&mut self, affected: Option<AffectedPod>) {
         let Some(AffectedPod {
             namespace,
@@ -409,8 +412,8 @@ impl Catalog {
         }
     }
 
-    /// Allocates addresses, for the oldest Service first. Returns all Services that must be
-    /// evaluated.
+    /// Allocates addresses to the affected Services, to older Services first. Returns all Services
+    /// that must be evaluated.
     fn allocate(&mut self) -> BTreeSet<ObjectKey> {
         let mut all = BTreeSet::new();
         while !self.affected.is_empty() {
@@ -432,7 +435,8 @@ impl Catalog {
         all
     }
 
-    /// Evaluates a Service, and adds the differences to `changes` and `output`.
+    /// Evaluates a Service. Adds the differences from its last evaluation to `changes` and
+    /// `output`.
     fn evaluate(&mut self, key: &ObjectKey, changes: &mut ChangeSet, output: &mut CatalogOutput) {
         let Some(entry) = self.entries.get_mut(key) else {
             return;

@@ -7,12 +7,13 @@ use crate::{left_out::LeftOutReason, model::PREFIX};
 /// A message about a Service, which becomes an Event.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Finding {
-    /// The kind of the finding. It decides the type of the Event and whether the finding is an
-    /// error.
+    /// The kind of the finding. The kind decides the type of the Event and whether the finding is
+    /// an error.
     pub reason: Reason,
     /// A sentence with the problem and the correction, short enough for the note of an Event.
     pub message: String,
-    /// The reason why endpoints are left out. `None` if the finding is about another problem.
+    /// The reason why endpoints are left out. `None` if the finding is not about endpoints that are
+    /// left out.
     left_out: Option<LeftOutReason>,
     /// The subject of the finding. The message begins with the subject.
     pub subject: Subject,
@@ -40,9 +41,9 @@ pub enum Reason {
     BadAnnotation,
     /// A field of the specification is invalid. The last valid state of the Service stays in force.
     BadSpecification,
-    /// Another Service has the address, or a port of the shared address.
+    /// Another Service has the address, or uses a port of the shared address.
     AddressConflict,
-    /// No address pool has a free address.
+    /// No address pool has a free address for the Service.
     NoAddress,
     /// The Service keeps an address although no address pool contains it.
     AddressOutsidePools,
@@ -108,9 +109,10 @@ impl Finding {
         }
     }
 
-    /// Returns the text that distinguishes the finding from other findings with its reason. For
-    /// endpoints that are left out it is the reason, so that a changed number or another example
-    /// does not make a new finding.
+    /// Returns the text that distinguishes the finding from other findings with the same `reason`:
+    /// the [`LeftOutReason`] of endpoints that are left out, otherwise the message. The message
+    /// about endpoints that are left out is not used, because it changes with their number and with
+    /// the example in it.
     #[must_use]
     pub fn identity(&self) -> &str {
         match self.left_out {
@@ -201,8 +203,8 @@ impl Reason {
         }
     }
 
-    /// Reports whether the Service is not served as it is written. Such a Service counts as bad in
-    /// the metrics, and `pod-watcher validate` fails.
+    /// Reports whether a Service with this finding is not served in the way that its author wrote.
+    /// Such a Service counts as bad in the metrics, and `pod-watcher validate` fails.
     #[must_use]
     pub const fn is_error(self) -> bool {
         match self {

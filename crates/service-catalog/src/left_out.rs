@@ -12,7 +12,8 @@ use super::{
 /// The reason why an endpoint is not a real server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum LeftOutReason {
-    /// The address is not the first address of its endpoint, and only the first address is used.
+    /// The endpoint has an earlier address in its list. Only the first address of an endpoint is
+    /// used.
     FurtherAddress,
     /// The EndpointSlice lists a name instead of an address.
     NotAnAddress,
@@ -29,7 +30,8 @@ pub enum LeftOutReason {
     ServiceRange,
     /// No Service could use this endpoint, for example because it has a loopback address.
     Unusable,
-    /// The scheduler does not support so many real servers.
+    /// The virtual server has more endpoints than its scheduler supports, and this endpoint exceeds
+    /// the limit.
     TooMany,
 }
 
@@ -44,11 +46,11 @@ pub(super) struct LeftOut {
     /// The number of virtual servers that have endpoints but no real server.
     without_real_server: usize,
     first_without_real_server: Option<(VirtualServerId, Example)>,
-    /// The first endpoint that was left out of the present virtual server.
+    /// The first endpoint that was left out of the virtual server that is being converted.
     current: Option<Example>,
 }
 
-/// An endpoint that is left out, with the reason and the text for a message.
+/// An endpoint that is left out, as the example in a message.
 #[derive(Clone, Debug)]
 struct Example {
     reason: LeftOutReason,
@@ -58,7 +60,8 @@ struct Example {
 #[derive(Debug, Default)]
 struct ReasonRecord {
     addresses: BTreeSet<IpAddr>,
-    /// The number of names and of further addresses. [`NotUsed`] has only their count.
+    /// The number of entries without an IP address in the record: names, and further addresses.
+    /// [`NotUsed`] has only their number and one example.
     without_address: usize,
     example: String,
 }
@@ -94,12 +97,13 @@ impl LeftOutReason {
 }
 
 impl LeftOutCounts {
-    /// Returns every reason with its number of endpoints, including 0.
+    /// Returns each reason with the number of endpoints that it left out, also if the number is 0.
     pub fn iter(&self) -> impl Iterator<Item = (LeftOutReason, usize)> {
         LeftOutReason::ALL.into_iter().zip(self.0)
     }
 
-    /// Replaces the counts of one Service in the sum of all Services.
+    /// Updates the sum of all Services: subtracts the former counts of one Service, and adds its
+    /// new counts.
     pub(super) fn replace(&mut self, former: &Self, new: &Self) {
         for (sum, (former, new)) in self.0.iter_mut().zip(former.0.iter().zip(new.0)) {
             *sum = *sum + new - former;
@@ -108,8 +112,8 @@ impl LeftOutCounts {
 }
 
 impl LeftOut {
-    /// Counts an endpoint that is left out. `shown` is the endpoint in the message, and `why`
-    /// returns the problem and the correction.
+    /// Counts an endpoint that is left out for `reason`. In a message, `shown` names the endpoint,
+    /// and the result of `why` follows with the problem and the correction.
     pub(super) fn add(
         &mut self,
         reason: LeftOutReason,
@@ -164,8 +168,8 @@ impl LeftOut {
         record.without_address += count_with_example.count;
     }
 
-    /// Finishes a virtual server. If it has no real server although it has endpoints, it is part of
-    /// a finding.
+    /// Ends the conversion of one virtual server. If the virtual server has endpoints but no real
+    /// server, a finding reports it.
     pub(super) fn finish_virtual_server(&mut self, id: VirtualServerId, has_real_servers: bool) {
         let names = &self.by_reason[LeftOutReason::NotAnAddress as usize];
         let of_names = || Example {
@@ -183,8 +187,8 @@ impl LeftOut {
         }
     }
 
-    /// Reports whether an endpoint was left out because it has a service address. Service addresses
-    /// can change without a change of the endpoints.
+    /// Reports whether an endpoint was left out because it has a service address. The Service must
+    /// then be evaluated again when an address stops being a service address.
     pub(super) fn has_service_addresses(&self) -> bool {
         let claimed = &self.by_reason[LeftOutReason::ServiceAddress as usize];
         !claimed.addresses.is_empty()

@@ -3,8 +3,8 @@
 //! The crate has no clock, no IO and no client of Kubernetes.
 //!
 //! - [`model`]: the Kubernetes objects, reduced to the fields that the catalog reads.
-//! - [`annotations`], [`service_spec`]: the specification of one Service, or the reasons why it is
-//!   invalid.
+//! - [`annotations`], [`service_spec`]: the specification of one Service, or the reasons why the
+//!   Service is invalid.
 //! - [`catalog::Catalog`]: the state of a cluster. Its input are objects, its output are changes of
 //!   the desired set and a view of each Service.
 //! - [`finding`], [`left_out`]: messages for the author of a Service.

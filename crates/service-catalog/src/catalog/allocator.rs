@@ -20,11 +20,11 @@ use super::{
 pub(super) struct Allocator {
     claims: AddressClaims,
     pools: Pools,
-    /// Addresses that no Service can have.
+    /// Addresses that no Service can have, because the lb pod itself needs them.
     reserved: BTreeSet<IpAddr>,
-    /// Addresses that were allocated to a Service, but that its status does not record yet.
+    /// Addresses that a pool gave to a Service whose status does not record the address yet.
     proposals: AddressClaims,
-    /// Services for which no pool has a free address.
+    /// Services that lack an address because no pool has a free one.
     unallocated: BTreeSet<ObjectKey>,
 }
 
@@ -47,12 +47,13 @@ impl Allocator {
         &self.pools
     }
 
-    /// Reports whether no Service can have the address.
+    /// Reports whether the lb pod itself needs the address, so that no Service can have it.
     pub(super) fn is_reserved(&self, address: IpAddr) -> bool {
         self.reserved.contains(&address)
     }
 
-    /// Adds or replaces a claim. Returns the Services that the change affects.
+    /// Adds or replaces a claim. Returns the Services that claim the address or have a proposal of
+    /// it, if the claim is new or changed.
     pub(super) fn claim(
         &mut self,
         address: IpAddr,
@@ -65,7 +66,8 @@ impl Allocator {
         self.claimants_of(address)
     }
 
-    /// Removes a claim. Returns the Services that the change affects.
+    /// Removes a claim. Returns the Services that the removal affects: the Services with a claim or
+    /// proposal of the address, and the Services that lack an address.
     pub(super) fn unclaim(&mut self, address: IpAddr, age: &Age) -> Vec<ObjectKey> {
         if !self.claims.remove(address, age) {
             return Vec::new();
@@ -75,8 +77,8 @@ impl Allocator {
         affected
     }
 
-    /// Removes the proposals of a Service that no longer exists. Returns the Services that can now
-    /// get an address.
+    /// Removes the proposals of a deleted Service. Returns the Services that lack an address,
+    /// because they can get a released one.
     pub(super) fn forget(&mut self, service: &ServiceState) -> Vec<ObjectKey> {
         self.unallocated.remove(&service.age.key);
         let mut affected = Vec::new();
@@ -87,8 +89,9 @@ impl Allocator {
         affected
     }
 
-    /// Proposes an address of a pool for each address family without an address. Returns the
-    /// Services whose allocation must be retried.
+    /// Proposes an address of a pool for each address family for which the Service has no address.
+    /// Returns the other Services whose allocation must be retried, because an address was
+    /// released.
     pub(super) fn allocate(&mut self, service: &mut ServiceState) -> Vec<ObjectKey> {
         let mut retries = self.drop_obsolete_proposals(service);
         service.unallocated.clear();
@@ -129,8 +132,9 @@ impl Allocator {
         retries
     }
 
-    /// Returns the address of the family that the status of the Service records, if the Service has
-    /// this address.
+    /// Returns the address of the family that the Service claims and has. The source of the
+    /// Service's addresses must be a pool: only then all claimed addresses are recorded in the
+    /// Service's status.
     pub(super) fn recorded_address(
         &self,
         service: &ServiceState,
@@ -143,8 +147,9 @@ impl Allocator {
         })
     }
 
-    /// Removes proposals that the status now records, that conflict with a claim, or that the
-    /// Service no longer requests. Returns the Services whose allocation must be retried.
+    /// Removes proposals for families whose address the status now records, proposals that conflict
+    /// with a claim or another proposal, and proposals that the Service no longer requests. Returns
+    /// the Services whose allocation must be retried, because an address was released.
     fn drop_obsolete_proposals(&mut self, service: &mut ServiceState) -> Vec<ObjectKey> {
         let claim = service.claim();
         let mut proposed = std::mem::take(&mut service.proposed);
@@ -172,8 +177,8 @@ impl Allocator {
         affected
     }
 
-    /// Returns an address that the Service can share, or otherwise the lowest address that no
-    /// Service claims.
+    /// Returns the lowest address of the pool that the Service can share, or otherwise the lowest
+    /// address without a claim or proposal.
     fn find_address(
         &mut self,
         pool: Option<&str>,
@@ -214,8 +219,8 @@ impl Allocator {
             .all(|claims| claims.has_room(address, age, claim))
     }
 
-    /// Marks an address as free. Returns the Services without an address, whose allocation must be
-    /// retried.
+    /// Marks an address as free in its pool. Returns the Services that lack an address, because
+    /// their allocation must be retried.
     fn release(&mut self, address: IpAddr) -> Vec<ObjectKey> {
         self.pools.release(address);
         self.unallocated.iter().cloned().collect()

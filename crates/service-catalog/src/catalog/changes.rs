@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use virtual_server::{DesiredChange, ServiceRange, VirtualServer, VirtualServerId};
 
-/// The changes of the virtual servers of several Services.
+/// The changes of the service ranges, and of the virtual servers of all evaluated Services.
 #[derive(Debug, Default)]
 pub(super) struct ChangeSet {
     ranges: Vec<ServiceRange>,
@@ -17,8 +17,8 @@ impl ChangeSet {
         self.ranges.extend(ranges);
     }
 
-    /// Adds the differences between the former and the present virtual servers of one Service. Both
-    /// lists are sorted by id.
+    /// Adds the differences between the virtual servers of one Service in the last output
+    /// (`former`) and now (`served`). Both lists are sorted by id.
     pub(super) fn compare(&mut self, former: &[VirtualServer], served: &[VirtualServer]) {
         let find = |servers: &[VirtualServer], id: VirtualServerId| {
             servers.binary_search_by_key(&id, |server| server.id).ok()
@@ -34,8 +34,8 @@ impl ChangeSet {
         }
     }
 
-    /// Returns the changes, removals first. A virtual server that moves from one Service to another
-    /// is replaced and not removed.
+    /// Returns the changes, removals first. A virtual server that one Service gives up and another
+    /// Service serves is replaced and not removed.
     pub(super) fn in_order(self) -> Vec<DesiredChange> {
         let Self {
             ranges,

@@ -20,7 +20,7 @@ use super::{
     record::{ServiceState, SliceRecord},
 };
 
-/// The state outside of a Service that its evaluation depends on.
+/// The state outside of a Service that the evaluation of the Service depends on.
 pub(super) struct Evaluator<'a> {
     pub(super) settings: &'a CatalogSettings,
     pub(super) allocator: &'a Allocator,
@@ -33,7 +33,7 @@ pub(super) struct Evaluation {
     pub(super) served: Vec<VirtualServer>,
     pub(super) view: ServiceView,
     pub(super) left_out: LeftOutCounts,
-    /// True if an endpoint of the Service has a service address.
+    /// True if an endpoint of the Service was left out because its address is a service address.
     pub(super) is_circular: bool,
 }
 
@@ -115,7 +115,8 @@ impl Evaluator<'_> {
         }
     }
 
-    /// Returns the requested addresses that the Service has.
+    /// Returns the addresses that the Service claims and has. Adds a finding for each conflict and
+    /// for each address outside of all pools.
     fn addresses(
         &self,
         service: &ServiceState,
@@ -126,8 +127,8 @@ impl Evaluator<'_> {
         addresses.retain(|address| {
             let verdict = self.allocator.claims().verdict(*address, &service.age);
             let is_given = matches!(spec.source, AddressSource::Given(_));
-            // A Service that has lost an address of a pool gets another address, so this is not a
-            // finding.
+            // A Service without a given address gets another address from a pool after it has lost
+            // one, so the loss is not a finding.
             if let (Err(conflict), true) = (&verdict, is_given) {
                 findings.insert(describe_conflict(*address, conflict));
             }
@@ -140,8 +141,8 @@ impl Evaluator<'_> {
         addresses
     }
 
-    /// Returns the addresses that the status of the Service must record. From then on no older
-    /// Service can take them.
+    /// Returns the addresses that the status of the Service must record. After the status records
+    /// an address, no older Service can take it.
     fn allocation(&self, service: &ServiceState) -> Vec<IpAddr> {
         let families: &[AddressFamily] = match service.spec.as_ref().map(|spec| &spec.source) {
             Some(AddressSource::Pool { families, .. }) => families,

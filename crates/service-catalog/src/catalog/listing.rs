@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use crate::model::{ObjectKey, ObjectKind, WatchScope};
 
-/// Scopes that have not been listed yet, and lists that are not complete yet.
+/// Scopes that have not been listed yet, and lists that have begun but not ended.
 #[derive(Debug)]
 pub(super) struct Listing {
     unlisted: BTreeSet<WatchScope>,
-    /// The objects of each list that has begun.
+    /// The objects that each running list has contained so far.
     running: BTreeMap<WatchScope, HashSet<ObjectKey>>,
 }
 
@@ -20,12 +20,13 @@ impl Listing {
         }
     }
 
-    /// Begins a list, or begins it again.
+    /// Begins a list of the objects in `scope`. A running list of `scope` starts from the
+    /// beginning.
     pub(super) fn begin(&mut self, scope: WatchScope) {
         self.running.insert(scope, HashSet::new());
     }
 
-    /// Records that the object exists.
+    /// Adds the object to each running list that covers it.
     pub(super) fn record(&mut self, kind: ObjectKind, key: &ObjectKey) {
         for (scope, record) in &mut self.running {
             if scope.kind == kind && scope.covers(key) {
@@ -34,7 +35,8 @@ impl Listing {
         }
     }
 
-    /// Ends a list. Returns its objects, or `None` if the list had not begun.
+    /// Ends the list of `scope`. Returns the objects in the list, or `None` if no such list was
+    /// running.
     pub(super) fn end(&mut self, scope: &WatchScope) -> Option<HashSet<ObjectKey>> {
         self.unlisted.remove(scope);
         self.running.remove(scope)

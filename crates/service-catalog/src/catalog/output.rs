@@ -13,12 +13,14 @@ use super::super::{
 /// The changes that follow from the inputs since the last output.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CatalogOutput {
-    /// Removals come first. Applied to a valid desired set, the changes give a valid desired set.
+    /// Removals come first. If the desired set is valid before the changes are applied, it is valid
+    /// after all changes.
     pub changes: Vec<DesiredChange>,
-    /// The Services with a changed view. `None` means that the Service was deleted or that portlb
-    /// no longer serves it.
+    /// The Services whose view changed, with the new view. `None` means that the Service was
+    /// deleted or that portlb no longer serves it.
     pub services: Vec<(ObjectKey, Option<ServiceView>)>,
-    /// The findings about pods that are served without a Service. `None` if they have not changed.
+    /// The findings about pods that are served without a Service. `None` if the findings have not
+    /// changed since the last output.
     pub pod_findings: Option<Vec<Finding>>,
 }
 
@@ -26,7 +28,7 @@ pub struct CatalogOutput {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceView {
     pub uid: Arc<str>,
-    /// The generation of the specification, for the conditions of the status.
+    /// The Service's `metadata.generation`, which portlb writes into the conditions of the status.
     pub generation: i64,
     /// True if the type of the Service is `LoadBalancer`. The API server accepts
     /// `.status.loadBalancer` only for this type.
@@ -37,12 +39,13 @@ pub struct ServiceView {
     /// valid must not be changed: load balancers that know an earlier, valid state can still serve
     /// this Service.
     pub is_understood: bool,
-    /// The ports of the Service, without ranges of ports.
+    /// The single ports of the Service. Ranges of ports are left out.
     pub ports: Vec<(Protocol, u16)>,
-    /// The addresses to record in the condition `portlb.io/Address`. Empty removes the condition.
+    /// The addresses that the condition `portlb.io/Address` must record. If the list is empty,
+    /// portlb removes the condition.
     pub allocation: Vec<IpAddr>,
-    /// The number of levels to record in the condition `portlb.io/WeightLevels`. `None` removes the
-    /// condition.
+    /// The number of levels that the condition `portlb.io/WeightLevels` must record. If it is
+    /// `None`, portlb removes the condition.
     pub weight_levels: Option<u16>,
     /// True if the addresses come from an address pool.
     pub is_of_pool: bool,
@@ -63,14 +66,15 @@ pub struct CatalogCounts {
     pub endpoint_slices: usize,
     /// Endpoints in all EndpointSlices.
     pub endpoints: usize,
-    /// Pods with annotations, or all pods if pods are served without a Service.
+    /// Pods with annotations and an address. If pods are served without a Service, all pods.
     pub pods: usize,
-    /// Endpoints of served Services that are left out, by reason.
+    /// Endpoints that are left out of the virtual servers, by reason.
     pub left_out: LeftOutCounts,
 }
 
 impl CatalogOutput {
-    /// Reports whether the output has no change.
+    /// Reports whether the output contains no change of the desired set, of a view or of the
+    /// findings about pods.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.changes.is_empty() && self.services.is_empty() && self.pod_findings.is_none()

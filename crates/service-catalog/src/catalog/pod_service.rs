@@ -11,13 +11,14 @@ use super::super::{
     settings::PodService,
 };
 
-/// Returns the key of the Service for pods. No Service of a cluster has an empty namespace.
+/// Returns the key of the Service for pods. Its empty namespace distinguishes it from each Service
+/// of a cluster.
 pub(super) fn key() -> ObjectKey {
     ObjectKey::new("", "pods")
 }
 
-/// Returns the Service for pods. It is older than all other Services, and its status records its
-/// addresses, so that no other Service can take them.
+/// Returns the Service for pods. It counts as older than all other Services, and its status as
+/// recording its addresses, so that no other Service can take them.
 pub(super) fn service(pods: &PodService) -> (Service, ParsedService) {
     let spec = service_spec::parse_pods(pods);
     let addresses: &[IpAddr] = if spec.is_ok() { &pods.addresses } else { &[] };

@@ -21,9 +21,10 @@ use super::{
 #[derive(Debug, Default)]
 pub(super) struct Pods {
     by_key: BTreeMap<ObjectKey, PodRecord>,
-    /// Pods with valid annotations, by address. Several pods can share the address of their node.
+    /// Pods with annotations that are in force, by address. Pods in the host network share the
+    /// address of their node.
     annotated: HashMap<IpAddr, BTreeSet<ObjectKey>>,
-    /// Pods with invalid annotations.
+    /// Pods with invalid annotations. Earlier valid annotations of these pods stay in force.
     invalid: BTreeSet<ObjectKey>,
 }
 
@@ -34,16 +35,18 @@ struct PodRecord {
     errors: Vec<Finding>,
 }
 
-/// The endpoints that a change of a pod can affect.
+/// The namespace and the addresses of a changed pod. Only endpoints at these addresses can be
+/// affected.
 #[derive(Debug)]
 pub(super) struct AffectedPod {
     pub(super) namespace: Box<str>,
-    /// The former and the present addresses of the pod.
+    /// The addresses of the pod before and after the change.
     pub(super) addresses: BTreeSet<IpAddr>,
 }
 
 impl Pods {
-    /// Stores a pod. Returns `None` if nothing has changed.
+    /// Stores a pod, or removes it if the catalog does not need it. Returns `None` if the stored
+    /// pods have not changed.
     pub(super) fn put(&mut self, pod: Pod, are_served: bool) -> Option<AffectedPod> {
         let former = self.by_key.get(&pod.key);
         if !are_served && (pod.annotations.is_empty() || pod.addresses.is_empty()) {
@@ -103,12 +106,12 @@ impl Pods {
         })
     }
 
-    /// Reports whether no pod has valid annotations.
+    /// Reports whether no pod has annotations that are in force.
     pub(super) fn none_is_annotated(&self) -> bool {
         self.annotated.is_empty()
     }
 
-    /// Returns the annotations of the pod in this namespace with this address.
+    /// Returns the annotations that are in force for a pod with this address in this namespace.
     pub(super) fn annotations(
         &self,
         address: IpAddr,
@@ -119,7 +122,8 @@ impl Pods {
         Some(self.by_key.get(keys.next()?)?.annotations)
     }
 
-    /// Returns the errors about annotations of pods in this namespace that are endpoints.
+    /// Returns the errors about annotations of those pods in this namespace for whose address
+    /// `is_endpoint` is true.
     pub(super) fn errors(
         &self,
         namespace: &str,

@@ -26,14 +26,14 @@ use super::{
 pub(super) struct ServiceRecord {
     /// `None` if the Service does not exist or portlb does not serve it.
     pub(super) state: Option<Box<ServiceState>>,
-    /// The EndpointSlices, sorted by key. A Service has few EndpointSlices, and a list needs less
-    /// memory than a tree.
+    /// The EndpointSlices, sorted by key. A `Vec` needs less memory than a tree, because a Service
+    /// has few EndpointSlices.
     pub(super) slices: Vec<SliceRecord>,
-    /// The virtual servers of the last output, sorted by id.
+    /// The virtual servers of the Service in the last output, sorted by id.
     pub(super) served: Vec<VirtualServer>,
-    /// The view of the last output.
+    /// The view of the Service in the last output.
     pub(super) view: Option<Box<ServiceView>>,
-    /// The endpoints that the last output leaves out.
+    /// The endpoints of the Service that are left out in the last output.
     pub(super) left_out: LeftOutCounts,
 }
 
@@ -47,45 +47,48 @@ pub(super) struct ServiceState {
     pub(super) written: WrittenStatus,
     /// The last valid specification. `None` if the Service was never valid.
     pub(super) spec: Option<ServiceSpec>,
-    /// The share key from the annotations. Used only while there is no valid specification.
+    /// The share key from the annotations. It is used only if `spec` is `None`.
     share_key: Option<Box<str>>,
-    /// The namespaces from the annotations. Used only while there is no valid specification.
+    /// The namespaces with which the annotations share the address. They are used only if `spec` is
+    /// `None`.
     share_namespaces: Box<[Box<str>]>,
-    /// The reasons why the present specification is invalid.
+    /// The reasons why the newest version of the Service is invalid. Empty if it is valid.
     pub(super) errors: Vec<Finding>,
-    /// Limits that no load balancer enforces. A Service with such a limit is not served.
+    /// Limits on clients that no load balancer enforces. A Service with such a limit is not served.
     pub(super) restrictions: Vec<Finding>,
     pub(super) remarks: Vec<Finding>,
-    /// The addresses that the Service requests. The claims decide whether the Service has them.
+    /// The addresses that the Service claims. It has an address only if the claims of all Services
+    /// give it the address.
     pub(super) claimed: Vec<IpAddr>,
-    /// The addresses that a pool has allocated. The Service has them only after its status records
-    /// them.
+    /// The addresses that a pool has given to the Service. The Service uses an address only after
+    /// its status records the address.
     pub(super) proposed: Vec<IpAddr>,
     /// The findings about address families for which no pool has a free address.
     pub(super) unallocated: Vec<Finding>,
 }
 
-/// The stored part of an EndpointSlice.
+/// An EndpointSlice in the form in which the catalog stores it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct SliceRecord {
     pub(super) key: ObjectKey,
     pub(super) ports: Box<[EndpointPort]>,
     pub(super) endpoints: Box<[Endpoint]>,
     pub(super) not_used: NotUsed,
-    /// The last valid annotations.
+    /// The last valid annotations of the EndpointSlice.
     pub(super) annotations: RealServerAnnotations,
     pub(super) errors: Vec<Finding>,
 }
 
 impl ServiceRecord {
-    /// Reports whether this is a served Service of a cluster, and not the Service for pods.
+    /// Reports whether portlb serves a Service of a cluster with this key. The Service for pods
+    /// does not count.
     pub(super) fn is_service(&self) -> bool {
         self.state
             .as_ref()
             .is_some_and(|state| !state.age.key.namespace().is_empty())
     }
 
-    /// Reports whether an endpoint has one of the addresses.
+    /// Reports whether an endpoint of the Service has one of the addresses.
     pub(super) fn has_endpoint_at(&self, addresses: &BTreeSet<IpAddr>) -> bool {
         self.slices.iter().any(|slice| {
             let endpoints = &slice.endpoints;
@@ -150,8 +153,8 @@ impl ServiceState {
         state
     }
 
-    /// Stores a new version of the Service. If it is invalid, the last valid specification stays in
-    /// force.
+    /// Stores a new version of the Service. If the version is invalid, the last valid specification
+    /// stays in force.
     pub(super) fn update(&mut self, service: Service, parsed: ParsedService) {
         self.generation = service.generation;
         self.is_load_balancer = service.service_type == ServiceType::LoadBalancer;
@@ -178,13 +181,14 @@ impl ServiceState {
         }
     }
 
-    /// Returns the address of the family that a pool has allocated.
+    /// Returns the address of the family that a pool has given to the Service, if the status does
+    /// not record it yet.
     pub(super) fn proposed(&self, family: AddressFamily) -> Option<IpAddr> {
         let mut proposed = self.proposed.iter().copied();
         proposed.find(|address| AddressFamily::of(*address) == family)
     }
 
-    /// Returns the claim to an address that the Service does not hold yet.
+    /// Returns the claim of the Service to an address that its status does not record.
     pub(super) fn claim(&self) -> AddressClaim {
         let ports = self.spec.iter().flat_map(|spec| &spec.ports);
         let (share_key, share_namespaces) = match &self.spec {
@@ -199,19 +203,20 @@ impl ServiceState {
         }
     }
 
-    /// Returns the claim to this address.
+    /// Returns the claim of the Service to `address`.
     pub(super) fn claim_to(&self, address: IpAddr) -> AddressClaim {
         AddressClaim {
-            // Only programs with the permission to write the status of Services can make this
-            // record.
+            // A user cannot forge this record: only programs with the permission to write the
+            // status of Services can.
             holds: self.written.holds(address),
             ..self.claim()
         }
     }
 
-    /// Returns the addresses that the Service requests: the given addresses, or the addresses of a
-    /// pool that its status records. A Service that was never valid claims the addresses in its
-    /// status, so that no other Service gets an address that other load balancers can still serve.
+    /// Returns the addresses that the Service claims: the addresses that its author or the operator
+    /// gives, or the addresses of a pool that its status records. A Service that was never valid
+    /// claims the addresses in its status, so that no other Service gets an address that other load
+    /// balancers can still serve.
     pub(super) fn requested_addresses(&self, allocator: &Allocator) -> Vec<IpAddr> {
         match self.spec.as_ref().map(|spec| &spec.source) {
             None => {
@@ -224,7 +229,8 @@ impl ServiceState {
             Some(AddressSource::Pool { name, families, .. }) => {
                 let recorded = self.written.recorded_addresses();
                 let pools = allocator.pools();
-                // A change of the pools must not change the address of an existing Service.
+                // A Service keeps its address if no pool contains the address any longer, or if the
+                // pool that the Service names does not exist.
                 let names_unknown = name.as_deref().is_some_and(|name| !pools.has_pool(name));
                 let of_family = |family: &AddressFamily| {
                     recorded.iter().copied().find(|address| {
@@ -252,8 +258,8 @@ impl ServiceState {
 }
 
 impl SliceRecord {
-    /// Converts an EndpointSlice. If its annotations are invalid, the annotations of the `former`
-    /// record stay in force. `kind` is the kind of the object in findings.
+    /// Converts an EndpointSlice. If its annotations are invalid, the annotations of the record
+    /// `former` stay in force. `kind` is the kind of the object that findings name.
     pub(super) fn new(kind: &str, slice: EndpointSlice, former: Option<&Self>) -> Self {
         let read = annotations::read(annotations::REAL_SERVER_ANNOTATIONS, &slice.annotations);
         let (annotations, errors) = match read {
