@@ -61,7 +61,8 @@ impl Default for HealthCheck {
 }
 
 impl Default for FailureAction {
-    /// Quiesced real servers stay in the table, so that the tables of all load balancers agree.
+    /// With `Quiesce` a failed real server stays in the kernel's table. So load balancers that
+    /// notice the failure at different times have the same real servers in their tables.
     fn default() -> Self {
         Self::Quiesce
     }

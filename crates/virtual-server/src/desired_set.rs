@@ -15,28 +15,28 @@ use crate::{
 /// All virtual servers and service ranges that a source asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DesiredSet {
-    /// Each virtual server is stored under its own id.
+    /// The key of each virtual server is its `id`.
     pub virtual_servers: BTreeMap<VirtualServerId, VirtualServer>,
-    /// Prefixes that are announced as a whole. They do not overlap.
+    /// Prefixes that are announced as a whole. In a valid set, no two of them overlap.
     pub service_ranges: BTreeSet<ServiceRange>,
 }
 
-/// One change of a desired set. It carries the whole new object.
+/// One change of a desired set. A change that puts an object carries the whole new object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DesiredChange {
     RemoveServiceRange(ServiceRange),
     RemoveVirtualServer(VirtualServerId),
     PutServiceRange(ServiceRange),
-    /// The virtual server is new, or replaces the virtual server with this id.
+    /// Adds the virtual server, or replaces the virtual server that has the same id.
     PutVirtualServer(VirtualServer),
 }
 
 impl DesiredSet {
-    /// Checks each object alone, then the objects against each other.
+    /// Checks each virtual server and each service range alone, and then all of them together.
     ///
     /// # Errors
     ///
-    /// Lists every invalid field.
+    /// Returns the problems of all invalid fields.
     pub fn validate(&self) -> Result<(), Problems> {
         let mut problems = Problems::default();
         for (id, virtual_server) in &self.virtual_servers {
@@ -55,16 +55,16 @@ impl DesiredSet {
         problems.or(())
     }
 
-    /// Adds the contradictions between objects: overlapping ports, overlapping service ranges, and
-    /// real servers with service addresses. Objects that are invalid by themselves are not reported
-    /// here.
+    /// Adds the problems between several objects: overlapping ports, overlapping service ranges,
+    /// and real servers with service addresses. Problems of a single object are not added.
     pub fn check_together(&self, problems: &mut Problems) {
         self.check_ports(problems);
         self.check_service_ranges(problems);
         self.check_circles(problems);
     }
 
-    /// Reports ports of one address and protocol that belong to several virtual servers.
+    /// Adds a problem for each virtual server whose ports overlap the ports of another virtual
+    /// server with the same address and protocol.
     fn check_ports(&self, problems: &mut Problems) {
         let mut by_address: BTreeMap<(IpAddr, Protocol), Vec<Ports>> = BTreeMap::new();
         for id in self.virtual_servers.keys() {
@@ -80,7 +80,8 @@ impl DesiredSet {
                 protocol,
                 ports,
             };
-            // The already checked ports with the highest last port.
+            // Of all ports before `later`, the ports with the highest last port. If any of them
+            // overlap `later`, these ports do.
             let mut earlier: Option<Ports> = None;
             for later in ports {
                 if let Some(earlier) = earlier.filter(|earlier| earlier.overlaps(later)) {
@@ -101,8 +102,9 @@ impl DesiredSet {
 
     fn check_service_ranges(&self, problems: &mut Problems) {
         let mut earlier: Option<IpNet> = None;
-        // In this order a prefix precedes all prefixes within it, and no prefix outside of it comes
-        // between them. So comparing with the last outermost prefix is enough.
+        // Sorted by network address and then by length, a prefix precedes all prefixes within it,
+        // and no prefix outside of it comes between them. So it is enough to compare each prefix
+        // with `earlier`, the last prefix that does not lie within another one.
         let mut ranges: Vec<ServiceRange> = self.service_ranges.iter().copied().collect();
         ranges.sort_by_key(|range| (range.prefix.network(), range.prefix.prefix_len()));
         for range in ranges {
@@ -118,8 +120,8 @@ impl DesiredSet {
         }
     }
 
-    /// Reports real servers whose address is local to the load balancer: packets to such an address
-    /// would never leave the load balancer.
+    /// Adds a problem for each real server whose address is local to the load balancer: packets to
+    /// such an address would never leave the load balancer.
     fn check_circles(&self, problems: &mut Problems) {
         let addresses: BTreeSet<IpAddr> =
             self.virtual_servers.keys().map(|id| id.address).collect();
@@ -129,7 +131,8 @@ impl DesiredSet {
                 let range = self.service_range_of(address);
                 let problem = match range {
                     Some(range) => format!("lies within the service range {range}"),
-                    // `VirtualServer::validate` already rejects the virtual server's own address.
+                    // `VirtualServer::validate` rejects a real server at the address of its own
+                    // virtual server.
                     None if address != id.address && addresses.contains(&address) => {
                         "is a service address".to_owned()
                     }
@@ -155,8 +158,8 @@ impl DesiredSet {
             .copied()
     }
 
-    /// Returns the changes that turn this set into `new`. Removals come first, so that no
-    /// intermediate set has two objects with the same ports or addresses.
+    /// Returns the changes that turn this set into `new`. Removals come first. So, if both sets are
+    /// valid, no set between them has overlapping ports or service ranges.
     #[must_use]
     pub fn changes_to(&self, new: &Self) -> Vec<DesiredChange> {
         let removed_ranges = self.service_ranges.difference(&new.service_ranges);

@@ -45,8 +45,8 @@ pub enum Suggestion {
 /// The path of a field, shown as in the file format: `virtualServers[tcp/10.1.1.10:80].ports`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FieldPath {
-    /// A field of a virtual server. The id is `None` if the error is about one virtual server that
-    /// the caller knows.
+    /// A field of a virtual server. The id is `None` in the errors of a function that checks only
+    /// one virtual server.
     VirtualServer(Option<VirtualServerId>, Field),
     /// A service range, whose only field is the prefix.
     ServiceRange(ServiceRange),
@@ -88,7 +88,7 @@ pub struct RealServerKey {
 /// A field of a real server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RealServerField {
-    /// The real server as a whole, such as a real server that is listed twice.
+    /// The whole real server, for example if it is listed twice.
     Whole,
     Address,
     Port,
@@ -106,8 +106,8 @@ pub enum HealthCheckField {
     InitialJitter,
 }
 
-/// All problems of one object: the first [`Self::MAX_LISTED`] with their text, and the number of
-/// the others.
+/// All problems of one object: the first [`Self::MAX_LISTED`] problems with their text, and the
+/// number of further problems.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problems<P = Invalid> {
     listed: Vec<P>,
@@ -158,7 +158,8 @@ impl<P> Problems<P> {
     /// The largest number of problems that are stored with their text.
     pub const MAX_LISTED: usize = 100;
 
-    /// Adds a problem: with its text if there is room, otherwise only to the count.
+    /// Adds a problem. Stores the problem if fewer than [`Self::MAX_LISTED`] problems are stored,
+    /// otherwise only counts it.
     pub fn push(&mut self, problem: P) {
         if self.listed.len() < Self::MAX_LISTED {
             self.listed.push(problem);
@@ -167,8 +168,8 @@ impl<P> Problems<P> {
         }
     }
 
-    /// Adds the problems of a part of the object. `convert` turns a problem of the part into a
-    /// problem of the object, or drops the problem with `None`.
+    /// Adds the problems of a part of the object. `convert` turns a stored problem of the part into
+    /// a problem of the object, or returns `None` to drop the problem.
     pub fn append<Q>(
         &mut self,
         part_problems: Problems<Q>,
@@ -188,7 +189,8 @@ impl<P> Problems<P> {
         &self.listed
     }
 
-    /// Returns the problems that are stored with their text, and the number of all others.
+    /// Returns the problems that are stored with their text, and the number of problems that are
+    /// only counted.
     #[must_use]
     pub fn into_parts(self) -> (Vec<P>, usize) {
         (self.listed, self.unlisted)
@@ -235,7 +237,8 @@ impl<P> Extend<P> for Problems<P> {
 impl<P: fmt::Debug + Display> std::error::Error for Problems<P> {}
 
 impl<P: Display> Display for Problems<P> {
-    /// Writes one problem per line.
+    /// Writes each stored problem in its own line, and then the number of problems that are only
+    /// counted.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, problem) in self.listed.iter().enumerate() {
             let separator = if index == 0 { "" } else { "\n" };
@@ -286,7 +289,7 @@ impl Display for Suggestion {
         match self {
             Self::Text(text) => f.write_str(text),
             Self::LeaveOut => f.write_str("leave it out"),
-            Self::LeaveOutOrCheck => f.write_str("leave it out, or write a kind other than none"),
+            Self::LeaveOutOrCheck => f.write_str("leave it out, or use a health check"),
             Self::TextOrNoCheck(text) => {
                 write!(f, "{text}, or use no health check (kind: none)")
             }

@@ -2,8 +2,8 @@
 //!
 //! The crate has no clock and no IO.
 //!
-//! - [`VirtualServer`] is one address, protocol and port (or range of ports) with its real servers.
-//!   [`VirtualServer::validate`] returns every invalid field.
+//! - [`VirtualServer`] is an address, a protocol and a port, a range of ports or all ports, with
+//!   its real servers. [`VirtualServer::validate`] returns the problems of all invalid fields.
 //! - [`Options`] are the settings that a user can leave out. [`Options::resolve`] fills in the
 //!   defaults and returns a [`Behaviour`].
 //! - [`ServiceRange`] is a prefix that is announced as a whole.

@@ -31,7 +31,7 @@ pub enum Ports {
     All,
 }
 
-/// The identity of a virtual server within a set: `tcp/10.1.1.10:80`, `udp/[fd00::1]:53`,
+/// The identity of a virtual server within a desired set: `tcp/10.1.1.10:80`, `udp/[fd00::1]:53`,
 /// `tcp/10.1.1.10:8000-8999` or `tcp/10.1.1.10:*`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct VirtualServerId {
@@ -52,15 +52,16 @@ pub enum Scheduler {
     /// Weighted least connection: the real server with the fewest connections in proportion to its
     /// weight.
     Wlc,
-    /// Source hashing: a hash of the client's address chooses the real server.
+    /// Source hashing: a hash of the client's address chooses the real server. With the flag `port`
+    /// the client's port is part of the hash.
     Sh(SchedulerFlags),
-    /// Maglev hashing: a hash of the client chooses the real server, and few flows move when the
-    /// real servers change.
+    /// Maglev hashing: a hash of the client's address chooses the real server, and few flows move
+    /// when the real servers change. With the flag `port` the client's port is part of the hash.
     Mh(SchedulerFlags),
     /// Shortest expected delay: the real server with the fewest connections in proportion to its
     /// weight, counting the new connection.
     Sed,
-    /// Never queue: an idle real server. Without an idle real server the rule is `sed`.
+    /// Never queue: an idle real server. If no real server is idle, the rule of `sed` applies.
     Nq,
 }
 
@@ -142,7 +143,8 @@ pub enum RealServerState {
 pub struct RealServer {
     #[serde(deserialize_with = "text::required")]
     pub address: IpAddr,
-    /// `None` keeps the port to which the client connected.
+    /// The port on which the real server listens. `None` means the port to which the client
+    /// connected.
     #[serde(
         default,
         deserialize_with = "text::optional",
@@ -158,16 +160,17 @@ pub struct RealServer {
     pub weight: Weight,
     #[serde(default, skip_serializing_if = "text::is_default")]
     pub state: RealServerState,
-    /// Observations of the source of the desired set. The file format has no such field.
+    /// The source's observations about the real server. The file format has no field for them.
     #[serde(skip)]
     pub history: RealServerHistory,
 }
 
-/// Observations of the source of the desired set about a real server.
+/// Observations of the source of the desired set: the position of a real server, and the times of
+/// its last state changes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct RealServerHistory {
     /// Place in the order of first appearance within the virtual server: a real server with a lower
-    /// number appeared earlier. Numbers can be missing.
+    /// number appeared earlier. The numbers can have gaps.
     pub position: u64,
     /// Time at which the state became [`RealServerState::Ready`]. `None` if the source did not see
     /// the change.
@@ -184,7 +187,7 @@ pub struct Timestamp(pub Duration);
 /// The kind of probe that a health check sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum HealthCheckKind {
-    /// The probe opens a TCP connection and closes it again.
+    /// The probe opens a TCP connection and then closes it.
     TcpConnect {
         /// Port to connect to. `None` means the port of the real server.
         port: Option<NonZeroU16>,
@@ -204,7 +207,8 @@ pub struct HealthCheck {
     pub rise: u32,
     /// Failed probes in a row that make a healthy real server failed: 1 to 100.
     pub fall: u32,
-    /// The first probe starts at a random moment within this time: at most 1 h.
+    /// The first probe starts at a random moment within this time after the start of the health
+    /// check: at most 1 h.
     pub initial_jitter: Duration,
 }
 
@@ -243,7 +247,7 @@ pub struct VirtualServer {
 /// A prefix that is announced as a whole while a virtual server in it is serving.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServiceRange {
-    /// The bits after the prefix length are 0.
+    /// In a valid service range the bits after the prefix length are 0.
     pub prefix: IpNet,
 }
 
@@ -326,7 +330,7 @@ impl Ports {
         }
     }
 
-    /// Reports whether at least one port belongs to `self` and to `other`.
+    /// Reports whether at least one port belongs to both `self` and `other`.
     #[must_use]
     pub const fn overlaps(self, other: Self) -> bool {
         let (first, last) = self.bounds();
@@ -340,9 +344,9 @@ impl VirtualServer {
     /// data plane carries the status of all real servers.
     pub const MOST_REAL_SERVERS: usize = 65_535;
 
-    /// Returns the port on which a real server receives connections: its own port, or the single
-    /// port of the virtual server. Returns `None` if the virtual server has several ports, because
-    /// each connection keeps its port.
+    /// Returns the port on which a real server receives connections: the port of the real server,
+    /// or the single port of the virtual server. Returns `None` if the real server has no port and
+    /// the virtual server has several ports, because each connection then keeps its port.
     #[must_use]
     pub const fn real_server_port(&self, real_server: &RealServer) -> Option<NonZeroU16> {
         match (real_server.port, self.id.ports) {
@@ -351,8 +355,8 @@ impl VirtualServer {
         }
     }
 
-    /// Returns the address and port of a real server in the kernel's table. Port 0 keeps the port
-    /// to which the client connected.
+    /// Returns the address and port of a real server in the kernel's table. Port 0 means that each
+    /// connection keeps the port to which the client connected.
     #[must_use]
     pub fn table_address(&self, real_server: &RealServer) -> SocketAddr {
         let port = self
@@ -361,8 +365,8 @@ impl VirtualServer {
         SocketAddr::new(real_server.address, port)
     }
 
-    /// Returns the port to which the health check of a real server connects. Returns `None` if the
-    /// real server is not checked: a valid virtual server then has no health check.
+    /// Returns the port to which the health check of a real server connects. For a valid virtual
+    /// server, `None` means that it has no health check.
     #[must_use]
     pub const fn health_check_port(&self, real_server: &RealServer) -> Option<NonZeroU16> {
         match self.health_check {

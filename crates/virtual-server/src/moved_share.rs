@@ -35,8 +35,8 @@ impl VirtualServer {
     }
 
     fn has_other_weights(&self, before: &Self) -> bool {
-        // Both lists are sorted by address and port, except for lists that exceed the maximum
-        // length.
+        // Both lists are sorted by address and port, except for lists that are too long for a valid
+        // virtual server.
         let mut others = before.real_servers.iter().peekable();
         self.real_servers.iter().any(|server| {
             while others.next_if(|other| key(other) < key(server)).is_some() {}
@@ -46,7 +46,8 @@ impl VirtualServer {
     }
 
     /// Returns the real server of each slot. The real servers take free slots in rounds: in each
-    /// round a real server takes as many slots as its reduced weight.
+    /// round a real server takes as many slots as its weight, which is first reduced as in the
+    /// kernel.
     fn slots(&self) -> Vec<Option<Key>> {
         let mut slots = vec![None; SLOTS];
         let weights = self.real_servers.iter().map(|server| server.weight.0);
@@ -84,7 +85,7 @@ fn key(server: &RealServer) -> Key {
     (server.address, server.port.map_or(0, Into::into))
 }
 
-/// A real server and the order in which it claims slots of the lookup table.
+/// A real server, and the order in which it takes slots of the lookup table.
 struct SlotSequence {
     key: Key,
     turns: u16,
@@ -114,8 +115,8 @@ impl SlotSequence {
         }
     }
 
-    /// Takes the next free slot in the order of this real server. The search ends because the
-    /// number of slots is prime, so that the steps reach every slot.
+    /// Takes the next free slot in the order of this real server. If a slot is free, the search
+    /// ends, because the number of slots is prime, so that the steps reach every slot.
     fn take_slot(&mut self, slots: &mut [Option<Key>]) {
         while slots[self.next].is_some() {
             self.next = (self.next + self.step) % SLOTS;
@@ -142,20 +143,21 @@ mod tests {
     }
 
     #[test]
-    fn the_estimated_share_is_close_to_the_share_of_the_kernel() {
+    fn the_estimated_share_of_moved_flows_is_close_to_the_share_that_the_kernel_moves() {
         let equal = vec![100; 100];
         let with_first = |weight| {
             let mut weights = equal.clone();
             weights[0] = weight;
             weights
         };
-        // If one of 100 weights of 100 changes, the kernel moves 55 % of the flows for the new
-        // weight 99, and 5 % for the new weight 50.
+        // 100 real servers have weight 100. If the weight of one becomes 99, the kernel moves 55 %
+        // of the flows. If it becomes 50, the kernel moves 5 %.
         let nearly_equal = moved(&equal, &with_first(99)).unwrap();
         assert!((0.5..0.6).contains(&nearly_equal), "{nearly_equal}");
         let halved = moved(&equal, &with_first(50)).unwrap();
         assert!((0.03..0.08).contains(&halved), "{halved}");
-        // The real server whose weight becomes 0 had a tenth of all flows.
+        // The real server whose weight becomes 0 had a tenth of all flows, so at least this tenth
+        // moves.
         let mut ten = vec![10; 10];
         let before = ten.clone();
         ten[3] = 0;
@@ -164,13 +166,13 @@ mod tests {
     }
 
     #[test]
-    fn weights_with_equal_ratios_move_no_flows() {
+    fn flows_move_only_if_the_ratios_of_weights_change() {
         assert_eq!(moved(&[1, 2, 3], &[100, 200, 300]), Some(0.0));
         assert_eq!(moved(&[0, 0], &[0, 1]), Some(1.0));
     }
 
     #[test]
-    fn no_share_is_estimated_unless_a_weight_of_mh_changes() {
+    fn no_moved_share_is_estimated_unless_a_weight_of_mh_changes() {
         assert_eq!(moved(&[1, 2, 3], &[1, 2, 3]), None);
         assert_eq!(moved(&[1, 2], &[1, 2, 3]), None);
         let mut other = with_weights(&[1, 3]);

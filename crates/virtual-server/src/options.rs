@@ -9,8 +9,8 @@ use crate::{
     Invalid, Persistence, Scheduler, SchedulerFlags, Suggestion, TunnelKind, VirtualServer, text,
 };
 
-/// The optional settings of virtual servers, without their addresses, ports and real servers.
-/// `None` means that the user left the setting out. [`Options::resolve`] fills in the defaults.
+/// The settings of virtual servers that a user can leave out. `None` means that the user left the
+/// setting out. [`Options::resolve`] fills in the defaults.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
     /// If `scheduler_flags` is `None`, the flags of this value apply.
@@ -93,8 +93,8 @@ pub enum HealthCheckChoice {
     None,
 }
 
-/// The settings of virtual servers with all defaults filled in. There is no `Default`: the defaults
-/// are the result of [`Options::resolve`] for empty options.
+/// The settings of virtual servers with all defaults filled in. The type does not implement
+/// `Default`: the defaults are the result of [`Options::resolve`] for empty options.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Behaviour {
     pub scheduler: Scheduler,
@@ -217,8 +217,8 @@ impl HealthCheckOptions {
 }
 
 impl PersistenceOptions {
-    /// Returns the persistence of a virtual server with this address. Without a prefix length each
-    /// address of the family counts as one client.
+    /// Returns the persistence of a virtual server with this address. If the user gave no prefix
+    /// length for the family of the address, each address counts as one client.
     #[must_use]
     pub fn at(&self, address: IpAddr) -> Persistence {
         let (given, longest) = match address {
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn the_default_timeout_is_not_longer_than_the_interval() {
+    fn the_default_health_check_timeout_is_at_most_the_interval() {
         let mut options = Options::default();
         options.health_check.interval = Some(Duration::from_millis(300));
         let check = options.resolve().0.health_check.unwrap();
@@ -292,8 +292,8 @@ mod tests {
         options.health_check.rise = Some(2);
         assert_eq!(
             options.resolve().1[0].to_string(),
-            "healthCheck.rise: 2 has no effect without a health check; leave it out, or write a \
-             kind other than none"
+            "healthCheck.rise: 2 has no effect without a health check; leave it out, or use a \
+             health check"
         );
     }
 

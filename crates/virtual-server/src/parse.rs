@@ -1,4 +1,4 @@
-//! Conversion from the text that a user writes.
+//! Parsers of the words and values that users write.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -71,7 +71,7 @@ words!(
         "sctp" = Self::Sctp => Self::Sctp
     ]
 );
-// A word is the kernel's name of the scheduler, as in the module name `ip_vs_<name>`. The words
+// Each word is the kernel's name of the scheduler, as in the module name `ip_vs_<name>`. The words
 // `sh` and `mh` give the default flags.
 words!(
     Scheduler,
@@ -153,7 +153,7 @@ impl FromStr for Ports {
             return Ok(Self::All);
         }
         let port = |text: &str| {
-            // `parse` alone would accept a leading plus sign.
+            // `parse::<NonZeroU16>` would accept a leading plus sign.
             if !text.bytes().all(|byte| byte.is_ascii_digit()) {
                 return Err(invalid("is not a port, a range of ports or *"));
             }
@@ -229,7 +229,7 @@ impl FromStr for SchedulerFlags {
                     return Err(BadValue::new(
                         quoted(text),
                         "is not a list of scheduler flags",
-                        "allowed are fallback, port, fallback,port and none",
+                        "write none, fallback, port, or both flags with a comma (fallback,port)",
                     ));
                 }
             }

@@ -17,7 +17,7 @@ const NO_SCHEDULER: &str = "none";
 ///
 /// A hashing scheduler gives a quiesced real server slots in proportion to its last weight above 0,
 /// which the kernel does not report. Two load balancers choose the same real server for a flow only
-/// if both tables had this weight.
+/// if the last weight above 0 of each real server is equal in both tables.
 pub type Placements = BTreeMap<EntryKey, BTreeMap<SocketAddr, u32>>;
 
 /// Returns the changes that turn `actual` into `desired`. Additions and settings come first, then
@@ -25,8 +25,8 @@ pub type Placements = BTreeMap<EntryKey, BTreeMap<SocketAddr, u32>>;
 /// before its replacement exists.
 ///
 /// An entry of another program stays as it is unless its key is desired. An entry with a desired
-/// key is taken over: it gets the desired settings, and portlb owns it from then on. Equal tables
-/// need no change, so that a restarted daemon writes nothing.
+/// key is taken over: it gets the desired settings, and portlb becomes its owner. Equal tables need
+/// no change, so that a restarted daemon writes nothing.
 pub fn plan(actual: &VirtualServerTable, desired: &VirtualServerTable) -> Vec<TableChange> {
     plan_keys(
         actual,
@@ -37,12 +37,12 @@ pub fn plan(actual: &VirtualServerTable, desired: &VirtualServerTable) -> Vec<Ta
 }
 
 /// Returns the changes like [`plan`], but only for the entries with these keys. The cost depends on
-/// the number of keys and not on the size of the tables.
+/// the number of keys and of their real servers, and not on the size of the tables.
 ///
-/// A real server with a placement first gets the weight of the placement and then weight 0. Between
-/// the two changes no client may be sent to this real server, because it might not listen yet. So
-/// this is done only before the virtual server has a scheduler, or for a real server that already
-/// receives connections.
+/// A real server with desired weight 0 and a placement first gets the weight of the placement and
+/// then weight 0. Between the two changes no client may be sent to this real server, because it
+/// might not listen yet. So the weight of the placement is planned only before the virtual server
+/// has a scheduler, or for a real server that has a weight above 0 in the actual table.
 pub fn plan_keys(
     actual: &VirtualServerTable,
     desired: &VirtualServerTable,
@@ -80,11 +80,11 @@ fn plan_new_entry(
     desired: &TableEntry,
     placements: &BTreeMap<SocketAddr, u32>,
 ) {
-    // The kernel recomputes the whole Maglev table when a real server is added: the additions take
-    // 3 times longer with 1000 virtual servers of 10 real servers each. So `mh` is set after all
-    // real servers have been added. Until then the entry has no scheduler, because replacing a
-    // scheduler makes the kernel wait for every CPU, about 20 ms for each virtual server
-    // (ip_vs_ctl.c, ip_vs_edit_service).
+    // While `mh` is set, the kernel recomputes the whole Maglev table for each added real server:
+    // the additions to 1000 virtual servers of 10 real servers each take 3 times as long. So `mh`
+    // is set after all real servers have been added. Until then the entry has no scheduler, because
+    // replacing a scheduler makes the kernel wait for every CPU, about 20 ms for each virtual
+    // server (ip_vs_ctl.c, ip_vs_edit_service).
     let is_costly = is_mh(&desired.settings) && desired.real_servers.len() > 1;
     let sets_scheduler_last = is_costly || !placements.is_empty();
     let first_settings = if sets_scheduler_last {

@@ -15,7 +15,7 @@ pub struct VirtualServerTable {
     pub entries: BTreeMap<EntryKey, TableEntry>,
 }
 
-/// The packets that belong to an entry of the table.
+/// The key of an entry of the table: the packets that belong to the entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum EntryKey {
     /// Packets to this destination.
@@ -80,8 +80,9 @@ pub struct RealServerEntry {
     /// Number of connections at which the real server stops to get new connections. 0 means no
     /// limit.
     pub upper_threshold: u32,
-    /// Number of connections below which a real server that has reached the upper threshold gets new
-    /// connections again. 0 means three quarters of the upper threshold (`ip_vs_conn.c`).
+    /// A real server that has reached the upper threshold gets new connections only when it has
+    /// fewer connections than this number. 0 means three quarters of the upper threshold
+    /// (`ip_vs_conn.c`).
     pub lower_threshold: u32,
 }
 
@@ -90,7 +91,8 @@ pub struct RealServerEntry {
 pub enum EntryForwardingMethod {
     /// A forwarding method that a desired set can contain.
     Known(ForwardingMethod),
-    /// A forwarding method or a tunnel with parameters that no desired set contains.
+    /// A forwarding method that no desired set contains, or a tunnel with parameters that no
+    /// desired set contains.
     Foreign,
 }
 
@@ -110,8 +112,8 @@ pub enum TableChange {
 }
 
 impl VirtualServerTable {
-    /// Applies a change like a kernel. A change of an entry that does not exist, and an addition of
-    /// an entry that exists, have no effect.
+    /// Applies a change as the kernel would. A change or removal of an object that does not exist
+    /// has no effect, and neither has an addition of an object that exists.
     pub fn apply(&mut self, change: &TableChange) {
         let key = change.key();
         match change {
@@ -150,7 +152,8 @@ impl VirtualServerTable {
 }
 
 impl TableEntry {
-    /// Returns an entry that receives packets and forwards none.
+    /// Returns an entry with these settings and without real servers. Such an entry receives
+    /// packets and forwards none.
     pub fn without_real_servers(settings: EntrySettings) -> Self {
         Self {
             settings,

@@ -196,8 +196,8 @@ impl<T: FromText> Visitor<'_> for TextVisitor<T> {
     }
 }
 
-/// Reads a word as serde reads a unit variant. Only then do serde's errors contain the position of
-/// the value in the file.
+/// Reads a word in the way in which serde reads a unit variant of an enum. If the word were read as
+/// a string, serde's errors would not contain its position in the file.
 struct WordVisitor<T>(PhantomData<T>);
 
 struct Word<T>(T);
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn all_ports_are_written_as_all_and_not_as_an_asterisk() {
+    fn all_ports_are_read_from_the_word_all_and_not_from_an_asterisk() {
         assert_eq!(Ports::from_text("all"), Ok(Ports::All));
         let refused = "\"*\" is not accepted for all ports; write all";
         assert_eq!(

@@ -14,8 +14,8 @@ const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
 const LONGEST_INTERVAL: Duration = Duration::from_secs(60 * 60);
 const LONGEST_DRAIN: Duration = Duration::from_secs(24 * 60 * 60);
 const MOST_CHECKS_IN_A_ROW: u32 = 100;
-/// Shortest allowed prefix length. A shorter prefix would attract traffic for more addresses than
-/// any site serves.
+/// Shortest allowed length of an IPv4 service range. A shorter length would attract traffic for
+/// more addresses than any site serves.
 const SHORTEST_RANGE_V4: u8 = 8;
 const SHORTEST_RANGE_V6: u8 = 16;
 
@@ -25,7 +25,7 @@ impl VirtualServer {
     ///
     /// # Errors
     ///
-    /// Lists every invalid field.
+    /// Returns the problems of all invalid fields.
     pub fn validate(&self) -> Result<(), Problems> {
         let mut problems = Problems::default();
         if let Err(reason) = check_address(self.id.address) {
@@ -132,8 +132,8 @@ impl VirtualServer {
     }
 
     fn check_real_servers(&self, problems: &mut Problems) {
-        // Sorted real servers cannot repeat a key, so the set of keys is filled only if the list is
-        // not sorted.
+        // Real servers in strictly ascending order have no duplicates, so the keys are stored in
+        // `seen` only if the list is not in this order.
         let key = |server: &RealServer| (server.address, self.real_server_port(server));
         let is_ascending = self.real_servers.is_sorted_by(|a, b| key(a) < key(b));
         let mut seen = BTreeSet::new();
@@ -153,7 +153,7 @@ impl VirtualServer {
     }
 
     /// Checks whether `real_server` can be a real server of this virtual server. The other real
-    /// servers are not considered.
+    /// servers of the virtual server are not considered.
     ///
     /// # Errors
     ///

@@ -2,8 +2,8 @@
 
 use crate::VirtualServer;
 
-/// Returns the number of weight levels for this number of real servers: rounded weights are from 1
-/// to this number.
+/// Returns the number of weight levels for a virtual server with this many real servers. Each
+/// rounded weight above 0 is a whole number from 1 to the number of levels.
 ///
 /// The kernel's `mh` fills its lookup table in rounds: in each round a real server takes as many
 /// slots as its weight. If weights are nearly equal and have no common divisor, one changed weight
@@ -19,13 +19,13 @@ pub const fn weight_levels(real_servers: usize) -> u16 {
     }
 }
 
-/// Returns the number of weight levels, depending on the `previous` number. `None` means that the
-/// previous number is unknown.
+/// Returns the number of weight levels for this many real servers if the weights were last rounded
+/// to `previous` levels. `None` means that the last number of levels is unknown.
 ///
 /// A new number of levels moves flows of all real servers. So the number falls as soon as there are
-/// too many real servers for it, but rises only when there are a tenth fewer real servers than the
-/// limit. A number of real servers that alternates around a limit then changes the levels only
-/// once.
+/// too many real servers for `previous` levels. But it rises only if the number of real servers is
+/// at most nine tenths of the limit of the higher number of levels. A number of real servers that
+/// alternates around a limit then changes the levels only once.
 fn weight_levels_after(previous: Option<u16>, real_servers: usize) -> u16 {
     let most = weight_levels(real_servers);
     let least = weight_levels(real_servers.saturating_mul(10).div_ceil(9));
@@ -34,8 +34,9 @@ fn weight_levels_after(previous: Option<u16>, real_servers: usize) -> u16 {
 
 impl VirtualServer {
     /// Rounds the weights to few levels if the scheduler hashes, and returns the number of levels.
-    /// Returns `None` if no weight was rounded. `previous` is the earlier number of levels, if it
-    /// is recorded at a place that all load balancers read.
+    /// Returns `None` if no weight was rounded. `previous` is the number of levels of the last
+    /// rounding. It must come from a record that all load balancers read. Without such a record it
+    /// is `None`.
     ///
     /// The result depends only on this virtual server and on `previous`, so that all load balancers
     /// compute the same weights. The heaviest real server gets the highest level. Weight 0 stays 0,
@@ -59,7 +60,7 @@ impl VirtualServer {
     }
 }
 
-/// Returns the nearest level. Only weight 0 gives level 0.
+/// Returns the level nearest to `levels * weight / heaviest`. Only weight 0 gives level 0.
 fn level(weight: u16, heaviest: u16, levels: u16) -> u16 {
     if weight == 0 {
         return 0;
@@ -141,7 +142,7 @@ pub(crate) mod tests {
         for (count, levels) in [(30, 16), (31, 8), (100, 8), (101, 4), (250, 4), (251, 1)] {
             let mut weights = vec![100; count];
             weights[0] = 99;
-            // A real server with weight 0 does not count.
+            // A real server with weight 0 does not count for the number of levels.
             weights.push(0);
             let mut expected = vec![levels; count];
             expected.push(0);
@@ -196,7 +197,7 @@ pub(crate) mod tests {
 
     proptest! {
         #[test]
-        fn rounding_keeps_the_order_and_zeros_of_weights_within_half_a_level(
+        fn rounding_keeps_the_order_of_weights_and_their_zeros_and_gives_the_nearest_level(
             weights in prop::collection::vec(prop_oneof![Just(0), 1..20_u16, any::<u16>()], 0..300),
         ) {
             let (rounded_once, levels) = rounded(&weights);

@@ -53,7 +53,7 @@ fn check(set: &DesiredSet, expected: &str) {
 }
 
 #[test]
-fn a_port_of_an_address_belongs_to_one_virtual_server() {
+fn virtual_servers_of_one_address_with_overlapping_ports_are_rejected() {
     check(
         &set(
             &[
@@ -79,7 +79,7 @@ fn a_port_of_an_address_belongs_to_one_virtual_server() {
 }
 
 #[test]
-fn service_ranges_do_not_overlap() {
+fn overlapping_service_ranges_are_rejected() {
     check(
         &set(&[], &["10.1.1.0/24", "10.1.2.0/24", "fd00:1::/64"]),
         "",
@@ -124,7 +124,7 @@ fn a_real_server_with_a_service_address_is_rejected() {
 }
 
 #[test]
-fn an_error_in_a_set_names_the_virtual_server() {
+fn an_error_in_a_desired_set_names_the_virtual_server() {
     let id = "tcp/10.1.1.10:80".parse().unwrap();
     let mut servers = set(&["tcp/10.1.1.10:80"], &[]);
     servers
@@ -138,7 +138,7 @@ fn an_error_in_a_set_names_the_virtual_server() {
 }
 
 #[test]
-fn the_first_hundred_problems_of_a_set_are_listed_and_the_others_counted() {
+fn the_first_hundred_problems_of_a_desired_set_are_listed_and_further_problems_are_counted() {
     check(
         &set(
             &["tcp/10.1.1.10:*", "tcp/10.1.1.10:80", "tcp/10.1.1.10:443"],
@@ -187,7 +187,7 @@ fn any_set() -> impl Strategy<Value = DesiredSet> {
 
 proptest! {
     #[test]
-    fn applying_the_changes_gives_the_new_set(old in any_set(), new in any_set()) {
+    fn applied_changes_turn_the_old_desired_set_into_the_new_one(old in any_set(), new in any_set()) {
         let mut applied = old.clone();
         for change in old.changes_to(&new) {
             applied.apply(change);
@@ -196,7 +196,7 @@ proptest! {
     }
 
     #[test]
-    fn every_change_between_two_sets_is_necessary(old in any_set(), new in any_set()) {
+    fn every_change_between_two_desired_sets_is_necessary(old in any_set(), new in any_set()) {
         for skipped in 0..old.changes_to(&new).len() {
             let mut applied = old.clone();
             for (index, change) in old.changes_to(&new).into_iter().enumerate() {
@@ -209,7 +209,7 @@ proptest! {
     }
 
     #[test]
-    fn equal_sets_have_no_changes(set in any_set()) {
+    fn equal_desired_sets_have_no_changes(set in any_set()) {
         prop_assert_eq!(set.changes_to(&set.clone()), []);
     }
 }

@@ -163,14 +163,15 @@ fn check_weights(actual_weight: Option<u32>, desired: u32, placement: u32, expec
 }
 
 #[test]
-fn a_quiesced_real_server_gets_its_placement_weight_only_if_it_already_serves_clients() {
+fn a_real_server_gets_its_placement_weight_before_weight_0_only_if_its_weight_was_above_0() {
     // A real server that is not in the table might not listen yet, so it gets no weight above 0.
     check_weights(None, 0, 5, &[0]);
     check_weights(None, 3, 5, &[3]);
-    // The real server receives connections, so the kernel remembers its weight.
+    // A real server with a weight above 0 gets the placement weight before weight 0, unless it has
+    // the placement weight already.
     check_weights(Some(5), 0, 5, &[0]);
     check_weights(Some(4), 0, 5, &[5, 0]);
-    // The real server is already quiesced, so its weight stays 0.
+    // The real server is quiesced in the actual table, so the plan writes no placement weight.
     check_weights(Some(0), 0, 5, &[]);
     check_weights(Some(0), 3, 5, &[3]);
 }
@@ -299,8 +300,8 @@ fn owned(mut table: VirtualServerTable) -> VirtualServerTable {
     table
 }
 
-/// Returns the expected table: the desired entries, and the entries of other programs with other
-/// keys.
+/// Returns the expected table: the desired entries, and the entries of other programs whose keys
+/// are not desired.
 fn expected(actual: &VirtualServerTable, desired: &VirtualServerTable) -> VirtualServerTable {
     let mut result = actual.clone();
     result.entries.retain(|_, entry| !entry.settings.owned);

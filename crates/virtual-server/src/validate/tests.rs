@@ -149,7 +149,7 @@ fn a_real_server_at_the_service_address_is_rejected() {
 }
 
 #[test]
-fn another_port_of_a_real_server_requires_masquerade() {
+fn a_real_server_port_that_differs_from_the_port_of_the_virtual_server_requires_masquerade() {
     for method in [
         ForwardingMethod::DirectRouting,
         ForwardingMethod::Tunnel(TunnelKind::Ipip),
@@ -222,7 +222,7 @@ fn a_real_server_of_the_other_address_family_requires_a_tunnel() {
 }
 
 #[test]
-fn a_real_server_with_implicit_and_explicit_port_is_a_duplicate() {
+fn a_real_server_that_is_listed_with_and_without_its_port_is_a_duplicate() {
     check(
         "tcp/10.1.1.10:80",
         |vs| {
