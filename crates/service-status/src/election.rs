@@ -19,14 +19,15 @@ use jiff::Timestamp;
 
 use crate::lease_duration::BoundedDuration;
 
-/// A holder that has not renewed the Lease for this long has lost it.
+/// The duration in the Lease: if the holder has not renewed the Lease for 15 s, another pod can
+/// take it.
 pub(crate) const DURATION: Duration = Duration::from_secs(15);
 
-/// A leader whose renewals of the Lease have failed for this long stops writing. The deadline is
-/// shorter than [`DURATION`], so that the old leader stops before a new leader starts.
+/// A leader stops writing 10 s after it sent its last successful renewal. This is shorter than
+/// [`DURATION`], so that the old leader stops before another pod can take the Lease.
 const RENEW_DEADLINE: Duration = Duration::from_secs(10);
 
-/// The content of the Lease that the election depends on.
+/// The fields of the election Lease that the election depends on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct LeaseRecord {
     /// Empty if no pod holds the Lease.
@@ -40,11 +41,11 @@ pub(crate) struct LeaseRecord {
 pub(crate) enum LeaseAction {
     /// The Lease does not exist: create it with this pod as the holder.
     Create,
-    /// The Lease has no holder, or its holder has not renewed it in time: take it over.
+    /// The Lease has no holder, or its holder has not renewed it for its duration: take it over.
     Take,
-    /// This pod holds the Lease: renew it.
+    /// The Lease names this pod as its holder: renew it.
     Renew,
-    /// Another pod holds the Lease: send no request.
+    /// Another pod holds the Lease: send no write.
     Wait,
 }
 
@@ -52,12 +53,14 @@ pub(crate) enum LeaseAction {
 #[derive(Debug)]
 pub(crate) struct Election {
     identity: String,
-    /// The last record that differed from the record before, and the local time at which this pod
-    /// first read it.
+    /// The newest content of the Lease, and the local time at which this pod first read this
+    /// content.
     seen: Option<(LeaseRecord, Instant)>,
-    /// This pod leads until this time. `None` while it does not lead.
+    /// The time at which this pod stops leading unless it renews the Lease. `None` if this pod does
+    /// not lead.
     leads_until: Option<Instant>,
-    /// The last invalid duration that was logged, in seconds.
+    /// The invalid duration that the last read Lease had, in seconds. `None` if its duration was
+    /// valid.
     logged_duration: Option<i32>,
 }
 
@@ -71,14 +74,15 @@ impl Election {
         }
     }
 
-    /// Returns an invalid duration that must be logged. Each invalid duration is logged once, until
-    /// a Lease with a valid duration is read.
+    /// Returns the invalid duration of a Lease if it must be logged. An invalid duration that
+    /// successive reads return is logged only at the first of these reads.
     pub(crate) fn duration_to_log(&mut self, bounded: BoundedDuration) -> Option<i32> {
         let before = std::mem::replace(&mut self.logged_duration, bounded.written);
         bounded.written.filter(|written| before != Some(*written))
     }
 
-    /// Records the content of the Lease (`None`: it does not exist), and returns the next request.
+    /// Records the content of the Lease (`None`: the Lease does not exist), and returns the next
+    /// request.
     pub(crate) fn observe(&mut self, record: Option<LeaseRecord>, now: Instant) -> LeaseAction {
         let Some(record) = record else {
             self.seen = None;
@@ -100,8 +104,8 @@ impl Election {
         }
     }
 
-    /// Records that this pod is now the holder of the Lease. `asked` is the time at which the
-    /// request was sent.
+    /// Records that a write with this pod as the holder has succeeded. `asked` is the time at which
+    /// the write was sent.
     pub(crate) fn written(&mut self, asked: Instant) {
         self.leads_until = Some(asked + RENEW_DEADLINE);
     }
@@ -153,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn an_invalid_duration_keeps_the_lease_only_for_the_longest_accepted_duration() {
+    fn a_lease_with_a_too_long_duration_is_taken_after_the_longest_accepted_duration() {
         let bounded = |seconds: i32| lease_duration::bounded(Some(seconds));
         let record = |seconds: i32| {
             Some(LeaseRecord {
@@ -172,7 +176,7 @@ mod tests {
         );
         let end = now + longest;
         assert_eq!(election.observe(record(i32::MAX), end), LeaseAction::Take);
-        // Each invalid duration is logged once.
+        // An invalid duration that two successive reads return is logged once.
         assert_eq!(election.duration_to_log(bounded(i32::MAX)), Some(i32::MAX));
         assert_eq!(election.duration_to_log(bounded(i32::MAX)), None);
         assert_eq!(election.duration_to_log(bounded(15)), None);

@@ -1,6 +1,6 @@
 //! Events about findings and about changes of the status.
 //!
-//! The time is not part of this module: the writer adds it.
+//! The Events in this module have no time: the writer adds it.
 
 use service_catalog::{
     catalog::ServiceView,
@@ -10,7 +10,7 @@ use service_catalog::{
 
 use crate::{stable_hash::StableHash, status::StatusChange};
 
-/// An Event of a Service, without its time and its reporter.
+/// An Event of a Service, without its time and without the name of the reporting pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ServiceEvent {
     pub(crate) name: String,
@@ -22,8 +22,8 @@ pub(crate) struct ServiceEvent {
 }
 
 impl ServiceEvent {
-    /// Returns the Event about a finding. One finding has one name in all pods, so that the next
-    /// leader does not write the Event again.
+    /// Returns the Event about a finding. All pods use the same name for the Event of one finding,
+    /// so that a new leader does not write the Event a second time.
     pub(crate) fn of_finding(key: &ObjectKey, view: &ServiceView, finding: &Finding) -> Self {
         let reason = finding.reason.as_str();
         Self {

@@ -15,8 +15,8 @@ use virtual_server::IpNet;
 
 use crate::reports::AnnouncedPrefixes;
 
-/// Time for which the announcer can be unreachable before its announcements no longer count. An
-/// announcer that only restarts keeps its routes by graceful restart.
+/// Time for which the announcer can be unreachable before its announcements no longer count. During
+/// a restart of the announcer its peers keep the routes by graceful restart.
 const ANNOUNCER_GRACE: Duration = Duration::from_secs(5);
 
 /// First pause before the next attempt to reach the announcer.
@@ -26,12 +26,13 @@ const FIRST_RETRY: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub(crate) struct AnnouncerWatch {
     pub(crate) announcer: GrpcTarget,
-    /// The prefixes that this pod announces. `None` until the announcer has sent all of them once.
+    /// The prefixes that this pod announces. `None` until the announcer has sent all prefixes once.
     pub(crate) announced: watch::Sender<Option<AnnouncedPrefixes>>,
 }
 
 impl AnnouncerWatch {
-    /// Watches the announcer, and watches again after each end of the stream. It never returns.
+    /// Watches the announcer, and starts the next watch after each end of the stream. It never
+    /// returns.
     pub(crate) async fn run(self) {
         let mut backoff = Backoff::within_grace(FIRST_RETRY, ANNOUNCER_GRACE);
         let mut is_logged = false;
@@ -49,7 +50,8 @@ impl AnnouncerWatch {
                      count after the grace period"
                 );
             }
-            // Attempts to reach the announcer continue during the grace period.
+            // If an attempt succeeds within the grace period, the announcements count without
+            // interruption.
             let again = async {
                 loop {
                     backoff.wait().await;
@@ -138,7 +140,7 @@ impl AnnouncerWatch {
     }
 }
 
-/// Reports whether a peer holds the announcement. Peers still send traffic to a load balancer whose
+/// Reports whether a peer has the announcement. A peer also sends traffic to a load balancer whose
 /// announcement is least preferred or draining.
 fn is_announced(state: AnnouncementState, announced_to: &[String]) -> bool {
     match state {

@@ -20,40 +20,43 @@ use crate::{
     status::{self, IpMode},
 };
 
-/// Shortest time from one write to the next.
+/// Shortest time from the end of one write to the start of the next write.
 pub(crate) const PACE: Duration = Duration::from_millis(20);
 
-/// Delay after the first failed write of a Service or an Event.
+/// Delay after the first failed write of a Service, and after the first failure of the API server.
 const FIRST_DELAY: Duration = Duration::from_millis(500);
-/// Longest delay after several failed writes in a row.
+/// Longest delay of one Service, or of all writes while the API server fails. The delay grows with
+/// each failure in a row up to this limit.
 const LONGEST_DELAY: Duration = Duration::from_secs(30);
 
-/// Largest number of Events in the queue. The oldest Events are dropped from a longer queue.
+/// Largest number of Events in the queue. If the queue is longer, the oldest Events are dropped.
 const MAX_QUEUED_EVENTS: usize = 1_000;
 
-/// Number of findings of one Service above which absent findings are forgotten. A remembered
-/// finding that appears again continues its count.
+/// If a Service has more than this number of remembered findings, the findings that are absent are
+/// forgotten. A finding that appears again continues its count only if it was remembered.
 const MAX_REPORTED_FINDINGS: usize = 16;
 
-/// Longest delay of all writes after a failed write of one object.
+/// Longest delay of all writes of one kind (status or Events) after failed writes of single objects
+/// in a row.
 const LONGEST_OBJECT_DELAY: Duration = Duration::from_secs(1);
 
 /// The state of the leader: what it has to write, and when.
 pub(crate) struct Leadership {
     pub(crate) services: BTreeMap<ObjectKey, TrackedService>,
-    /// Services that portlb no longer serves, with the view that has the parts of their status to
-    /// clear.
+    /// Services that portlb no longer serves and whose status must be cleared. The last view of
+    /// each Service has the parts to clear.
     pub(crate) released: BTreeMap<ObjectKey, Arc<ServiceView>>,
-    /// Services with an allocated address that their status does not record yet. They are written
-    /// first.
+    /// Services whose status does not record an allocated address yet. Their status is written
+    /// before the status of other Services.
     urgent: BTreeSet<ObjectKey>,
     due: BTreeSet<ObjectKey>,
-    /// Earliest time of the next write of a Service.
+    /// Earliest time of the next status write, for Services that wait: after a failed write, or
+    /// until an unchanged patch can be repeated.
     pub(crate) not_before: BTreeMap<ObjectKey, Instant>,
-    /// Services whose last write failed.
+    /// Services whose last status write failed, with their delay.
     failing: BTreeMap<ObjectKey, Backoff>,
-    /// The Service of the last regular write. The next one in the order of keys follows, so that
-    /// every Service gets its turn.
+    /// The Service of the last write that was not urgent. The due Service that follows it in the
+    /// order of keys is written next, so that every Service gets its turn.
     last_key: Option<ObjectKey>,
     events: VecDeque<Occurrence>,
     is_events_turn: bool,
@@ -63,8 +66,8 @@ pub(crate) struct Leadership {
     reports: Reports,
     pub(crate) announcements: AnnouncementCounts,
     pub(crate) ip_mode: IpMode,
-    /// Name of this pod's own report. If this report is not seen although it was written, the watch
-    /// is considered broken.
+    /// Name of this pod's own report. If the watch has not delivered this report although this pod
+    /// has written it, the watch counts as broken.
     own_report: String,
     has_views: bool,
     has_reports: bool,
@@ -77,38 +80,40 @@ pub(crate) struct Leadership {
 /// An event of the watch of reports.
 #[derive(Clone, Debug)]
 pub(crate) enum ReportEvent {
-    /// A complete list of the reports begins.
-    ListStarted,
+    /// A list of all reports begins.
+    Began,
     /// A report is new or has been renewed.
     Put(ReportLease),
     /// The report with this name was deleted.
     Deleted(String),
-    /// The list is complete: a report that it did not contain does not exist.
+    /// The list has ended: a report that the list did not contain does not exist.
     Listed,
     /// The watch has failed with this error.
-    Failed(String),
-    /// The watch works again.
+    Trouble(String),
+    /// The watch works again after a failure.
     Recovered,
 }
 
 /// A Service that portlb serves, with the state of its status and Events.
 pub(crate) struct TrackedService {
     pub(crate) view: Arc<ServiceView>,
-    /// Reported findings, by reason and identity.
+    /// Findings for which this leader has created an Event, by reason and identity.
     reported: BTreeMap<(Reason, String), ReportedFinding>,
-    /// The last patch of each field manager: its hash and the time of the write.
+    /// The last patch that each field manager wrote: the hash of the patch and the time of the
+    /// write.
     pub(crate) written: BTreeMap<&'static str, (StableHash, Instant)>,
 }
 
-/// The state of a finding for which an Event exists.
+/// The state of a finding for which this leader has created an Event.
 #[derive(Default)]
 struct ReportedFinding {
     is_present: bool,
-    /// Number of times at which the finding appeared after it had been absent.
+    /// Number of times that the finding has appeared: the first time, and each time after an
+    /// absence.
     count: u32,
 }
 
-/// An Event, and the number of times that it has happened.
+/// An Event of a Service, and the number of times that its cause has appeared.
 pub(crate) struct Occurrence {
     pub(crate) event: ServiceEvent,
     pub(crate) count: u32,
@@ -133,7 +138,7 @@ pub(crate) enum FailureScope {
     Refused,
 }
 
-/// The pauses between requests of one kind.
+/// The state of the pauses between requests of one kind: status writes or Events.
 struct RequestPacing {
     from: Option<Instant>,
     server: Backoff,
@@ -233,7 +238,8 @@ impl Leadership {
         }
     }
 
-    /// Schedules a Service for a write. A Service whose last write failed keeps its delay.
+    /// Schedules a status write of a Service. A Service whose last write failed is not written
+    /// before its delay is over.
     fn make_due(&mut self, key: ObjectKey, is_urgent: bool, now: Instant) {
         let waits = self.not_before.get(&key).is_some_and(|time| *time > now);
         if waits && self.failing.contains_key(&key) {
@@ -246,16 +252,17 @@ impl Leadership {
         }
     }
 
-    /// Applies an event of the watch of reports. Returns an invalid duration that must be logged,
-    /// with the name of its Lease.
+    /// Applies an event of the watch of reports. Returns the name of a Lease with an invalid
+    /// duration, and this duration, if the duration must be logged.
     pub(crate) fn on_report(
         &mut self,
         event: ReportEvent,
         now: Instant,
     ) -> Option<(String, BoundedDuration)> {
         match event {
-            ReportEvent::ListStarted => self.reports.begin_list(),
-            // The stream can continue after an event that pod-watcher cannot decode.
+            ReportEvent::Began => self.reports.begin_list(),
+            // The watch can deliver events after `Trouble`, for example after an object that
+            // pod-watcher cannot decode.
             ReportEvent::Put(lease) => {
                 self.is_watch_broken = false;
                 let name = lease.name.clone();
@@ -277,8 +284,8 @@ impl Leadership {
         None
     }
 
-    /// Records that this pod ends. From then on its own report does not count, even if the removal
-    /// of the report has failed.
+    /// Records that this pod ends. After that its own report does not count, even if the removal of
+    /// the report has failed.
     pub(crate) fn end(&mut self) {
         self.is_ending = true;
         self.has_counts = false;
@@ -288,8 +295,8 @@ impl Leadership {
         self.is_ending
     }
 
-    /// Reports whether this pod ends and nothing is left to write, or another pod with a valid
-    /// report can write the remaining statuses.
+    /// Reports whether this pod ends and can stop writing, because nothing is left to write or
+    /// because another pod with a valid report can write the remaining statuses.
     pub(crate) fn is_done(&self) -> bool {
         let is_written = || {
             let is_due = !(self.urgent.is_empty() && self.due.is_empty());
@@ -300,9 +307,9 @@ impl Leadership {
             && (self.announcements.pods > 0 || (self.has_views && is_written()))
     }
 
-    /// Counts the announcements again. While the watch is broken, the last counts stay, because an
-    /// unseen report can still be valid. `written` is the time of the last write of this pod's own
-    /// report.
+    /// Counts the announcements of all valid reports. While the watch is broken, the counts do not
+    /// change, because a report that the watch has not delivered can be valid. `written` is the
+    /// time at which this pod last wrote its own report.
     pub(crate) fn recount(&mut self, written: Option<Instant>, now: Instant) {
         if !self.has_reports {
             return;
@@ -340,7 +347,7 @@ impl Leadership {
         }
     }
 
-    /// Returns when the announcements must be counted again although no event arrives.
+    /// Returns when the announcements must be counted even if the watch delivers no event.
     pub(crate) fn next_count(&self, written: Option<Instant>, now: Instant) -> Option<Instant> {
         if self.is_counting_suspended && !self.is_watch_broken {
             return Some(written.map_or(now, |at| at + REPORT_DURATION));
@@ -348,8 +355,8 @@ impl Leadership {
         self.reports.next_expiry(now)
     }
 
-    /// Returns when the next write is due. Nothing is due until all views and all reports have been
-    /// read once.
+    /// Returns when the next write is due. Nothing is due until all views have been read and the
+    /// announcements have been counted once.
     pub(crate) fn next_due(&self, now: Instant) -> Option<Instant> {
         if !(self.has_views && self.has_counts) {
             return None;
@@ -365,8 +372,8 @@ impl Leadership {
         Some(self.next_write.map_or(due, |next| next.max(due)))
     }
 
-    /// Returns the next object to write. Services with a new allocation come first. Then status and
-    /// Events alternate, but Events come last while this pod ends.
+    /// Returns the next object to write. Services with a new allocation come first. Other status
+    /// writes and Events alternate. While this pod ends, Events come after all status writes.
     pub(crate) fn take(&mut self, now: Instant) -> Option<WriteJob> {
         let may_status = self.status_pacing.is_open(now);
         let may_event = self.event_pacing.is_open(now);
@@ -397,8 +404,8 @@ impl Leadership {
         WriteJob::Status(key)
     }
 
-    /// Returns the Service that follows the last written one in the order of keys, so that every
-    /// Service gets its turn.
+    /// Returns the due Service that follows the last written one in the order of keys, so that
+    /// every Service gets its turn.
     fn next_key(&mut self, now: Instant) -> Option<ObjectKey> {
         let ready = self.not_before.iter().filter(|(_, time)| **time <= now);
         let ready: Vec<ObjectKey> = ready.map(|(key, _)| key.clone()).collect();
@@ -413,7 +420,8 @@ impl Leadership {
         after.or_else(|| self.due.first()).cloned()
     }
 
-    /// Records that the status was written, or that no write was necessary (`is_sent` is false).
+    /// Records that the status of the Service was written (`is_sent` is true), or that no write was
+    /// necessary.
     pub(crate) fn wrote_status(&mut self, key: &ObjectKey, is_sent: bool, now: Instant) {
         self.released.remove(key);
         self.failing.remove(key);
@@ -424,9 +432,9 @@ impl Leadership {
         }
     }
 
-    /// Records a failed status write. The delay of this Service grows with each failure, and the
-    /// other Services continue. A status that portlb should clear stays as it is if the API server
-    /// refuses the request.
+    /// Records a failed status write. The delay of this Service grows with each failure, and other
+    /// Services are written meanwhile. If the API server refuses to clear a status, portlb leaves
+    /// the status as it is.
     pub(crate) fn failed_status(
         &mut self,
         key: ObjectKey,
@@ -485,7 +493,7 @@ impl Leadership {
 }
 
 impl TrackedService {
-    /// Returns Events for findings that are new or have appeared again.
+    /// Returns Events for the findings that are new, or that have appeared again after an absence.
     pub(crate) fn new_findings(&mut self, key: &ObjectKey) -> Vec<Occurrence> {
         let mut events = Vec::new();
         let mut present = BTreeSet::new();

@@ -2,18 +2,19 @@
 
 use std::time::Duration;
 
-/// Shortest accepted duration, in seconds.
+/// Shortest accepted duration of a Lease, in seconds. A shorter duration counts as this one.
 const SHORTEST: i32 = 1;
 
-/// Longest accepted duration, in seconds: four times the duration that this program writes. A
-/// longer duration would block the election, or keep an expired report valid, for too long.
+/// Longest accepted duration of a Lease, in seconds: four times the duration that pod-watcher
+/// writes. A longer duration counts as this one, because it would block the election, or keep an
+/// expired report valid, for too long.
 const LONGEST: i32 = 60;
 
 /// A duration of a Lease within the limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct BoundedDuration {
     pub(crate) duration: Duration,
-    /// The duration in the Lease, in seconds, if it is outside of the limits.
+    /// The duration in the Lease, in seconds. `None` if it is within the limits.
     pub(crate) written: Option<i32>,
 }
 

@@ -45,7 +45,7 @@ use self::{
     },
 };
 
-/// Longest time from the end of the data plane until the Lease is released.
+/// Longest time from the end of the data plane's watch until the Lease is released.
 pub const LONGEST_SHUTDOWN: Duration = reporter::SHUTDOWN_TIMEOUT
     .saturating_add(writer::SHUTDOWN_TIMEOUT)
     .saturating_add(candidate::SHUTDOWN_TIMEOUT);
@@ -62,7 +62,8 @@ pub struct StatusConfig {
     pub pod_name: String,
     /// The namespace of all Leases.
     pub namespace: String,
-    /// Owner of the pod's report. `None` if unknown: then this pod deletes the report itself.
+    /// The uid of this pod, which becomes the owner of its report. If it is `None`, this pod
+    /// deletes its report when the pod ends.
     pub pod_uid: Option<String>,
 }
 
@@ -70,7 +71,7 @@ pub struct StatusConfig {
 #[derive(Clone, Debug)]
 pub struct ClusterAccess {
     pub origin: ApiServerOrigin,
-    /// The API server ends a watch after this time.
+    /// Time after which the API server ends a watch.
     pub watch_timeout: Duration,
     /// Metrics of the requests of the watch of reports.
     pub requests: RequestMetrics,
@@ -80,8 +81,8 @@ pub struct ClusterAccess {
 ///
 /// When the whole pod ends, the tasks end in this order: first this pod's report is removed, then
 /// addresses that no pod announces are removed from the status, then the Lease is released. When
-/// only this daemon ends, the Lease is released immediately, and this pod's report stays until it
-/// is renewed or expires.
+/// only this daemon ends, the Lease is released immediately, and this pod's report stays until the
+/// restarted daemon renews it or it expires.
 pub fn start(
     cluster: &ClusterAccess,
     config: StatusConfig,
@@ -150,7 +151,7 @@ pub fn start(
     });
 }
 
-/// Runs the task until it returns or until only this daemon ends, then cancels `ended`.
+/// Runs the task until it returns or `daemon_ended_alone` is cancelled, then cancels `ended`.
 async fn run_until_alone(
     task: impl Future<Output = ()>,
     end: EndSignals,

@@ -30,8 +30,7 @@ impl StatusMetrics {
             ),
             write_failures: metrics.create(
                 "kubernetes_write_failures",
-                "Failed writes to the API server, by object and reason. Each failed write is \
-                 retried",
+                "Failed writes to the API server, by object and reason",
             ),
         }
     }

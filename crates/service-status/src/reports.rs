@@ -1,8 +1,8 @@
 //! Reports of all lb pods about their announcements.
 //!
-//! Each pod stores its announcements in an annotation of a Lease. A report expires if it is not
-//! renewed. A report is valid for its duration from the time at which this pod saw its last change,
-//! by the local clock. The time is a parameter, so this module is pure.
+//! Each pod stores its announcements in an annotation of a Lease, which is its report. A report
+//! expires if the pod does not renew it: it is valid for the duration in the Lease, from the local
+//! time at which this pod saw the last renewal. The time is a parameter, so this module is pure.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,7 +22,8 @@ pub(crate) const ANNOUNCED_ANNOTATION: &str = "portlb.io/announced";
 /// between load balancers.
 pub(crate) const REPORT_LABEL: &str = "portlb.io/lease";
 
-/// A report expires when it has not been renewed for this long.
+/// The duration that a pod writes into its report. A report that has not been renewed for this long
+/// expires.
 pub(crate) const REPORT_DURATION: Duration = Duration::from_secs(15);
 
 /// Longest annotation of a report, in bytes. All annotations of an object together can have 256
@@ -32,7 +33,8 @@ const LONGEST_REPORT: usize = 250_000;
 /// The prefixes that one pod announces.
 pub(crate) type AnnouncedPrefixes = BTreeSet<IpNet>;
 
-/// Returns the value of the annotation, and the number of prefixes that do not fit into it.
+/// Returns the value of the annotation, and the number of prefixes that do not fit into the
+/// annotation.
 pub(crate) fn annotation(announced: &AnnouncedPrefixes) -> (String, usize) {
     let mut text = String::new();
     for (count, prefix) in announced.iter().enumerate() {
@@ -71,13 +73,13 @@ struct ReceivedReport {
     renewed: Option<Timestamp>,
     seen_at: Instant,
     duration: Duration,
-    /// The duration in the Lease, in seconds, if it is outside of the limits.
+    /// The duration in the Lease, in seconds. `None` if it is within the limits.
     written_duration: Option<i32>,
-    /// Whether the report was valid at the last count.
+    /// True if the report was valid at the last count of announcements.
     counted: bool,
 }
 
-/// The number of valid reports, and of the pods that announce each prefix.
+/// The number of valid reports, and for each prefix the number of pods that announce it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct AnnouncementCounts {
     pub(crate) pods: usize,
@@ -85,13 +87,14 @@ pub(crate) struct AnnouncementCounts {
 }
 
 impl Reports {
-    /// Begins a complete list of the reports.
+    /// Begins a list of all reports.
     pub(crate) fn begin_list(&mut self) {
         self.listed_names = Some(BTreeSet::new());
     }
 
-    /// Stores a report that is new or renewed. Returns an invalid duration that must be logged.
-    /// Each invalid duration of a report is returned once.
+    /// Stores a report that is new or renewed. Returns the duration of the report if it is invalid
+    /// and differs from the duration of the previous report of this pod, so that the caller logs
+    /// it.
     pub(crate) fn put(&mut self, lease: ReportLease, now: Instant) -> Option<BoundedDuration> {
         let ReportLease {
             name,
@@ -123,12 +126,12 @@ impl Reports {
         (bounded.written.is_some() && !is_logged).then_some(bounded)
     }
 
-    /// Removes a report that was deleted or must not count.
+    /// Removes a report that was deleted, or that must not count because its pod ends.
     pub(crate) fn forget(&mut self, name: &str) {
         self.by_name.remove(name);
     }
 
-    /// Ends the list, and removes the reports that it did not contain.
+    /// Ends the list of all reports, and removes each report that the list did not contain.
     pub(crate) fn end_list(&mut self) {
         if let Some(listed_names) = self.listed_names.take() {
             self.by_name.retain(|name, _| listed_names.contains(name));
@@ -158,15 +161,15 @@ impl Reports {
             .is_some_and(|report| report.is_valid(now))
     }
 
-    /// Restarts the duration of all reports that were valid at the last count. Used after a time in
-    /// which no renewal could be seen.
+    /// Restarts the duration of each report that was valid at the last count of announcements. The
+    /// caller uses it after a broken watch, which delivered no renewals.
     pub(crate) fn restart_expiry(&mut self, now: Instant) {
         for report in self.by_name.values_mut().filter(|report| report.counted) {
             report.seen_at = now;
         }
     }
 
-    /// Returns when the next report expires that is valid at `now`.
+    /// Returns the earliest time at which a report expires that is valid at `now`.
     pub(crate) fn next_expiry(&self, now: Instant) -> Option<Instant> {
         self.by_name
             .values()
@@ -183,7 +186,8 @@ impl ReceivedReport {
 }
 
 impl AnnouncementCounts {
-    /// Returns the number of pods that announce the address, as a host route or within a prefix.
+    /// Returns the number of pods that announce the address, as the highest number for any prefix
+    /// that contains it.
     pub(crate) fn count(&self, address: IpAddr) -> usize {
         let bits = if address.is_ipv4() { 32 } else { 128 };
         (0..=bits)
@@ -232,7 +236,7 @@ mod tests {
         let mut reports = Reports::default();
         reports.put(report("a", 1, "10.1.1.10/32"), now);
         let later = now + Duration::from_secs(10);
-        // A list after a broken watch contains the unchanged report again.
+        // The list after a broken watch contains this report although the pod has not renewed it.
         reports.put(report("a", 1, "10.1.1.10/32"), later);
         let end = now + Duration::from_secs(15);
         assert_eq!(reports.next_expiry(later), Some(end));
@@ -255,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn a_report_that_a_list_does_not_contain_is_removed() {
+    fn a_report_that_is_missing_in_a_later_list_is_removed() {
         let now = Instant::now();
         let mut reports = Reports::default();
         reports.put(report("a", 1, "10.1.1.10/32"), now);
@@ -270,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn valid_reports_get_a_new_duration_after_a_broken_watch() {
+    fn reports_that_were_valid_before_a_broken_watch_get_a_new_duration() {
         let now = Instant::now();
         let mut reports = Reports::default();
         reports.put(report("dead", 1, "10.1.1.10/32"), now);

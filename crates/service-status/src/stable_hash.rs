@@ -14,8 +14,8 @@ const PRIME: u64 = 0x0100_0000_01b3;
 const SEPARATOR: u8 = 0xff;
 
 impl StableHash {
-    /// Returns the hash of several texts. The boundaries between the texts count: `ab`, `c` and
-    /// `a`, `bc` have different hashes.
+    /// Returns the hash of a list of texts. The list `ab`, `c` and the list `a`, `bc` have
+    /// different hashes, although their letters are equal.
     pub(crate) fn of<'a>(texts: impl IntoIterator<Item = &'a str>) -> Self {
         let mut hash = OFFSET_BASIS;
         for text in texts {
@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_hash_has_the_recorded_value() {
+    fn the_hash_of_a_known_text_does_not_change() {
         assert_eq!(StableHash::of([]).to_string(), "cbf29ce484222325");
         assert_eq!(
             StableHash::of(["uid-1", "BadAnnotation"]).to_string(),

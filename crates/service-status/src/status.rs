@@ -27,7 +27,7 @@ pub(crate) const WEIGHT_LEVELS_MANAGER: &str = "portlb-weight-levels";
 /// Field manager of the ingress and of the condition about announcements.
 pub(crate) const STATUS_MANAGER: &str = "portlb-status";
 
-/// kube-proxy does not intercept traffic to an ingress with this `ipMode`.
+/// With this `ipMode` in an ingress, kube-proxy does not intercept traffic to the address.
 const IP_MODE: &str = "Proxy";
 
 /// A patch for the part of a status that one field manager owns.
@@ -36,9 +36,9 @@ pub(crate) struct Write {
     pub(crate) manager: &'static str,
     /// The document for server-side apply.
     pub(crate) document: Value,
-    /// The hash of the content without the time of transition.
+    /// The hash of the patched status without the transition times of conditions.
     pub(crate) stable_hash: StableHash,
-    /// The change to report as an Event, if there is one.
+    /// The change that must be reported as an Event. `None` if there is nothing to report.
     pub(crate) change: Option<StatusChange>,
 }
 
@@ -46,7 +46,7 @@ pub(crate) struct Write {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum IpMode {
     Kept,
-    /// The API server does not know the field, because it is older than Kubernetes 1.29.
+    /// The API server drops the field, because it is older than Kubernetes 1.29.
     Dropped,
 }
 
@@ -80,7 +80,7 @@ pub(crate) fn writes(
     writes.into_iter().flatten().collect()
 }
 
-/// Reports whether the condition that records the addresses must be written.
+/// Reports whether the condition that records the allocated addresses must be written or removed.
 pub(crate) fn is_allocation_due(key: &ObjectKey, view: &ServiceView) -> bool {
     address(key, view, Timestamp::default()).is_some()
 }
@@ -152,8 +152,8 @@ fn announced(
     }
     let condition = new_condition
         .or_else(|| {
-            // Server-side apply removes every field of the manager that the document does not
-            // contain.
+            // The condition is part of the patch although it is unchanged: server-side apply
+            // removes each field of the manager that the patch does not contain.
             let same = written.map(|written| written.last_transition_seconds)?;
             Some(condition_value(ANNOUNCED_CONDITION, &desired, same, view))
         })
@@ -182,7 +182,7 @@ fn announced(
     Some(write)
 }
 
-/// Returns status, reason and message of the condition about announcements.
+/// Returns status, reason and message of the condition `portlb.io/Announced`.
 fn describe_announcements(counts: &[(IpAddr, usize)]) -> (&'static str, &'static str, String) {
     let some = counts.iter().filter(|(_, count)| *count > 0).count();
     let words: Vec<String> = counts
@@ -209,8 +209,9 @@ fn describe_announcements(counts: &[(IpAddr, usize)]) -> (&'static str, &'static
     }
 }
 
-/// Returns the change that is reported as an Event. A changed number of load balancers is not
-/// reported. A Service that is announced, no longer announced or not yet announced is reported.
+/// Returns the change to report as an Event if the Service's announcement state becomes announced,
+/// partly announced, no longer announced or not yet announced. A changed number of load balancers
+/// alone is not reported.
 fn change(
     written: Option<&Condition>,
     desired: &(&str, &str, String),
@@ -227,7 +228,8 @@ fn change(
         _ if matches!(before, Some("Announced" | "PartlyAnnounced")) => {
             (EventSeverity::Warning, "Withdrawn")
         }
-        // `kubectl describe` shows Events of a Service, but not its conditions.
+        // The condition already says this, but `kubectl describe` shows Events of a Service and not
+        // its conditions.
         "NotAnnounced" => (EventSeverity::Normal, "NotAnnounced"),
         _ => return None,
     };
@@ -313,8 +315,8 @@ fn write(manager: &'static str, key: &ObjectKey, view: &ServiceView, status: Val
         document: json!({
             "apiVersion": "v1",
             "kind": "Service",
-            // With the uid, the API server rejects the patch for a new Service that has the old
-            // name.
+            // The uid makes the API server reject the patch if a new Service has the name of a
+            // deleted one.
             "metadata": { "name": key.name(), "namespace": key.namespace(), "uid": &*view.uid },
             "status": status,
         }),

@@ -10,12 +10,12 @@ use kubernetes_client::{
 
 use crate::metrics::StatusMetrics;
 
-/// Returns the error text for an API server that has not answered for this time.
+/// Returns the error text for an API server that has not answered a request within `time`.
 pub(crate) fn silent_for(time: Duration) -> String {
     format!("the API server has not answered for {} s", time.as_secs())
 }
 
-/// Longest time without a byte from the API server while it answers.
+/// Longest time between two bytes of an answer of the API server.
 const SILENCE: Duration = Duration::from_secs(20);
 
 /// The connection of one task to the API server.
@@ -25,7 +25,8 @@ pub(crate) struct ApiServer {
     pub(crate) metrics: StatusMetrics,
 }
 
-/// The last logged failure of one kind of write, so that a repeated failure is logged once.
+/// The text of the last logged failure to write one kind of object. A failure with an equal text is
+/// not logged again until a write has succeeded.
 #[derive(Debug)]
 pub(crate) struct FailureLog {
     object: &'static str,
@@ -55,9 +56,9 @@ impl ApiServer {
         Ok(client)
     }
 
-    /// Drops the connection after a failed request if the credentials or the address in the files
-    /// have changed, so that the next request uses the new credentials and address. Keeps the
-    /// connection after an error answer other than 401.
+    /// Records a failed request. Drops the connection if the credentials or the address in the
+    /// files differ from those of the connection, so that the next request uses the new ones.
+    /// Always keeps the connection if the API server answered with an error other than 401.
     pub(crate) async fn failed(&mut self, error: &kube::Error) {
         if let kube::Error::Api(status) = error
             && status.code != 401
@@ -71,7 +72,7 @@ impl ApiServer {
         }
     }
 
-    /// Counts and logs a request that cannot be sent or that the API server refused.
+    /// Counts and logs a request that could not be sent or that the API server refused.
     pub(crate) async fn refused(
         &mut self,
         error: &kube::Error,
@@ -107,7 +108,8 @@ impl FailureLog {
         }
     }
 
-    /// Counts a failure. Logs the failure unless its text is equal to the last logged text.
+    /// Counts a failure. Logs the failure unless its text is equal to the last logged text since
+    /// the last success.
     pub(crate) fn log_failure(
         &mut self,
         metrics: &StatusMetrics,

@@ -24,13 +24,14 @@ use crate::{
     lease_duration::{self, BoundedDuration},
 };
 
-/// Time from one read of the Lease to the next.
+/// Time from the start of one read of the Lease to the start of the next read.
 const PERIOD: Duration = Duration::from_secs(3);
 
-/// Longest wait for an answer of the API server.
+/// Longest wait for all answers of the API server in one round: the answers to the read and to the
+/// write of the Lease.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Longest time for releasing the Lease at the end of this daemon.
+/// Longest time for releasing the Lease when this daemon ends.
 pub(crate) const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The task that takes part in the election.
@@ -40,12 +41,14 @@ pub(crate) struct LeaseCandidate {
     pub(crate) name: String,
     pub(crate) namespace: String,
     pub(crate) identity: String,
-    /// The time until which this pod leads. `None` while it does not lead.
+    /// The time at which this pod stops leading unless it renews the Lease. `None` if it does not
+    /// lead.
     pub(crate) leads: watch::Sender<Option<Instant>>,
 }
 
 impl LeaseCandidate {
-    /// Takes part in the election until `written` is cancelled, then releases the Lease.
+    /// Takes part in the election until `written` is cancelled. Then releases the Lease, if this
+    /// pod leads.
     pub(crate) async fn run(mut self, written: CancellationToken) {
         let mut election = Election::new(self.identity.clone());
         let resource = Resource::of::<Lease>(Some(self.namespace.clone()));
@@ -59,23 +62,27 @@ impl LeaseCandidate {
         let led = self.leads.send_replace(None).is_some();
         self.server.metrics.lease_held.set(0);
         if led {
-            // After a release the next leader need not wait until the Lease expires.
+            // After the release another pod can take the Lease immediately, without waiting for its
+            // expiry.
             let release = self.release();
             match tokio::time::timeout(SHUTDOWN_TIMEOUT, release).await {
                 Ok(Ok(())) => tracing::info!(lease = self.name, "released the Lease"),
                 Ok(Err(error)) => {
                     tracing::info!(
                         error = root_cause(&error),
-                        "cannot release the Lease; the Lease expires later"
+                        "cannot release the Lease; the Lease expires after its duration"
                     );
                 }
-                Err(_) => tracing::info!("cannot release the Lease; the Lease expires later"),
+                Err(_) => {
+                    tracing::info!("cannot release the Lease; the Lease expires after its duration");
+                }
             }
         }
     }
 
-    /// Reads the Lease, and takes or renews it if possible. A leader that cannot renew the Lease
-    /// stops leading in time, even if the request is still running.
+    /// Reads the Lease, and takes or renews it if possible. Returns when the next period begins. A
+    /// leader whose renewal does not succeed stops leading at its deadline, even if a request is
+    /// still running.
     async fn period(
         &mut self,
         election: &mut Election,
@@ -127,7 +134,7 @@ impl LeaseCandidate {
         let mut verb = "get";
         match self.read_and_write(election, &mut verb).await {
             Ok(()) => failures.log_recovery(),
-            // Another pod wrote the Lease first.
+            // 409: another pod wrote the Lease after this pod read it.
             Err(kube::Error::Api(status)) if status.code == 409 => failures.log_recovery(),
             Err(error) => {
                 let asked = ApiRequest {
@@ -189,8 +196,8 @@ impl LeaseCandidate {
         Ok(())
     }
 
-    /// Returns the Lease to write. A `former` Lease keeps its resourceVersion, so that only one of
-    /// two concurrent writers succeeds.
+    /// Returns the Lease to write. It keeps the resourceVersion of the Lease that was read
+    /// (`former`), so that only one of two concurrent writers succeeds.
     fn lease(&self, former: Option<Lease>, holder: &str, duration: Duration) -> Lease {
         let mut lease = former.unwrap_or_else(|| Lease {
             metadata: ObjectMeta {

@@ -28,17 +28,19 @@ const FIELD_MANAGER: &str = "portlb-report";
 /// Time from one renewal of the report to the next.
 const RENEW_PERIOD: Duration = Duration::from_secs(5);
 
-/// Changes within this time are written together.
+/// After a change of the announcements, the reporter waits for this time and then writes all
+/// changes together.
 const DEBOUNCE: Duration = Duration::from_millis(200);
 
 /// Longest wait for an answer of the API server.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Longest time for removing the report at the end of the pod.
+/// Longest time for removing the report when the data plane has ended.
 pub(crate) const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Time for which the first report waits for the announcer. The time is shorter than the remaining
-/// validity of a report that this pod wrote before its restart.
+/// Longest time for which the first report waits until the announcer has sent all prefixes. The
+/// report of a pod that restarts is valid for at least another 10 s, because it lasts 15 s and is
+/// renewed every 5 s. So the new report replaces the old one in time.
 const FIRST_GRACE: Duration = Duration::from_secs(8);
 
 /// The task that writes this pod's report.
@@ -50,23 +52,23 @@ pub(crate) struct Reporter {
     pub(crate) pod_uid: Option<String>,
     pub(crate) namespace: String,
     pub(crate) announced: watch::Receiver<Option<AnnouncedPrefixes>>,
-    /// Time of the last write of the report. `None` before the first write and after the removal.
+    /// Time at which the last successful write of the report was sent. `None` before the first
+    /// write and after the removal of the report.
     pub(crate) reported: watch::Sender<Option<Instant>>,
     pub(crate) written: WrittenReport,
 }
 
-/// The state of the report that this pod wrote last.
+/// The state of the last written report.
 #[derive(Debug, Default)]
 pub(crate) struct WrittenReport {
     /// The annotation of the last written report. `None` if the next write must write the whole
-    /// report and not only its time.
+    /// report, and not only its renewal time.
     text: Option<String>,
     is_size_logged: bool,
 }
 
 impl Reporter {
-    /// Renews the report until the data plane has ended (`data_plane_ended` is cancelled). Then
-    /// removes the report.
+    /// Renews the report until `data_plane_ended` is cancelled. Then removes the report.
     pub(crate) async fn run(mut self, data_plane_ended: CancellationToken) {
         tokio::select! {
             () = self.renew() => {}
@@ -77,14 +79,16 @@ impl Reporter {
             Ok(Ok(())) => {}
             Ok(Err(kube::Error::Api(status))) if status.code == 404 => {}
             Ok(Err(_)) | Err(_) => {
-                tracing::info!("cannot remove the report of this pod; the report expires later");
+                tracing::info!(
+                    "cannot remove the report of this pod; the report expires after its duration"
+                );
             }
         }
     }
 
     /// Removes the label, so that the Lease is no longer a report. Kubernetes deletes the Lease
-    /// together with the pod that owns it (docs/decisions/0035). A Lease without an owner is
-    /// deleted here, if this pod has the permission.
+    /// together with the pod that owns it (docs/decisions/0035). If the pod's uid is unknown, the
+    /// Lease has no owner, and this function deletes it.
     async fn remove_report(&mut self) -> kube::Result<()> {
         let api: Api<Lease> = Api::namespaced(self.server.client().await?, &self.namespace);
         let name = self.name();
@@ -100,8 +104,8 @@ impl Reporter {
     async fn renew(&mut self) {
         let mut failures = FailureLog::new("report");
         let mut backoff = Backoff::within_grace(Duration::from_millis(500), REPORT_DURATION);
-        // Before the first message of the announcer it is unknown whether this pod announces
-        // anything.
+        // Until the announcer has sent all prefixes, the reporter does not know whether this pod
+        // announces any address.
         let first = self.announced.wait_for(Option::is_some);
         let _ = tokio::time::timeout(FIRST_GRACE, first).await;
         loop {
@@ -125,7 +129,7 @@ impl Reporter {
         report_name(&self.lease_name, &self.pod_name)
     }
 
-    /// Writes or renews the report once. Reports whether the API server accepted it.
+    /// Writes or renews the report. Reports whether the API server accepted the request.
     async fn write(&mut self, failures: &mut FailureLog) -> bool {
         let announced = self.announced.borrow_and_update().clone();
         let text = self.text(&announced.unwrap_or_default());
@@ -187,8 +191,8 @@ impl Reporter {
             tracing::warn!(
                 prefixes = announced.len(),
                 left_out,
-                "the report of this pod is full; the status of Services at the omitted prefixes is \
-                 not written"
+                "the report of this pod is full; the status of Services does not count this pod \
+                 for the omitted prefixes"
             );
         }
         self.written.is_size_logged = left_out > 0;
@@ -222,7 +226,7 @@ impl Reporter {
     }
 }
 
-/// Returns the name of the Lease with a pod's report.
+/// Returns the name of the Lease that contains a pod's report.
 pub(crate) fn report_name(lease_name: &str, pod_name: &str) -> String {
     format!("{lease_name}-{pod_name}")
 }
@@ -237,8 +241,8 @@ fn no_report() -> serde_json::Value {
     })
 }
 
-/// Reports whether the Lease is a report with the annotation `text`, so that only its time has to
-/// be written.
+/// Reports whether the Lease is a report of this load balancer with the annotation `text`. Then the
+/// next renewal writes only the time.
 fn is_report(lease: &Lease, lease_name: &str, text: &str) -> bool {
     let metadata = &lease.metadata;
     let label = metadata.labels.as_ref().and_then(|l| l.get(REPORT_LABEL));

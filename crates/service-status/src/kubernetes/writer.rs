@@ -6,8 +6,8 @@
 //!  reports of all pods ────┘
 //! ```
 //!
-//! Only the leader writes. No other task waits for the writer: if a view changes faster than its
-//! status is written, the writer skips intermediate states.
+//! Only the leader writes. No other task waits for the writer: if a view changes several times
+//! before its status is written, the writer skips the intermediate views.
 
 use std::{
     sync::Arc,
@@ -56,17 +56,19 @@ use crate::{
 /// Name of this program in Events.
 const CONTROLLER: &str = "portlb.io/pod-watcher";
 
-/// Shortest time until the writer sends an unchanged patch again, for example because another
-/// program reverts it.
+/// Shortest time between two equal patches of one field manager for one Service. The writer repeats
+/// a patch if another program reverts it.
 const REWRITE_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Longest wait for an answer of the API server.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Longest time for the status writes that follow from the end of this pod.
+/// Longest time for the status writes that follow from the end of this pod, from the removal of its
+/// report.
 pub(crate) const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Largest number of Services that are checked without a pause if their status needs no write.
+/// Largest number of Services that the writer checks without yielding to other events, as long as
+/// no checked Service needs a write.
 const MAX_EVALUATED: usize = 256;
 
 /// The task that writes the status of Services, and Events.
@@ -76,10 +78,11 @@ pub(crate) struct StatusWriter {
     pub(crate) request_metrics: RequestMetrics,
     pub(crate) origin: ApiServerOrigin,
     pub(crate) views: Views,
-    /// The time until which this pod leads. `None` while it does not lead.
+    /// The time at which this pod stops leading unless it renews the Lease. `None` if it does not
+    /// lead.
     pub(crate) leads: watch::Receiver<Option<Instant>>,
-    /// Time of the last write of this pod's own report. `None` before the first write and after the
-    /// removal.
+    /// Time at which the last successful write of this pod's own report was sent. `None` before the
+    /// first write and after the removal of the report.
     pub(crate) reported: watch::Receiver<Option<Instant>>,
     pub(crate) lease_name: String,
     pub(crate) namespace: String,
@@ -88,8 +91,9 @@ pub(crate) struct StatusWriter {
 }
 
 impl StatusWriter {
-    /// Writes while this pod leads. After the removal of this pod's report (`report_removed`),
-    /// returns when the status no longer names this pod, or when another pod writes the status.
+    /// Writes while this pod leads. After `report_removed` is cancelled, returns when no status
+    /// names this pod's announcements any longer, when another pod can write the status, or after
+    /// the shutdown timeout.
     pub(crate) async fn run(mut self, report_removed: CancellationToken) {
         let too_late = async {
             report_removed.cancelled().await;
@@ -121,10 +125,10 @@ impl StatusWriter {
         }
     }
 
-    /// Waits for the end of this pod, and returns if another pod can write the remaining statuses.
-    /// Never returns if no other pod has a report, because then this pod must become the leader.
-    /// Every ending pod removes its report before this check, so that the last of several ending
-    /// pods finds no other report.
+    /// Waits until `report_removed` is cancelled, and returns if another pod has a report, because
+    /// that pod can write the remaining statuses. Never returns if no other pod has a report,
+    /// because then this pod must become the leader. Each ending pod removes its own report before
+    /// it looks for other reports, so that the last of several ending pods finds none.
     async fn wait_until_another_pod_continues(&mut self, report_removed: &CancellationToken) {
         report_removed.cancelled().await;
         let own = report_name(&self.lease_name, &self.pod_name);
@@ -144,8 +148,8 @@ impl StatusWriter {
         }
     }
 
-    /// Writes the status as the leader. Reports whether the writes that follow from the end of this
-    /// pod are finished or left to another pod.
+    /// Writes the status as the leader. Returns true if this pod ends and its remaining writes are
+    /// finished or left to another pod.
     async fn lead(&mut self, report_removed: &CancellationToken) -> bool {
         let (sender, mut events) = mpsc::channel(256);
         let follow = ListWatch {
@@ -162,8 +166,8 @@ impl StatusWriter {
         }
     }
 
-    /// Writes until the Lease is lost (returns false), or until nothing is left to write at the end
-    /// of this pod (returns true).
+    /// Writes as the leader. Returns false if the Lease or the watch of views is lost, and true if
+    /// this pod ends and its remaining writes are finished or left to another pod.
     async fn write(
         &mut self,
         events: &mut mpsc::Receiver<ReportEvent>,
@@ -237,7 +241,8 @@ impl StatusWriter {
         }
     }
 
-    /// Counts the announcements again, including the report events that have already arrived.
+    /// Applies the report events that have already arrived, and then counts the announcements of
+    /// all reports.
     fn recount(
         &self,
         leadership: &mut Leadership,
@@ -252,8 +257,8 @@ impl StatusWriter {
         self.server.metrics.announcers.set(pods);
     }
 
-    /// Sends one request, or a few requests for one Service. Reports whether this pod still holds
-    /// the Lease.
+    /// Sends one Event, or the requests for the status of one Service. Reports whether this pod
+    /// still holds the Lease.
     async fn write_next(
         &mut self,
         leadership: &mut Leadership,
@@ -310,8 +315,8 @@ impl StatusWriter {
         true
     }
 
-    /// Writes the parts of the status of one Service that differ. Reports whether a request was
-    /// sent.
+    /// Writes those parts of a Service's status that differ from the desired status. Reports
+    /// whether a request was sent.
     async fn write_status(
         &mut self,
         leadership: &mut Leadership,
@@ -372,7 +377,7 @@ impl StatusWriter {
     }
 
     /// Writes one part of the status. Returns the Service from the API server's answer, or `None`
-    /// if the Service no longer exists.
+    /// if the Service no longer exists or another Service has its name.
     async fn write_part(
         &mut self,
         key: &ObjectKey,
@@ -395,13 +400,13 @@ impl StatusWriter {
             subresource: Some("status"),
             verbs: &["patch"],
         };
-        // 404: the Service no longer exists. 409: another Service has its name.
+        // 404: the Service no longer exists. 409: a new Service has the name of the Service.
         self.classify(result, "service-status", &asked, &[404, 409])
             .await
     }
 
-    /// A request that is sent after this pod has lost the Lease could undo a write of the next
-    /// leader.
+    /// Fails if this pod does not hold the Lease. A request that is sent after this pod has lost
+    /// the Lease could undo a write of the next leader.
     fn check_lease(&self) -> Result<(), WriteFailure> {
         if is_leading(*self.leads.borrow(), Instant::now()) {
             return Ok(());
@@ -429,7 +434,8 @@ impl StatusWriter {
             let api: Api<KubernetesEvent> = Api::namespaced(self.server.client().await?, namespace);
             let created = api.create(&PostParams::default(), &event).await;
             match created {
-                // The Event exists: written by a previous leader, or a repetition.
+                // 409: the Event exists, because this pod wrote it for an earlier appearance of the
+                // finding. Update its series.
                 Err(kube::Error::Api(status)) if status.code == 409 && occurrence.count > 1 => {
                     let series = json!({ "series": {
                         "count": occurrence.count,
@@ -448,7 +454,8 @@ impl StatusWriter {
             .map(|_| ())
     }
 
-    /// Returns `None` if the API server refused the request with one of the codes in `tolerated`.
+    /// Converts the result of a request. Returns `None` if the API server refused the request with
+    /// one of the codes in `tolerated`.
     async fn classify<T>(
         &mut self,
         result: Result<kube::Result<T>, String>,
@@ -505,7 +512,7 @@ struct WriteFailure {
     scope: FailureScope,
 }
 
-/// Returns the support of the API server for `ipMode`, as its answer to a write shows. Returns
+/// Reports from the API server's answer to a write whether the API server stores `ipMode`. Returns
 /// `None` if the answer has no ingress.
 fn ip_mode_of(answer: &Service) -> Option<IpMode> {
     let ingress = answer
@@ -521,7 +528,7 @@ fn ip_mode_of(answer: &Service) -> Option<IpMode> {
     }
 }
 
-/// Converts an event of the watch of Leases.
+/// Converts an event of the watch of Leases to an event of reports.
 fn report_event(event: WatchEvent<Lease>) -> ReportEvent {
     match event {
         WatchEvent::ListStarted => ReportEvent::ListStarted,

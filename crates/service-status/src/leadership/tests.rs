@@ -5,7 +5,7 @@ use service_catalog::{
 
 use super::*;
 
-/// The middle of the range of delays.
+/// The middle of the range of random delays.
 const JITTER: f64 = 0.5;
 
 fn key(name: &str) -> ObjectKey {
@@ -37,8 +37,9 @@ fn report(name: &str, second: i64, prefixes: &str) -> ReportEvent {
     })
 }
 
-/// Returns a leader with the Services a, b and c at 10.1.1.1 to 10.1.1.3. Its own report is "own",
-/// and the report "other" announces 10.1.1.2.
+/// Returns a leader with the Services a, b and c, whose addresses are 10.1.1.1, 10.1.1.2 and
+/// 10.1.1.3. The report "own" of this pod announces nothing, and the report "other" announces
+/// 10.1.1.2.
 fn leadership(now: Instant) -> Leadership {
     let mut leadership = Leadership::new("own".to_owned());
     for (name, address) in [("a", "10.1.1.1"), ("b", "10.1.1.2"), ("c", "10.1.1.3")] {
@@ -88,7 +89,7 @@ fn drain(leadership: &mut Leadership, now: Instant) -> Vec<String> {
 }
 
 #[test]
-fn a_failing_service_is_delayed_longer_each_time_and_does_not_delay_the_others() {
+fn a_service_whose_writes_fail_waits_longer_each_time_and_does_not_delay_other_services() {
     let mut now = Instant::now();
     let mut leadership = leadership(now);
     let mut waits = Vec::new();
@@ -109,7 +110,7 @@ fn a_failing_service_is_delayed_longer_each_time_and_does_not_delay_the_others()
     assert_eq!(others, ["b", "c"]);
     assert!(waits[0] < Duration::from_secs(1), "{waits:?}");
     assert!(*waits.last().unwrap() > LONGEST_DELAY / 2, "{waits:?}");
-    // A new view of the Service does not shorten the delay.
+    // A changed view of the Service does not shorten the delay.
     let view = Arc::new(view("10.1.1.1"));
     leadership.on_view(PublishedEvent::Changed(key("a"), view), now);
     assert!(leadership.next_due(now).unwrap() > now + LONGEST_DELAY / 2);
@@ -155,7 +156,7 @@ fn events_alternate_with_status_writes_and_do_not_delay_them() {
 }
 
 #[test]
-fn allocations_are_written_first_and_other_services_in_rotation() {
+fn new_allocations_are_written_first_and_other_services_take_turns() {
     let now = Instant::now();
     let mut leadership = leadership(now);
     let Some(WriteJob::Status(first)) = leadership.take(now) else {
@@ -191,7 +192,7 @@ fn only_services_with_a_changed_announcement_count_are_due() {
 }
 
 #[test]
-fn unseen_reports_still_count_while_the_watch_is_broken() {
+fn expired_reports_count_while_the_watch_of_reports_is_broken() {
     let start = Instant::now();
     let mut leadership = leadership(start);
     drain(&mut leadership, start);

@@ -233,7 +233,7 @@ fn a_service_with_one_announced_address_family_of_two_is_degraded() {
 }
 
 #[test]
-fn an_allocation_is_recorded_in_a_condition_and_removed() {
+fn the_condition_that_records_addresses_is_written_and_removed_with_the_allocation() {
     let mut view = view(&[]);
     view.written.announced = Some(condition_of(
         "False",
@@ -264,7 +264,7 @@ fn an_allocation_is_recorded_in_a_condition_and_removed() {
 }
 
 #[test]
-fn the_number_of_weight_levels_is_recorded_in_a_condition_and_removed() {
+fn the_condition_that_records_weight_levels_is_written_and_removed_with_the_rounding() {
     let mut view = view(&[]);
     view.written.announced = Some(condition_of(
         "False",
