@@ -358,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pool_gives_its_lowest_free_address_without_network_and_broadcast_addresses() {
+    fn a_pool_gives_no_network_or_broadcast_address_of_a_prefix_with_more_than_two_addresses() {
         check(
             &["10.1.1.0/30"],
             AddressFamily::V4,
@@ -417,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_service_gets_an_address_without_a_holder() {
+    fn an_address_without_a_holder_goes_to_the_oldest_service() {
         let address = "10.1.1.10".parse().unwrap();
         let mut claims = AddressClaims::default();
         claims.put(address, &age(2, "young"), claim(None, "80"));

@@ -113,7 +113,7 @@ pub(crate) const SERVICE_ANNOTATIONS: &[Annotation<ServiceAnnotations>] = &[
                     bad_value(
                         text,
                         "is not an IP address",
-                        "write one such as 10.1.1.10, or one of each family: 10.1.1.10, fd00::10",
+                        "write one address (10.1.1.10), or one of each family (10.1.1.10, fd00::10)",
                     )
                 })?;
                 let is_second = |given: &IpAddr| given.is_ipv4() == address.is_ipv4();
@@ -133,7 +133,7 @@ pub(crate) const SERVICE_ANNOTATIONS: &[Annotation<ServiceAnnotations>] = &[
         name: "address-pool",
         field: None,
         meaning: "the pool that gives the address if the Service names no address",
-        default: "the first pool with a free address",
+        default: "the first pool of pod-watcher that has a free address",
         allowed: "the name of an `--address-pool`",
         read: |text, parsed| {
             parsed.pool = Some(word(text)?);
@@ -143,9 +143,9 @@ pub(crate) const SERVICE_ANNOTATIONS: &[Annotation<ServiceAnnotations>] = &[
     Annotation {
         name: SHARE_ADDRESS,
         field: None,
-        meaning: "Services of one namespace with the same value may have the same address, each \
-                  with its own ports; from a pool they get the same address if their ports allow \
-                  it",
+        meaning: "Services of one namespace with equal values of this annotation can share an \
+                  address if no two of them use the same port of the same protocol; an address \
+                  pool then gives them the same address",
         default: "an address belongs to one Service",
         allowed: "any word",
         read: |text, parsed| {
@@ -156,8 +156,9 @@ pub(crate) const SERVICE_ANNOTATIONS: &[Annotation<ServiceAnnotations>] = &[
     Annotation {
         name: SHARE_ADDRESS_NAMESPACES,
         field: None,
-        meaning: "other namespaces whose Services may share the address by `share-address`; \
-                  those Services must also name the namespace of this Service",
+        meaning: "other namespaces whose Services with an equal value of \
+                  `portlb.io/share-address` can share the address; those Services must also name \
+                  the namespace of this Service",
         default: "an address is shared within one namespace only",
         allowed: "names of namespaces with commas between them, at most 100",
         read: |text, parsed| {
@@ -166,7 +167,7 @@ pub(crate) const SERVICE_ANNOTATIONS: &[Annotation<ServiceAnnotations>] = &[
                 return Err(bad_value(
                     text,
                     "is not a list of 1 to 100 namespaces",
-                    "write names with commas between them, such as shop,bank, or remove it",
+                    "write names with commas between them (shop,bank), or remove the annotation",
                 ));
             }
             parsed.share_namespaces = namespaces;
@@ -210,8 +211,8 @@ pub(crate) const SERVICE_ANNOTATIONS: &[Annotation<ServiceAnnotations>] = &[
     Annotation {
         name: "forwarding-method",
         field: Some(Field::ForwardingMethod),
-        meaning: "how packets reach the pods; with `Tunnel` and `DirectRouting` a pod listens on \
-                  the Service's own port, so `targetPort` must be equal to it",
+        meaning: "how packets reach the pods; `Tunnel` and `DirectRouting` cannot change the \
+                  port, so `targetPort` must be equal to the `port` of the Service",
         default: "`Tunnel`",
         allowed: "`Masquerade`, `DirectRouting`, `Tunnel`",
         read: |text, parsed| word_of(text, &mut parsed.options.forwarding_method),
@@ -227,8 +228,8 @@ pub(crate) const SERVICE_ANNOTATIONS: &[Annotation<ServiceAnnotations>] = &[
     Annotation {
         name: "persistence-timeout",
         field: Some(Field::PersistenceTimeout),
-        meaning: "new connections of one client go to the same pod, until this time after its \
-                  last connection",
+        meaning: "new connections of one client go to the same pod, until this time after the \
+                  client's last connection",
         default: "the timeout of `sessionAffinity: ClientIP`, otherwise no persistence",
         allowed: "whole seconds, `1s` to `31d`",
         read: |text, parsed| period(text, &mut parsed.persistence_timeout),
@@ -313,8 +314,8 @@ pub(crate) const SERVICE_ANNOTATIONS: &[Annotation<ServiceAnnotations>] = &[
     Annotation {
         name: "on-failure",
         field: Some(Field::OnFailure),
-        meaning: "a pod that fails its check gets weight 0 (`quiesce`: established connections \
-                  stay) or leaves the table (`remove`)",
+        meaning: "a pod that fails its health check gets weight 0 (`quiesce`: established \
+                  connections stay) or leaves the kernel's table (`remove`)",
         default: "`quiesce`",
         allowed: "`quiesce`, `remove`",
         read: |text, parsed| word_of(text, &mut parsed.options.on_failure),
@@ -330,9 +331,9 @@ pub(crate) const SERVICE_ANNOTATIONS: &[Annotation<ServiceAnnotations>] = &[
     Annotation {
         name: "drain-timeout",
         field: Some(Field::DrainTimeout),
-        meaning: "time for which a pod keeps its connections after the last slice has removed it; \
-                  the pod leaves the table earlier when its last connection has ended or its \
-                  health check fails",
+        meaning: "time for which a pod keeps its connections after no EndpointSlice lists it any \
+                  longer; the pod leaves the kernel's table earlier when its last connection has \
+                  ended or its health check fails",
         default: "`60s`",
         allowed: "`0s` (connections end immediately) to `24h`; no effect for UDP, and for `sh` and \
                   `mh` without `fallback`",
@@ -350,9 +351,9 @@ pub(crate) const REAL_SERVER_ANNOTATIONS: &[Annotation<RealServerAnnotations>] =
                   up to 250, and 1 above. Weights whose ratios need larger numbers are rounded \
                   in proportion to the heaviest one (Event `WeightsRounded`)",
         default: "`1`",
-        allowed: "0 (no new connections, established connections stay; with `mh` and `sh` use \
-                  `state`, since a load balancer that starts later does not know the former \
-                  weight) to 65535",
+        allowed: "0 (no new connections, established connections stay) to 65535; with `mh` and \
+                  `sh` write `portlb.io/state: draining` instead of weight 0, because a load \
+                  balancer that starts after the change does not know the weight before it",
         read: |text, parsed| {
             let mut weight = None;
             number(text, "0 to 65535", &mut weight)?;
@@ -365,7 +366,7 @@ pub(crate) const REAL_SERVER_ANNOTATIONS: &[Annotation<RealServerAnnotations>] =
         field: None,
         meaning: "`draining`: no new connections, established connections stay",
         default: "the conditions of the endpoint",
-        allowed: "`ready` (changes nothing), `draining`",
+        allowed: "`ready` (the conditions of the endpoint decide), `draining`",
         read: |text, parsed| word_of(text, &mut parsed.state),
     },
 ];
@@ -441,7 +442,7 @@ pub(crate) fn refused_annotation(name: &str, reason: &BadValue) -> RefusedSettin
     let suggestion = match &reason.suggestion {
         Suggestion::Text(text) => text.to_string(),
         Suggestion::LeaveOut => "remove it".to_owned(),
-        Suggestion::LeaveOutOrCheck => "remove it, or write a kind other than none".to_owned(),
+        Suggestion::LeaveOutOrCheck => "remove it, or use a health check".to_owned(),
         Suggestion::TextOrNoCheck(text) => {
             format!("{text}, or use no health check (portlb.io/health-check: none)")
         }

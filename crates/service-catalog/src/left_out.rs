@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn the_identity_of_a_finding_does_not_depend_on_its_example() {
+    fn the_identity_of_a_finding_about_left_out_endpoints_does_not_depend_on_the_example() {
         let identities = |reason: LeftOutReason, endpoints: &[&str]| {
             let id = "tcp/10.1.1.10:80".parse().unwrap();
             let mut left_out = LeftOut::default();

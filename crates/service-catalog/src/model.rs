@@ -58,7 +58,8 @@ pub struct Service {
     pub key: ObjectKey,
     /// Distinguishes the Service from an earlier Service with its name.
     pub uid: Arc<str>,
-    /// The number of changes of the specification.
+    /// The field `metadata.generation`, which the API server increases with each change of the
+    /// specification.
     pub generation: i64,
     /// Creation time, in seconds since 1970. `None` for a Service from a manifest.
     pub created_seconds: Option<i64>,
@@ -101,7 +102,7 @@ pub enum ServiceType {
     ClusterIp,
     /// The Service is reachable on a port of every node.
     NodePort,
-    /// The only type with the field `spec.loadBalancerClass`.
+    /// The only type of Service that can have the field `spec.loadBalancerClass`.
     LoadBalancer,
     /// The Service is an alias in DNS, without endpoints.
     ExternalName,
@@ -155,7 +156,8 @@ pub struct Condition {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndpointSlice {
     pub key: ObjectKey,
-    /// The Service that the endpoints belong to. `None` if the label with its name is missing.
+    /// The Service that the endpoints belong to. `None` if the EndpointSlice lacks the label with
+    /// the name of the Service.
     pub service: Option<ObjectKey>,
     pub annotations: Annotations,
     /// The ports of all endpoints in this slice.
@@ -193,15 +195,15 @@ pub struct EndpointPort {
     pub port: Option<NonZeroU16>,
 }
 
-/// One address behind a Service.
+/// One endpoint of a Service: the first address of the endpoint, and its readiness.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     pub address: IpAddr,
     pub readiness: EndpointReadiness,
 }
 
-/// The readiness of an endpoint or a pod, from its conditions. If an address is listed twice, the
-/// greater value counts.
+/// The readiness of an endpoint or a pod, from its conditions. If an EndpointSlice lists an address
+/// twice, `Ready` has precedence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum EndpointReadiness {
     /// Terminating or not ready. The endpoint gets no new connections unless the Service sets
@@ -252,7 +254,7 @@ impl fmt::Display for ObjectKey {
 }
 
 impl CountWithExample {
-    /// Counts a text, and stores the first one as the example.
+    /// Counts a text. The first counted text becomes the example.
     pub fn add(&mut self, text: &str) {
         if self.count == 0 {
             self.example = text.into();
@@ -281,7 +283,8 @@ impl WrittenStatus {
             || self.recorded_addresses().contains(&address)
     }
 
-    /// Returns the addresses in the condition [`ADDRESS_CONDITION`].
+    /// Returns the addresses in the condition [`ADDRESS_CONDITION`]. Without a valid condition the
+    /// list is empty.
     #[must_use]
     pub fn recorded_addresses(&self) -> Vec<IpAddr> {
         let recorded = self.address.as_ref();
@@ -295,7 +298,8 @@ impl WrittenStatus {
 }
 
 impl WrittenStatus {
-    /// Returns the number of levels in the condition [`WEIGHT_LEVELS_CONDITION`].
+    /// Returns the number of levels in the condition [`WEIGHT_LEVELS_CONDITION`], or `None` without
+    /// a valid condition.
     #[must_use]
     pub fn recorded_weight_levels(&self) -> Option<u16> {
         let condition = self.weight_levels.as_ref()?;
@@ -353,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn recorded_addresses_are_a_valid_reason_and_are_read_back() {
+    fn the_reason_of_the_address_condition_is_valid_and_is_read_back() {
         let addresses: Vec<IpAddr> = ["10.1.1.9", "2001:db8::", "::"]
             .map(|address| address.parse().unwrap())
             .into();

@@ -33,14 +33,15 @@ pub(super) struct ConversionContext<'a> {
     pub(super) service_ranges: &'a BTreeSet<ServiceRange>,
     /// Claimed addresses are local to load balancers, so that no real server can have them.
     pub(super) claims: &'a AddressClaims,
-    /// Returns the annotations of the pod with an address. `None` if no pod has annotations.
+    /// Returns the annotations of the pod that has the given address. The field is `None` if no pod
+    /// has annotations.
     pub(super) pod_annotations: Option<&'a dyn Fn(IpAddr) -> Option<RealServerAnnotations>>,
     /// The number of weight levels that the status of the Service records.
     pub(super) former_levels: Option<u16>,
 }
 
-/// Returns the finding about rounded weights. Its message depends on the number of levels and not
-/// on the number of endpoints, so that it rarely changes.
+/// Returns the finding about rounded weights. The message depends on the number of levels and not
+/// on the number of endpoints, so that the message rarely changes.
 fn rounded_weights(levels: u16) -> Finding {
     let message = format!(
         "weights are rounded to {levels} levels: with more levels and so many pods, the schedulers \
@@ -53,8 +54,8 @@ fn rounded_weights(levels: u16) -> Finding {
 /// The virtual servers of a Service, with their real servers.
 pub(super) struct ConvertedServers {
     pub(super) servers: Vec<VirtualServer>,
-    /// The smallest number of levels to which the weights of a virtual server are rounded. `None`
-    /// if no weight is rounded.
+    /// The smallest number of levels to which weights of one of the virtual servers are rounded.
+    /// `None` if no weight is rounded.
     pub(super) weight_levels: Option<u16>,
 }
 
@@ -118,7 +119,8 @@ fn family_behind(
     if !has(own) && has(other) { other } else { own }
 }
 
-/// Returns the real servers, sorted by address and port, without duplicates.
+/// Returns the endpoints as real servers for `port`, sorted by address and port, without
+/// duplicates.
 fn real_servers(
     spec: &ServiceSpec,
     port: &PortSpec,
@@ -142,9 +144,9 @@ fn real_servers(
             is_wanted.then(|| real_server(endpoint, listens, spec, group, context))?
         }));
     }
-    // Of several entries for one address and port, the best comes first and is kept. A controller
-    // that moves an endpoint between EndpointSlices adds the new entry before it removes the old
-    // one.
+    // An address and port can have several entries: a controller that moves an endpoint between
+    // EndpointSlices adds the new entry before it removes the old one. The ready entry with the
+    // highest weight comes first, and `dedup_by_key` keeps it.
     servers.sort_unstable_by(|one, other| {
         let rank = |server: &RealServer| (server.state == RealServerState::Ready, server.weight);
         compare_addresses(one.address, other.address)
@@ -156,7 +158,7 @@ fn real_servers(
 }
 
 /// Reports whether no endpoint has this address family. If some endpoints have it, the endpoints of
-/// the other family belong to the same dual-stack pods and are not reported.
+/// the other family belong to the same dual-stack pods and do not count as left out.
 fn is_family_missing(family: AddressFamily, groups: &[EndpointGroup<'_>]) -> bool {
     let mut endpoints = groups.iter().flat_map(|group| group.endpoints);
     !endpoints.any(|endpoint| AddressFamily::of(endpoint.address) == family)
@@ -175,7 +177,7 @@ fn leave_out_family(family: AddressFamily, groups: &[EndpointGroup<'_>], left_ou
     }
 }
 
-/// Counts the endpoints of an EndpointSlice that lacks the port of the Service.
+/// Counts the endpoints of an EndpointSlice that lacks the port of the Service as left out.
 fn leave_out_group(
     group: &EndpointGroup<'_>,
     port: &PortSpec,
@@ -218,8 +220,9 @@ fn compare_addresses(one: IpAddr, other: IpAddr) -> Ordering {
     }
 }
 
-/// Returns the port of the real servers, or `None` if the group has no such port. The inner value
-/// is `None` if the real servers listen on the port to which the client connected.
+/// Returns the port on which the endpoints of the group listen for `port`. The outer `Option` is
+/// `None` if the EndpointSlice lacks the port. The inner `Option` is `None` if the endpoints listen
+/// on the port to which the client connected.
 fn port_of(group: &EndpointGroup<'_>, port: &PortSpec) -> Option<Option<NonZeroU16>> {
     let matches_port =
         |sliced: &&EndpointPort| sliced.protocol == port.protocol && sliced.name == port.name;
@@ -308,8 +311,8 @@ fn leave_out(server: &mut VirtualServer, context: &ConversionContext<'_>, left_o
     leave_out_excess(server, left_out);
 }
 
-/// Removes real servers above the limit of the scheduler, draining ones first. The data plane
-/// continues to drain removed real servers while its table has room.
+/// Removes the real servers that exceed the limit of the scheduler, draining real servers first.
+/// The data plane continues to drain removed real servers while its table has room.
 fn leave_out_excess(server: &mut VirtualServer, left_out: &mut LeftOut) {
     let most = server.scheduler.most_real_servers();
     if server.real_servers.len() <= most {

@@ -45,7 +45,8 @@ fn limits_clients(texts: &[&str]) -> bool {
     let mut limited: Vec<AddressFamily> = Vec::new();
     let mut open: Vec<AddressFamily> = Vec::new();
     for text in texts {
-        // Kubernetes accepts prefixes with host bits, such as 10.0.0.1/0.
+        // Kubernetes accepts prefixes with host bits, such as 10.0.0.1/0. So only the length
+        // decides whether a prefix contains the whole address family.
         let Some((address, length)) = text.split_once('/') else {
             return true;
         };

@@ -31,22 +31,23 @@ const MOST_PORTS: usize = 1_000;
 /// The valid request of a Service. The Service can be served as soon as it has addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceSpec {
-    /// The name of the virtual servers. The name of a port is appended.
+    /// The name of the virtual servers. If a port has a name, `:` and this name are appended.
     pub(crate) name: Box<str>,
     pub(crate) source: AddressSource,
     /// Services with equal keys can share an address.
     pub(crate) share_key: Option<Box<str>>,
-    /// Other namespaces whose Services can share the address, if they also name the namespace of
-    /// this Service.
+    /// Other namespaces whose Services can share the address with this Service. Those Services must
+    /// also name the namespace of this Service.
     pub(crate) share_namespaces: Box<[Box<str>]>,
-    /// The address families of the endpoints. Empty means the families of the present endpoints.
+    /// The address families of the endpoints, from `spec.ipFamilies`. If the list is empty, the
+    /// addresses of the endpoints decide.
     pub(crate) families: Vec<AddressFamily>,
-    /// The ports do not overlap.
+    /// The ports, which do not overlap.
     pub(crate) ports: Box<[PortSpec]>,
-    /// The settings of the virtual servers. The health check of each port replaces the health check
-    /// in this value.
+    /// The settings of the virtual servers. `PortSpec::health_check` replaces the health check in
+    /// these settings.
     pub(crate) behaviour: Behaviour,
-    /// Endpoints that are not ready count as ready.
+    /// True if endpoints that are not ready count as ready.
     pub(crate) publishes_not_ready: bool,
 }
 
@@ -57,11 +58,13 @@ pub(crate) enum AddressSource {
     Given(Vec<IpAddr>),
     /// A pool allocates the addresses.
     Pool {
-        /// The name of the pool. `None` means the first pool with a free address.
+        /// The name of the pool. `None` means any pool. The first pool with a free address is used.
         name: Option<Box<str>>,
         /// The pool allocates one address of each family.
         families: Vec<AddressFamily>,
-        /// True if every family without a free address must be reported.
+        /// True if the Service requires an address of each family. If it is false, a family is not
+        /// reported when the pools contain no address of this family and another family has an
+        /// address.
         needs_all: bool,
     },
 }
@@ -98,14 +101,15 @@ pub(crate) enum TargetPort {
 pub struct ParsedService {
     /// The specification, or the reasons why the Service is invalid.
     pub spec: Result<ServiceSpec, Vec<Finding>>,
-    /// Limits by the author of the Service that no load balancer enforces. A Service with such a
-    /// limit is not served, even if an earlier state was valid.
+    /// Limits on clients that no load balancer enforces. A Service with such a limit is not served,
+    /// even if an earlier version of the Service was valid.
     pub restrictions: Vec<Finding>,
-    /// Other findings for the author of the Service.
+    /// Findings that do not make the Service invalid.
     pub remarks: Vec<Finding>,
 }
 
-/// Reports whether portlb serves the Service, judging from its class.
+/// Reports whether portlb serves the Service: the Service has the class of portlb, and its deletion
+/// has not begun.
 pub fn is_ours(service: &Service, settings: &CatalogSettings) -> bool {
     let class = settings.load_balancer_class.as_str();
     !service.is_being_deleted
@@ -399,7 +403,9 @@ impl ServiceParser<'_> {
         }
     }
 
-    /// Returns the first source that names an address, and the place where it is written.
+    /// Returns the source of the addresses, and the place where the addresses are written. The
+    /// source is the first of these that names an address: the annotation, `spec.loadBalancerIP`,
+    /// `spec.externalIPs`. If none of them does, a pool is the source.
     fn address_source(
         &self,
         errors: &mut Vec<Finding>,
@@ -437,13 +443,15 @@ impl ServiceParser<'_> {
     fn pool(&self, errors: &mut Vec<Finding>) -> Option<AddressSource> {
         let pools = &self.settings.pools;
         let name = self.annotations.pool.clone();
-        // A Service that has an address keeps it when the pool is renamed or removed.
+        // A Service with a recorded address keeps the address when the pool is renamed or removed,
+        // so an unknown pool is then no error.
         let keeps_none = self.service.written.recorded_addresses().is_empty();
         if let (Some(finding), true) = (self.unknown_pool(), keeps_none) {
             errors.push(finding);
             return None;
         }
-        // A Service from a manifest can have no families. Then the families of the pools apply.
+        // A Service from a manifest can lack `spec.ipFamilies`. Then the families of the pools
+        // apply.
         let mut families = self.service.ip_families.clone();
         if families.is_empty() {
             let prefixes = pools.iter().flat_map(|pool| &pool.prefixes);
@@ -470,7 +478,7 @@ impl ServiceParser<'_> {
 }
 
 impl ServiceParser<'_> {
-    /// Returns the finding about a pool name that does not exist.
+    /// Returns the finding about the pool that the annotation names, if no such pool exists.
     fn unknown_pool(&self) -> Option<Finding> {
         let pools = &self.settings.pools;
         let name = self.annotations.pool.as_ref()?;
@@ -542,7 +550,8 @@ fn overlaps(ports: &[PortSpec]) -> Vec<String> {
     overlaps
 }
 
-/// Validates the virtual servers with the code that also validates files.
+/// Validates the virtual servers with the code that also validates files. Before a pool has
+/// allocated an address, an example address takes its place.
 fn validate(
     spec: &ServiceSpec,
     location: AddressLocation,
@@ -613,8 +622,8 @@ pub(crate) fn virtual_server(
 }
 
 /// Converts an error about a field of the file format to a finding that names the annotation or the
-/// field of the Service. `address` is the address of the virtual server and the place where it is
-/// written.
+/// field of the Service. `address` is the address of the virtual server, and the place where this
+/// address is written.
 fn annotation_finding(
     invalid: &Invalid,
     address: Option<(IpAddr, AddressLocation)>,

@@ -22,12 +22,12 @@ pub struct CatalogSettings {
     /// Addresses that no Service can have, because the lb pod itself needs them: the address of the
     /// API server.
     pub reserved: BTreeSet<IpAddr>,
-    /// Further prefixes whose addresses Services can name.
+    /// Prefixes whose addresses Services can name, in addition to service ranges and pools.
     pub allowed_prefixes: Vec<IpNet>,
     /// True if a Service can name only addresses in service ranges, pools and allowed prefixes.
     /// Otherwise a Service could name the address of a pod and take the traffic of this pod.
     pub is_confined: bool,
-    /// The scopes that are listed and watched. There is no output before each of them has been
+    /// The scopes that are listed and watched. The outputs are empty until each scope has been
     /// listed once.
     pub scopes: Vec<WatchScope>,
 }
@@ -37,12 +37,13 @@ pub struct CatalogSettings {
 pub struct AddressPool {
     /// The name that annotations use.
     pub name: String,
-    /// Prefixes in the order in which they are used, each from its lowest address.
+    /// The prefixes in the order in which they are used. From each prefix the lowest free address
+    /// is used.
     pub prefixes: Vec<IpNet>,
 }
 
-/// Virtual servers for pods without a Service. Every pod of the catalog is a real server of these
-/// virtual servers, so the catalog must get only the pods that match the selector.
+/// Virtual servers for pods without a Service. Each pod of the catalog is a real server of these
+/// virtual servers, so the catalog must get only the pods that match `--pod-selector`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodService {
     /// The name of the virtual servers.
@@ -52,14 +53,15 @@ pub struct PodService {
     pub ports: Vec<PodPorts>,
     /// The port on which the pods listen. `None` means the port to which the client connected.
     pub target_port: Option<NonZeroU16>,
-    /// Annotations as on a Service: the name with its prefix, and the value.
+    /// Annotations with the same meaning as on a Service: the name with the prefix `portlb.io/`,
+    /// and the value.
     pub annotations: Vec<(String, String)>,
 }
 
 /// Ports with a protocol, written `80/TCP`, `443`, `8000-8999/UDP` or `all`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PodPorts {
-    /// TCP if no protocol is written.
+    /// Text without a protocol means TCP.
     pub protocol: Protocol,
     pub ports: Ports,
 }
@@ -69,7 +71,7 @@ impl CatalogSettings {
     ///
     /// # Errors
     ///
-    /// Returns one error for each invalid setting. It names the flag.
+    /// Returns one error for each invalid setting. Each error names the flag.
     pub fn validate(&self) -> Result<(), Vec<RefusedSetting>> {
         let mut errors = Vec::new();
         let mut refuse = |flag: &'static str, text: String| {

@@ -92,7 +92,7 @@ fn an_invalid_value_is_rejected_with_the_allowed_values() {
 }
 
 #[test]
-fn all_invalid_annotations_are_reported() {
+fn all_invalid_annotations_of_a_service_are_reported() {
     let errors = read(
         SERVICE_ANNOTATIONS,
         &annotations(&[("scheduler", "x"), ("tunnel-kind", "y"), ("zzz", "z")]),
@@ -101,7 +101,7 @@ fn all_invalid_annotations_are_reported() {
 }
 
 #[test]
-fn whitespace_around_a_value_is_ignored() {
+fn whitespace_around_the_value_of_an_annotation_is_ignored() {
     let annotations = read(REAL_SERVER_ANNOTATIONS, &annotations(&[("weight", " 7\n")])).unwrap();
     assert_eq!(annotations.weight, Some(Weight(7)));
 }

@@ -1,13 +1,14 @@
-//! Findings about ignored fields of a Service.
+//! Findings about fields without the effect that users expect.
 //!
-//! The fields have no effect, or another effect than users expect.
+//! These findings do not make a Service invalid.
 
 use crate::{
     finding::{Finding, Reason, Subject},
     model::Service,
 };
 
-/// Returns the findings. `keeps_client_address` is true if the pods see the addresses of clients.
+/// Returns the findings about fields of the Service that have no effect, or another effect than
+/// users expect. `keeps_client_address` is true if the pods see the addresses of clients.
 pub(super) fn remarks(service: &Service, keeps_client_address: bool) -> Vec<Finding> {
     let mut remarks = Vec::new();
     if let Some(distribution) = &service.traffic_distribution {
