@@ -320,8 +320,8 @@ fn an_invalid_entry_is_refused_with_the_line_of_the_invalid_field() {
     );
     check(
         &entry("  healthCheck: {kind: none, rise: 2}\n"),
-        "10:16: healthCheck.rise: 2 has no effect without a health check; leave it out, or write a \
-         kind other than none",
+        "10:16: healthCheck.rise: 2 has no effect without a health check; leave it out, or use a \
+         health check",
     );
     check(
         &entry("  minimumHealthy: 0\n"),
