@@ -74,7 +74,9 @@ impl LeaseCandidate {
                     );
                 }
                 Err(_) => {
-                    tracing::info!("cannot release the Lease; the Lease expires after its duration");
+                    tracing::info!(
+                        "cannot release the Lease; the Lease expires after its duration"
+                    );
                 }
             }
         }
