@@ -13,8 +13,8 @@ use crate::{
 };
 
 impl Scheduler {
-    /// `mh` with the flags `fallback` and `port`. Without `fallback`, the kernel drops flows that
-    /// hash to a quiesced real server.
+    /// `mh` with the flags `fallback` and `port`. Without `fallback`, the kernel drops new flows
+    /// that hash to a quiesced real server.
     pub const MH_DEFAULT: Self = Self::Mh(SchedulerFlags {
         fallback: true,
         port: true,

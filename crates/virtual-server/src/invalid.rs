@@ -36,9 +36,9 @@ pub enum Suggestion {
     Text(Cow<'static, str>),
     /// The user must remove the field.
     LeaveOut,
-    /// Remove the field, or choose a kind of health check other than `none`.
+    /// The user must remove the field, or use a health check.
     LeaveOutOrCheck,
-    /// Follow this text, or use no health check.
+    /// The user must follow this text, or use no health check.
     TextOrNoCheck(&'static str),
 }
 

@@ -7,7 +7,7 @@ use crate::{RealServer, VirtualServer, weight_levels::greatest_common_divisor};
 /// Number of slots in the kernel's lookup table with the default `CONFIG_IP_VS_MH_TAB_INDEX` of 12.
 const SLOTS: usize = 4093;
 
-/// The kernel shifts weights to the right until they have at most this many bits
+/// The kernel shifts all weights to the right until the heaviest weight has at most this many bits
 /// (`IP_VS_MH_TAB_BITS` in `net/netfilter/ipvs/ip_vs_mh.c`).
 const WEIGHT_BITS: u32 = 6;
 

@@ -81,10 +81,10 @@ fn plan_new_entry(
     placements: &BTreeMap<SocketAddr, u32>,
 ) {
     // While `mh` is set, the kernel recomputes the whole Maglev table for each added real server:
-    // the additions to 1000 virtual servers of 10 real servers each take 3 times as long. So `mh`
-    // is set after all real servers have been added. Until then the entry has no scheduler, because
-    // replacing a scheduler makes the kernel wait for every CPU, about 20 ms for each virtual
-    // server (ip_vs_ctl.c, ip_vs_edit_service).
+    // with `mh`, the additions to 1000 virtual servers of 10 real servers each take 3 times as long
+    // as without a scheduler. So `mh` is set after all real servers have been added. Until then the
+    // entry has no scheduler, because replacing a scheduler makes the kernel wait for every CPU,
+    // about 20 ms for each virtual server (ip_vs_ctl.c, ip_vs_edit_service).
     let is_costly = is_mh(&desired.settings) && desired.real_servers.len() > 1;
     let sets_scheduler_last = is_costly || !placements.is_empty();
     let first_settings = if sets_scheduler_last {

@@ -43,15 +43,16 @@ pub enum AddressFamily {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TableEntry {
     pub settings: EntrySettings,
-    /// Real servers by address and port. Port 0 keeps the port to which the client connected.
+    /// Real servers by address and port. Port 0 means that each connection keeps the port to which
+    /// the client connected.
     pub real_servers: BTreeMap<SocketAddr, RealServerEntry>,
 }
 
 /// The settings of a virtual server in the kernel's table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EntrySettings {
-    /// True if portlb added the entry. An entry of another program is not changed unless its key is
-    /// desired.
+    /// True if portlb added the entry or has taken it over. An entry of another program is not
+    /// changed unless its key is desired.
     pub owned: bool,
     pub scheduler: EntryScheduler,
     /// `None` if persistence is off.
@@ -77,7 +78,7 @@ pub struct RealServerEntry {
     /// program can set a greater weight.
     pub weight: u32,
     pub forwarding_method: EntryForwardingMethod,
-    /// Number of connections at which the real server stops to get new connections. 0 means no
+    /// Number of connections at which the real server stops getting new connections. 0 means no
     /// limit.
     pub upper_threshold: u32,
     /// A real server that has reached the upper threshold gets new connections only when it has

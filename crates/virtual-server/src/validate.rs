@@ -14,8 +14,8 @@ const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
 const LONGEST_INTERVAL: Duration = Duration::from_secs(60 * 60);
 const LONGEST_DRAIN: Duration = Duration::from_secs(24 * 60 * 60);
 const MOST_CHECKS_IN_A_ROW: u32 = 100;
-/// Shortest allowed length of an IPv4 service range. A shorter length would attract traffic for
-/// more addresses than any site serves.
+/// Shortest allowed length of an IPv4 service range. A range with a shorter length would attract
+/// traffic for more addresses than any site serves.
 const SHORTEST_RANGE_V4: u8 = 8;
 const SHORTEST_RANGE_V6: u8 = 16;
 

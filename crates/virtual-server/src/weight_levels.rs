@@ -151,7 +151,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn the_number_of_levels_falls_at_a_limit_and_rises_a_tenth_below_the_limit() {
+    fn the_number_of_levels_falls_above_a_limit_and_rises_a_tenth_below_the_limit() {
         for (previous, real_servers, levels) in [
             (None, 30, 16),
             (Some(16), 30, 16),
@@ -168,7 +168,7 @@ pub(crate) mod tests {
             let levels_after = weight_levels_after(previous, real_servers);
             assert_eq!(
                 levels_after, levels,
-                "{previous:?}, {real_servers} real servers"
+                "previous levels {previous:?}, {real_servers} real servers"
             );
         }
     }

@@ -375,7 +375,7 @@ fn a_health_check_without_a_port_connects_to_the_port_of_the_real_server() {
 }
 
 #[test]
-fn invalid_names_minimum_healthy_and_drain_timeouts_are_rejected() {
+fn an_invalid_name_or_minimum_healthy_or_drain_timeout_is_rejected() {
     let id = "tcp/10.1.1.10:80";
     let suggestion = "write a name of 1 to 253 printable characters";
     check(
