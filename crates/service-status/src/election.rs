@@ -1,16 +1,16 @@
 //! Election of the pod that writes the status, by one Lease.
 //!
 //! ```text
-//!             the Lease has no holder, or the holder
-//!             has not renewed it for its duration
+//!           the Lease has no holder, or the holder has not
+//!           renewed the Lease for the duration in the Lease
 //!   Follower ────────────────────────────────────► Leader
 //!      ▲                                             │
 //!      └─────────────────────────────────────────────┘
-//!        another pod holds the Lease, or the leader has not renewed it in time
+//!        another pod holds the Lease, or the leader has not renewed the Lease for 10 s
 //! ```
 //!
-//! The local clock decides whether a holder still renews the Lease: the duration starts when this
-//! pod notices a change, and not at the time that the holder wrote into the Lease. A leader stops
+//! The local clock decides whether the holder renews the Lease: the duration starts when this pod
+//! reads a changed Lease, and not at the time that the holder wrote into the Lease. A leader stops
 //! writing before another pod can take the Lease.
 
 use std::time::{Duration, Instant};
@@ -41,7 +41,8 @@ pub(crate) struct LeaseRecord {
 pub(crate) enum LeaseAction {
     /// The Lease does not exist: create it with this pod as the holder.
     Create,
-    /// The Lease has no holder, or its holder has not renewed it for its duration: take it over.
+    /// The Lease has no holder, or the holder has not renewed the Lease for the duration in the
+    /// Lease: take it over.
     Take,
     /// The Lease names this pod as its holder: renew it.
     Renew,
@@ -59,8 +60,8 @@ pub(crate) struct Election {
     /// The time at which this pod stops leading unless it renews the Lease. `None` if this pod does
     /// not lead.
     leads_until: Option<Instant>,
-    /// The invalid duration that the last read Lease had, in seconds. `None` if its duration was
-    /// valid.
+    /// The invalid duration of the last Lease that this pod read, in seconds. `None` if the Lease
+    /// had a valid duration.
     logged_duration: Option<i32>,
 }
 

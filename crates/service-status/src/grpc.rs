@@ -15,8 +15,8 @@ use virtual_server::IpNet;
 
 use crate::reports::AnnouncedPrefixes;
 
-/// Time for which the announcer can be unreachable before its announcements no longer count. During
-/// a restart of the announcer its peers keep the routes by graceful restart.
+/// If the announcer is unreachable for longer than this, its announcements no longer count. During
+/// a shorter restart of the announcer its peers keep the routes by graceful restart.
 const ANNOUNCER_GRACE: Duration = Duration::from_secs(5);
 
 /// First pause before the next attempt to reach the announcer.
@@ -161,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_prefix_counts_as_announced_only_if_a_peer_holds_it() {
+    fn a_prefix_counts_as_announced_only_if_it_is_announced_to_a_peer() {
         let peers = ["router".to_owned()];
         assert!(is_announced(AnnouncementState::Announced, &peers));
         assert!(is_announced(AnnouncementState::Draining, &peers));

@@ -284,8 +284,8 @@ impl Leadership {
         None
     }
 
-    /// Records that this pod ends. After that its own report does not count, even if the removal of
-    /// the report has failed.
+    /// Records that this pod ends. From this moment the pod's own report does not count, even if
+    /// the removal of the report fails.
     pub(crate) fn end(&mut self) {
         self.is_ending = true;
         self.has_counts = false;

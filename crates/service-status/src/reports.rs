@@ -1,8 +1,8 @@
 //! Reports of all lb pods about their announcements.
 //!
-//! Each pod stores its announcements in an annotation of a Lease, which is its report. A report
-//! expires if the pod does not renew it: it is valid for the duration in the Lease, from the local
-//! time at which this pod saw the last renewal. The time is a parameter, so this module is pure.
+//! Each pod stores its announcements in an annotation of a Lease, which is the pod's report. A
+//! report is valid for the duration in its Lease, counted from the local time at which this pod saw
+//! the last renewal. The time is a parameter, so this module is pure.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -186,8 +186,8 @@ impl ReceivedReport {
 }
 
 impl AnnouncementCounts {
-    /// Returns the number of pods that announce the address, as the highest number for any prefix
-    /// that contains it.
+    /// Returns the number of pods that announce the address. If several announced prefixes contain
+    /// the address, the prefix with the most pods counts.
     pub(crate) fn count(&self, address: IpAddr) -> usize {
         let bits = if address.is_ipv4() { 32 } else { 128 };
         (0..=bits)

@@ -228,8 +228,8 @@ fn change(
         _ if matches!(before, Some("Announced" | "PartlyAnnounced")) => {
             (EventSeverity::Warning, "Withdrawn")
         }
-        // The condition already says this, but `kubectl describe` shows Events of a Service and not
-        // its conditions.
+        // `kubectl describe` shows Events of a Service, but not its conditions. So a Service that
+        // is not announced yet gets an Event in addition to the condition.
         "NotAnnounced" => (EventSeverity::Normal, "NotAnnounced"),
         _ => return None,
     };

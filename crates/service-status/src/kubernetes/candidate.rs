@@ -47,8 +47,8 @@ pub(crate) struct LeaseCandidate {
 }
 
 impl LeaseCandidate {
-    /// Takes part in the election until `written` is cancelled. Then releases the Lease, if this
-    /// pod leads.
+    /// Takes part in the election until `written` is cancelled, because the status writer has
+    /// ended. Then releases the Lease, if this pod leads.
     pub(crate) async fn run(mut self, written: CancellationToken) {
         let mut election = Election::new(self.identity.clone());
         let resource = Resource::of::<Lease>(Some(self.namespace.clone()));

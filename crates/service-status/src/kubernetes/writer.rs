@@ -63,8 +63,8 @@ const REWRITE_INTERVAL: Duration = Duration::from_secs(30);
 /// Longest wait for an answer of the API server.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Longest time for the status writes that follow from the end of this pod, from the removal of its
-/// report.
+/// Longest time for the last status writes of an ending pod. The time begins with the removal of
+/// the pod's report.
 pub(crate) const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Largest number of Services that the writer checks without yielding to other events, as long as
@@ -91,9 +91,9 @@ pub(crate) struct StatusWriter {
 }
 
 impl StatusWriter {
-    /// Writes while this pod leads. After `report_removed` is cancelled, returns when no status
-    /// names this pod's announcements any longer, when another pod can write the status, or after
-    /// the shutdown timeout.
+    /// Writes while this pod leads. After `report_removed` is cancelled, returns when the status of
+    /// all Services is written without this pod's announcements, when another pod can write the
+    /// status, or after `SHUTDOWN_TIMEOUT`.
     pub(crate) async fn run(mut self, report_removed: CancellationToken) {
         let too_late = async {
             report_removed.cancelled().await;
@@ -126,9 +126,10 @@ impl StatusWriter {
     }
 
     /// Waits until `report_removed` is cancelled, and returns if another pod has a report, because
-    /// that pod can write the remaining statuses. Never returns if no other pod has a report,
-    /// because then this pod must become the leader. Each ending pod removes its own report before
-    /// it looks for other reports, so that the last of several ending pods finds none.
+    /// that pod can write the remaining statuses, or if the reports cannot be listed. Never returns
+    /// if no other pod has a report, because then this pod must become the leader. Each ending pod
+    /// removes its own report before it looks for other reports, so that the last of several ending
+    /// pods finds none.
     async fn wait_until_another_pod_continues(&mut self, report_removed: &CancellationToken) {
         report_removed.cancelled().await;
         let own = report_name(&self.lease_name, &self.pod_name);
@@ -434,8 +435,8 @@ impl StatusWriter {
             let api: Api<KubernetesEvent> = Api::namespaced(self.server.client().await?, namespace);
             let created = api.create(&PostParams::default(), &event).await;
             match created {
-                // 409: the Event exists, because this pod wrote it for an earlier appearance of the
-                // finding. Update its series.
+                // 409: the Event exists, because an earlier appearance of the finding created it.
+                // Update its series.
                 Err(kube::Error::Api(status)) if status.code == 409 && occurrence.count > 1 => {
                     let series = json!({ "series": {
                         "count": occurrence.count,
