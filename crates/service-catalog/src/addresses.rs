@@ -49,9 +49,9 @@ pub(super) enum Conflict {
 /// All claims of Services to addresses.
 #[derive(Debug, Default)]
 pub(super) struct AddressClaims {
-    /// The claims to each address in the order of precedence: claims of holders first, then claims
-    /// of older Services. A `Vec` needs less memory than a tree, because few Services share an
-    /// address.
+    /// The claims to each address in the order of precedence: claims of holders before other
+    /// claims, and in both groups claims of older Services before claims of younger Services. A
+    /// `Vec` needs less memory than a tree, because few Services share an address.
     by_address: BTreeMap<IpAddr, Vec<(Age, AddressClaim)>>,
 }
 
@@ -460,7 +460,7 @@ mod tests {
     }
 
     #[test]
-    fn services_of_two_namespaces_share_an_address_only_if_each_names_the_other() {
+    fn services_of_two_namespaces_share_an_address_only_if_each_names_the_namespace_of_the_other() {
         let address = "10.1.1.10".parse().unwrap();
         let bank = Age {
             created_seconds: 2,
@@ -505,7 +505,7 @@ mod tests {
         assert!(
             matches!(verdict(&age(2, "b")), Err(Conflict::Ports(with, ..)) if with.name() == "a")
         );
-        // A Service that does not get the address causes no conflict for others.
+        // Service b does not get the address, so its ports cause no conflict for Service c.
         assert_eq!(verdict(&age(3, "c")), Ok(()));
         assert!(
             matches!(verdict(&age(4, "d")), Err(Conflict::Address(with)) if with.name() == "a")

@@ -21,7 +21,8 @@ pub(crate) const LOAD_BALANCER_CLASS: &str = "load-balancer-class";
 /// Services with equal values of this annotation can share an address.
 pub(crate) const SHARE_ADDRESS: &str = "share-address";
 
-/// Annotation that names other namespaces whose Services can share an address.
+/// Annotation that names other namespaces whose Services can share the address of the annotated
+/// Service.
 pub(crate) const SHARE_ADDRESS_NAMESPACES: &str = "share-address-namespaces";
 
 /// Largest number of namespaces that one Service can name. The number is limited because each claim
@@ -53,7 +54,7 @@ pub(crate) struct ServiceAnnotations {
     pub(crate) pool: Option<Box<str>>,
     /// Services with equal keys can share an address.
     pub(crate) share_key: Option<Box<str>>,
-    /// Other namespaces whose Services can share the address.
+    /// Other namespaces whose Services can share the address of the Service.
     pub(crate) share_namespaces: Box<[Box<str>]>,
     /// Ports that replace the ports of the Service. Empty if the annotation is missing.
     pub(crate) ports: Vec<(Protocol, Ports)>,

@@ -5,8 +5,8 @@
 //! - [`model`]: the Kubernetes objects, reduced to the fields that the catalog reads.
 //! - [`annotations`], [`service_spec`]: the specification of one Service, or the reasons why the
 //!   Service is invalid.
-//! - [`catalog::Catalog`]: the state of a cluster. Its input are objects, its output are changes of
-//!   the desired set and a view of each Service.
+//! - [`catalog::Catalog`]: the state of a cluster. Its inputs are objects, its outputs are changes
+//!   of the desired set and a view of each Service.
 //! - [`finding`], [`left_out`]: messages for the author of a Service.
 //! - [`settings`]: the settings of the operator.
 

@@ -29,7 +29,8 @@ pub const ANNOUNCED_CONDITION: &str = "portlb.io/Announced";
 /// Condition that records the number of levels to which the weights of a Service are rounded.
 pub const WEIGHT_LEVELS_CONDITION: &str = "portlb.io/WeightLevels";
 
-/// The namespace and the name of an object, shown as `namespace/name`. Cloning it is cheap.
+/// The namespace and the name of an object, shown as `namespace/name`. Cloning an `ObjectKey` is
+/// cheap.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectKey {
     /// `namespace/name`. A namespace contains no `/`.
@@ -56,7 +57,7 @@ pub struct WatchScope {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
     pub key: ObjectKey,
-    /// Distinguishes the Service from an earlier Service with its name.
+    /// Distinguishes the Service from an earlier Service with the same name.
     pub uid: Arc<str>,
     /// The field `metadata.generation`, which the API server increases with each change of the
     /// specification.
@@ -331,7 +332,8 @@ pub fn weight_levels_reason(levels: u16) -> String {
     format!("{ROUNDED}{levels}")
 }
 
-/// Returns the message of [`ADDRESS_CONDITION`]. It is only for users: programs read the reason.
+/// Returns the message of [`ADDRESS_CONDITION`]. The message is only for users, because programs
+/// read the reason.
 #[must_use]
 pub fn address_message(addresses: &[IpAddr]) -> String {
     let texts: Vec<String> = addresses.iter().map(ToString::to_string).collect();

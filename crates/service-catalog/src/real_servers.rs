@@ -145,8 +145,8 @@ fn real_servers(
         }));
     }
     // An address and port can have several entries: a controller that moves an endpoint between
-    // EndpointSlices adds the new entry before it removes the old one. The ready entry with the
-    // highest weight comes first, and `dedup_by_key` keeps it.
+    // EndpointSlices adds the new entry before it removes the old one. Ready entries come first,
+    // then entries with a higher weight, and `dedup_by_key` keeps the first entry.
     servers.sort_unstable_by(|one, other| {
         let rank = |server: &RealServer| (server.state == RealServerState::Ready, server.weight);
         compare_addresses(one.address, other.address)

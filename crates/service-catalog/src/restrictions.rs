@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn source_ranges_limit_clients_unless_they_contain_the_whole_family() {
+    fn source_ranges_limit_clients_unless_they_contain_the_whole_address_family() {
         check(&[], false);
         check(&["0.0.0.0/0"], false);
         check(&["0.0.0.0/0", "::/0"], false);

@@ -24,7 +24,7 @@ pub(super) struct Allocator {
     reserved: BTreeSet<IpAddr>,
     /// Addresses that a pool gave to a Service whose status does not record the address yet.
     proposals: AddressClaims,
-    /// Services that lack an address because no pool has a free one.
+    /// Services that lack an address, because no pool has a free address for them.
     unallocated: BTreeSet<ObjectKey>,
 }
 
@@ -52,8 +52,8 @@ impl Allocator {
         self.reserved.contains(&address)
     }
 
-    /// Adds or replaces a claim. Returns the Services that claim the address or have a proposal of
-    /// it, if the claim is new or changed.
+    /// Adds or replaces a claim. If the claim is new or changed, returns the Services that claim
+    /// the address or to which a pool proposes the address.
     pub(super) fn claim(
         &mut self,
         address: IpAddr,
@@ -66,8 +66,9 @@ impl Allocator {
         self.claimants_of(address)
     }
 
-    /// Removes a claim. Returns the Services that the removal affects: the Services with a claim or
-    /// proposal of the address, and the Services that lack an address.
+    /// Removes a claim. If the claim existed, returns the Services that the removal affects: the
+    /// Services that claim the address or to which a pool proposes the address, and the Services
+    /// that lack an address.
     pub(super) fn unclaim(&mut self, address: IpAddr, age: &Age) -> Vec<ObjectKey> {
         if !self.claims.remove(address, age) {
             return Vec::new();
@@ -77,8 +78,8 @@ impl Allocator {
         affected
     }
 
-    /// Removes the proposals of a deleted Service. Returns the Services that lack an address,
-    /// because they can get a released one.
+    /// Removes the proposals of a deleted Service. If the Service had a proposal, returns the
+    /// Services that lack an address, because they can get the released address.
     pub(super) fn forget(&mut self, service: &ServiceState) -> Vec<ObjectKey> {
         self.unallocated.remove(&service.age.key);
         let mut affected = Vec::new();
@@ -132,9 +133,9 @@ impl Allocator {
         retries
     }
 
-    /// Returns the address of the family that the Service claims and has. The source of the
-    /// Service's addresses must be a pool: only then all claimed addresses are recorded in the
-    /// Service's status.
+    /// Returns the address of the family that the Service claims and has. The addresses of the
+    /// Service must come from a pool: then the Service claims only addresses that its status
+    /// records.
     pub(super) fn recorded_address(
         &self,
         service: &ServiceState,

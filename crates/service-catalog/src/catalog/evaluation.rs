@@ -115,8 +115,8 @@ impl Evaluator<'_> {
         }
     }
 
-    /// Returns the addresses that the Service claims and has. Adds a finding for each conflict and
-    /// for each address outside of all pools.
+    /// Returns the addresses that the Service claims and has. Adds a finding for each given address
+    /// that another Service has, and for each address from a pool that no pool contains any longer.
     fn addresses(
         &self,
         service: &ServiceState,
@@ -127,8 +127,8 @@ impl Evaluator<'_> {
         addresses.retain(|address| {
             let verdict = self.allocator.claims().verdict(*address, &service.age);
             let is_given = matches!(spec.source, AddressSource::Given(_));
-            // A Service without a given address gets another address from a pool after it has lost
-            // one, so the loss is not a finding.
+            // A Service that loses an address of a pool gets another address of a pool, so the loss
+            // is not a finding.
             if let (Err(conflict), true) = (&verdict, is_given) {
                 findings.insert(describe_conflict(*address, conflict));
             }

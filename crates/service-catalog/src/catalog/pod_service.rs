@@ -17,8 +17,8 @@ pub(super) fn key() -> ObjectKey {
     ObjectKey::new("", "pods")
 }
 
-/// Returns the Service for pods. It counts as older than all other Services, and its status as
-/// recording its addresses, so that no other Service can take them.
+/// Returns the Service for pods. No other Service can take its addresses, because it counts as
+/// older than all other Services and its status records its addresses.
 pub(super) fn service(pods: &PodService) -> (Service, ParsedService) {
     let spec = service_spec::parse_pods(pods);
     let addresses: &[IpAddr] = if spec.is_ok() { &pods.addresses } else { &[] };

@@ -57,8 +57,8 @@ pub(super) struct ServiceState {
     /// Limits on clients that no load balancer enforces. A Service with such a limit is not served.
     pub(super) restrictions: Vec<Finding>,
     pub(super) remarks: Vec<Finding>,
-    /// The addresses that the Service claims. It has an address only if the claims of all Services
-    /// give it the address.
+    /// The addresses that the Service claims. The Service has a claimed address only if no claim
+    /// with precedence conflicts.
     pub(super) claimed: Vec<IpAddr>,
     /// The addresses that a pool has given to the Service. The Service uses an address only after
     /// its status records the address.
