@@ -106,8 +106,8 @@ pub(crate) const SERVICE_ANNOTATIONS: &[Annotation<ServiceAnnotations>] = &[
         meaning: "service addresses: clients connect to them, and they are announced",
         default: "the first of these that is set: `spec.loadBalancerIP`, `spec.externalIPs`, an \
                   address pool",
-        allowed: "one IPv4 address, one IPv6 address, or both with a comma between them; unicast, \
-                  routed",
+        allowed: "one IPv4 address, one IPv6 address, or both with a comma between them; only \
+                  unicast addresses that are routed",
         read: |text, parsed| {
             for address in text.split(',').map(str::trim) {
                 let address: IpAddr = address.parse().map_err(|_| {
@@ -178,11 +178,11 @@ pub(crate) const SERVICE_ANNOTATIONS: &[Annotation<ServiceAnnotations>] = &[
     Annotation {
         name: "ports",
         field: Some(Field::Ports),
-        meaning: "ports that replace those of the Service, for ranges that a Service cannot \
+        meaning: "ports that replace `spec.ports`, for ranges of ports, which `spec.ports` cannot \
                   express; each connection keeps its port, and `targetPort` has no effect",
         default: "`spec.ports`",
-        allowed: "a list such as `80, 8000-8999/UDP, all/SCTP`, of at most 1000; an item without \
-                  a protocol is TCP",
+        allowed: "a list such as `80, 8000-8999/UDP, all/SCTP`, with at most 1000 items; an item \
+                  without a protocol is TCP",
         read: |text, parsed| {
             for item in text.split(',').map(str::trim) {
                 let ports: PodPorts = item.parse()?;
@@ -284,8 +284,8 @@ pub(crate) const SERVICE_ANNOTATIONS: &[Annotation<ServiceAnnotations>] = &[
         name: "health-check-timeout",
         field: Some(Field::HealthCheck(HealthCheckField::Timeout)),
         meaning: "a check has failed if it has no answer after this time",
-        default: "`1s`, or the interval if that is shorter",
-        allowed: "`1ms` to the interval",
+        default: "`1s`, or `health-check-interval` if it is shorter",
+        allowed: "`1ms` to `health-check-interval`",
         read: |text, parsed| period(text, &mut parsed.options.health_check.timeout),
     },
     Annotation {
@@ -529,9 +529,9 @@ pub fn reference() -> String {
     document.push_str("\n## On a Service\n\n");
     describe(&mut document, SERVICE_ANNOTATIONS);
     document.push_str(
-        "\n## On a pod or an EndpointSlice\n\nAn annotation of a slice applies to all of its \
-         endpoints. An annotation of a pod overrides it.\nAnnotations of pods count only if \
-         pod-watcher watches pods.\n\n",
+        "\n## On a pod or an EndpointSlice\n\nAn annotation of a slice applies to all endpoints \
+         of the slice. An annotation of a pod overrides\nthe annotation of the slice. \
+         Annotations of pods count only if pod-watcher watches pods.\n\n",
     );
     describe(&mut document, REAL_SERVER_ANNOTATIONS);
     document

@@ -117,7 +117,7 @@ impl VirtualServer {
         }
         let suggestion = if self.scheduler.is_mh() {
             format!(
-                "list at most {most}, or use another scheduler, with at most {}",
+                "list at most {most}, or use another scheduler and list at most {}",
                 Self::MOST_REAL_SERVERS
             )
         } else {

@@ -200,7 +200,7 @@ impl StatusWriter {
                     Err(error) => {
                         tracing::warn!(
                             %error,
-                            "lost the watch of views; reading all Services again"
+                            "lost the watch of the views of Services; reading all views again"
                         );
                         return false;
                     }

@@ -77,7 +77,7 @@ fn the_scheduler_limits_the_number_of_real_servers() {
         id,
         |server| with_real_servers(server, 4_094),
         "realServers: 4094 are more than mh can have; list at most 4093, or use another \
-         scheduler, with at most 65535",
+         scheduler and list at most 65535",
     );
     let with_rr = |server: &mut VirtualServer, count| {
         server.scheduler = Scheduler::Rr;
