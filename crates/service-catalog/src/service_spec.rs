@@ -257,7 +257,7 @@ pub(crate) fn parse_pods(pods: &PodService) -> Result<ServiceSpec, Vec<Finding>>
                 Subject::Setting("--pod-target-port"),
                 format!(
                     "{target} differs from port {}, which {} cannot change; \
-                     leave it out, or add --pod-annotation \
+                     leave the flag out, or add --pod-annotation \
                      portlb.io/forwarding-method=Masquerade",
                     port.ports, spec.behaviour.forwarding_method
                 ),
@@ -432,7 +432,8 @@ impl ServiceParser<'_> {
                     addresses.insert(address);
                 }
                 Err(_) => errors.push(location.finding(format!(
-                    "{text:?} is not an IP address; write one such as 10.1.1.10, or remove it"
+                    "{text:?} is not an IP address; write an address such as 10.1.1.10, or remove \
+                     the value"
                 ))),
             }
         }

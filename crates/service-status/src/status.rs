@@ -188,9 +188,9 @@ fn describe_announcements(counts: &[(IpAddr, usize)]) -> (&'static str, &'static
     let words: Vec<String> = counts
         .iter()
         .map(|(address, count)| match count {
-            0 => format!("{address} by no load balancer"),
-            1 => format!("{address} by 1 load balancer"),
-            count => format!("{address} by {count} load balancers"),
+            0 => format!("{address} is announced by no load balancer"),
+            1 => format!("{address} is announced by 1 load balancer"),
+            count => format!("{address} is announced by {count} load balancers"),
         })
         .collect();
     let words = words.join(", ");

@@ -106,7 +106,7 @@ impl VirtualServer {
             Field::SchedulerFlags,
             "port without fallback",
             "makes mh drop every new flow that hashes to a quiesced real server",
-            "use both flags (the default) or no flag",
+            "use fallback and port (the default), or no flag",
         ))
     }
 
@@ -194,7 +194,8 @@ impl VirtualServer {
             return Err(BadValue::new(
                 address,
                 format!(
-                    "is not of the family of the service address {}, which {} cannot bridge",
+                    "is not of the family of the service address {}, and {} cannot reach another \
+                     family",
                     self.id.address, self.forwarding_method
                 ),
                 "use forwarding method Tunnel or an address of the same family",
@@ -222,7 +223,7 @@ impl VirtualServer {
                     "differs from the virtual server's port {service_port}, which {method} \
                      cannot change"
                 ),
-                "leave it out, or use forwarding method Masquerade",
+                "leave the port out, or use forwarding method Masquerade",
             )),
             (
                 Ports::Single(_),

@@ -176,9 +176,9 @@ fn the_status_has_the_address_while_it_is_announced() {
     lab::wait_for("one Event for each change", SOON, || {
         let events = namespace.events();
         let expected = [
-            "Announced: 10.1.1.10 by 1 load balancer",
-            "NotAnnounced: 10.1.1.10 by no load balancer yet",
-            "Withdrawn: 10.1.1.10 by no load balancer",
+            "Announced: 10.1.1.10 is announced by 1 load balancer",
+            "NotAnnounced: 10.1.1.10 is announced by no load balancer yet",
+            "Withdrawn: 10.1.1.10 is announced by no load balancer",
         ];
         let are_expected = events.len() == expected.len()
             && events
@@ -222,7 +222,7 @@ fn one_of_two_pods_leads_and_the_other_takes_over_when_it_ends() {
     namespace.wait_for_value(
         "service/web",
         MESSAGE,
-        "10.1.1.10 by 2 load balancers",
+        "10.1.1.10 is announced by 2 load balancers",
         SOON,
     );
     assert!(second.metric("portlb_lease_held") < 0.5);
@@ -233,7 +233,7 @@ fn one_of_two_pods_leads_and_the_other_takes_over_when_it_ends() {
     namespace.wait_for_value(
         "service/web",
         MESSAGE,
-        "10.1.1.10 by 1 load balancer",
+        "10.1.1.10 is announced by 1 load balancer",
         FAILOVER,
     );
     assert_eq!(namespace.jsonpath("lease/portlb", HOLDER), "lb-2");
@@ -249,7 +249,7 @@ fn one_of_two_pods_leads_and_the_other_takes_over_when_it_ends() {
     namespace.wait_for_value(
         "service/web",
         MESSAGE,
-        "10.1.1.10 by 2 load balancers",
+        "10.1.1.10 is announced by 2 load balancers",
         SOON,
     );
     let began = std::time::Instant::now();
@@ -261,7 +261,12 @@ fn one_of_two_pods_leads_and_the_other_takes_over_when_it_ends() {
         "{:?}",
         began.elapsed()
     );
-    namespace.wait_for_value("service/web", MESSAGE, "10.1.1.10 by 1 load balancer", SOON);
+    namespace.wait_for_value(
+        "service/web",
+        MESSAGE,
+        "10.1.1.10 is announced by 1 load balancer",
+        SOON,
+    );
     let reports = namespace.reports();
     assert!(!reports.contains("portlb-lb-2"), "{reports}");
     drop(third);
@@ -296,8 +301,8 @@ fn the_last_pod_clears_the_status_after_its_data_plane_has_ended() {
     assert_eq!(
         namespace.events(),
         [
-            "Announced: 10.1.1.10 by 1 load balancer",
-            "Withdrawn: 10.1.1.10 by no load balancer",
+            "Announced: 10.1.1.10 is announced by 1 load balancer",
+            "Withdrawn: 10.1.1.10 is announced by no load balancer",
         ]
     );
 }
@@ -326,7 +331,7 @@ fn the_status_keeps_the_address_while_one_of_two_pods_ends() {
     let first = start_and_wait_until_announced(&namespace, "lb-1", &announcer, &[LINGER]);
     let kubeconfig = namespace.kubeconfig(namespace.cluster.control.address());
     let second = start(&namespace, "lb-2", &kubeconfig, &announcer, &[LINGER]);
-    let by_two = "10.1.1.10 by 2 load balancers";
+    let by_two = "10.1.1.10 is announced by 2 load balancers";
     namespace.wait_for_value("service/web", MESSAGE, by_two, SOON);
     let data_plane = first.watch();
     data_plane.wait_for(&["tcp/10.1.1.10:80 -> 10.0.0.1"], SOON);
@@ -358,7 +363,7 @@ fn the_last_of_two_pods_that_end_together_clears_the_status() {
     let first = start_and_wait_until_announced(&namespace, "lb-1", &announcer, &[]);
     let kubeconfig = namespace.kubeconfig(namespace.cluster.control.address());
     let second = start(&namespace, "lb-2", &kubeconfig, &announcer, &[]);
-    let by_two = "10.1.1.10 by 2 load balancers";
+    let by_two = "10.1.1.10 is announced by 2 load balancers";
     namespace.wait_for_value("service/web", MESSAGE, by_two, SOON);
     for pod in [&first, &second] {
         pod.process.signal(Signal::SIGTERM).unwrap();

@@ -292,8 +292,8 @@ fn an_invalid_entry_is_refused_with_the_line_of_the_invalid_field() {
     check(
         &entry("  - address: 10.0.2.5\n    port: 8080\n"),
         "10:5: tcp/10.1.1.10:80: realServers[10.0.2.5:8080].port: 8080 differs from the virtual \
-         server's port 80, which Tunnel (ipip) cannot change; leave it out, or use forwarding \
-         method Masquerade",
+         server's port 80, which Tunnel (ipip) cannot change; leave the port out, or use \
+         forwarding method Masquerade",
     );
     check(
         &entry("  - address: 10.0.2.3\n"),
@@ -308,7 +308,7 @@ fn an_invalid_entry_is_refused_with_the_line_of_the_invalid_field() {
     check(
         &entry("  schedulerFlags: [port]\n"),
         "10:19: tcp/10.1.1.10:80: schedulerFlags: port without fallback makes mh drop every new \
-         flow that hashes to a quiesced real server; use both flags (the default) or no flag",
+         flow that hashes to a quiesced real server; use fallback and port (the default), or no flag",
     );
     check(
         &entry("  scheduler: rr\n  schedulerFlags: [port]\n"),

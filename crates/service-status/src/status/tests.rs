@@ -101,7 +101,7 @@ fn an_announced_address_is_written_with_ip_mode_and_ports() {
                 "type": "portlb.io/Announced",
                 "status": "True",
                 "reason": "Announced",
-                "message": "10.1.1.10 by 2 load balancers",
+                "message": "10.1.1.10 is announced by 2 load balancers",
                 "observedGeneration": 3,
                 "lastTransitionTime": "2023-11-14T22:13:20Z",
             }],
@@ -117,7 +117,7 @@ fn an_announced_address_is_written_with_ip_mode_and_ports() {
 fn an_up_to_date_status_is_not_written_again() {
     let mut view = view(&["10.1.1.10"]);
     view.written.ingress = vec![ingress("10.1.1.10")];
-    let message = "10.1.1.10 by 1 load balancer";
+    let message = "10.1.1.10 is announced by 1 load balancer";
     view.written.announced = Some(condition_of("True", "Announced", message));
     assert_eq!(
         writes(
@@ -137,7 +137,7 @@ fn an_ip_mode_that_the_api_server_drops_is_not_written_again() {
     let mut without = ingress("10.1.1.10");
     without.ip_mode = None;
     view.written.ingress = vec![without];
-    let message = "10.1.1.10 by 1 load balancer";
+    let message = "10.1.1.10 is announced by 1 load balancer";
     view.written.announced = Some(condition_of("True", "Announced", message));
     let announcements = announcements(&["10.1.1.10/32"]);
     let count = |mode| writes(&key(), &view, &announcements, mode, now()).len();
@@ -150,7 +150,7 @@ fn a_status_that_another_program_changed_is_corrected_without_an_event() {
     let mut other = ingress("10.1.1.10");
     other.ip_mode = Some("VIP".into());
     view.written.ingress = vec![other];
-    let message = "10.1.1.10 by 1 load balancer";
+    let message = "10.1.1.10 is announced by 1 load balancer";
     view.written.announced = Some(condition_of("True", "Announced", message));
     let writes = writes(
         &key(),
@@ -169,7 +169,7 @@ fn a_status_that_another_program_changed_is_corrected_without_an_event() {
 fn a_changed_number_of_load_balancers_keeps_the_transition_time_and_causes_no_event() {
     let mut view = view(&["10.1.1.10"]);
     view.written.ingress = vec![ingress("10.1.1.10")];
-    let message = "10.1.1.10 by 2 load balancers";
+    let message = "10.1.1.10 is announced by 2 load balancers";
     view.written.announced = Some(condition_of("True", "Announced", message));
     let writes = writes(
         &key(),
@@ -180,7 +180,10 @@ fn a_changed_number_of_load_balancers_keeps_the_transition_time_and_causes_no_ev
     );
     let condition = &writes[0].document["status"]["conditions"][0];
     assert_eq!(condition["lastTransitionTime"], "2023-11-14T22:12:20Z");
-    assert_eq!(condition["message"], "10.1.1.10 by 1 load balancer");
+    assert_eq!(
+        condition["message"],
+        "10.1.1.10 is announced by 1 load balancer"
+    );
     assert_eq!(writes[0].change, None);
 }
 
@@ -191,7 +194,7 @@ fn an_address_that_is_no_longer_announced_is_removed_with_an_event() {
     view.written.announced = Some(condition_of(
         "True",
         "Announced",
-        "10.1.1.10 by 1 load balancer",
+        "10.1.1.10 is announced by 1 load balancer",
     ));
     let writes = writes(&key(), &view, &announcements(&[]), IpMode::Kept, now());
     let status = &writes[0].document["status"];
@@ -223,7 +226,7 @@ fn a_service_with_one_announced_address_family_of_two_is_degraded() {
     assert_eq!(status["conditions"][0]["reason"], "PartlyAnnounced");
     assert_eq!(
         status["conditions"][0]["message"],
-        "10.1.1.10 by 1 load balancer, 2001:db8::10 by no load balancer"
+        "10.1.1.10 is announced by 1 load balancer, 2001:db8::10 is announced by no load balancer"
     );
     assert_eq!(
         status["loadBalancer"]["ingress"].as_array().unwrap().len(),

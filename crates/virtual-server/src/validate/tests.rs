@@ -162,7 +162,7 @@ fn a_real_server_port_that_differs_from_the_port_of_the_virtual_server_requires_
             },
             &format!(
                 "realServers[10.0.2.3:8080].port: 8080 differs from the virtual server's port \
-                 80, which {method} cannot change; leave it out, or use forwarding method \
+                 80, which {method} cannot change; leave the port out, or use forwarding method \
                  Masquerade"
             ),
         );
@@ -214,8 +214,8 @@ fn a_real_server_of_the_other_address_family_requires_a_tunnel() {
             },
             &format!(
                 "realServers[fd00:2::9].address: fd00:2::9 is not of the family of the service \
-                 address 10.1.1.10, which {method} cannot bridge; use forwarding method Tunnel \
-                 or an address of the same family"
+                 address 10.1.1.10, and {method} cannot reach another family; use forwarding \
+                 method Tunnel or an address of the same family"
             ),
         );
     }
@@ -256,7 +256,7 @@ fn mh_with_port_but_without_fallback_is_rejected() {
             });
         },
         "schedulerFlags: port without fallback makes mh drop every new flow that hashes to a \
-         quiesced real server; use both flags (the default) or no flag",
+         quiesced real server; use fallback and port (the default), or no flag",
     );
 }
 

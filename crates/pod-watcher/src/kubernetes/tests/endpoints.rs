@@ -354,8 +354,8 @@ fn a_service_address_gets_endpoints_of_the_other_family_only_with_tunnel() {
               ports: [80]
               forwardingMethod: DirectRouting
               realServers: []
-            # shop/web: Warning EndpointsLeftOut: 2 endpoints are left out, such as 10.0.2.3 is not of the family of the service address fd00:1::10, which DirectRouting cannot bridge; use forwarding method Tunnel or an address of the same family
-            # shop/web: Warning NoUsableEndpoint: tcp/[fd00:1::10]:80 has endpoints, but none of the endpoints can be used: 10.0.2.3 is not of the family of the service address fd00:1::10, which DirectRouting cannot bridge; use forwarding method Tunnel or an address of the same family
+            # shop/web: Warning EndpointsLeftOut: 2 endpoints are left out, such as 10.0.2.3 is not of the family of the service address fd00:1::10, and DirectRouting cannot reach another family; use forwarding method Tunnel or an address of the same family
+            # shop/web: Warning NoUsableEndpoint: tcp/[fd00:1::10]:80 has endpoints, but none of the endpoints can be used: 10.0.2.3 is not of the family of the service address fd00:1::10, and DirectRouting cannot reach another family; use forwarding method Tunnel or an address of the same family
         "#]],
     );
 }

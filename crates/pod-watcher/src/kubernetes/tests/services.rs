@@ -180,7 +180,7 @@ fn every_problem_of_a_service_gives_a_finding() {
         ),
         expect![[r#"
             virtualServers: []
-            # shop/web: Warning BadSpecification: spec.loadBalancerIP: "web.example.com" is not an IP address; write one such as 10.1.1.10, or remove it
+            # shop/web: Warning BadSpecification: spec.loadBalancerIP: "web.example.com" is not an IP address; write an address such as 10.1.1.10, or remove the value
         "#]],
     );
     check(
@@ -430,7 +430,7 @@ fn invalid_settings_of_pools_ranges_and_pods_are_refused() {
         --address-pool: a is the name of two pools; give each pool its own name, or put all prefixes into one pool
         --address-pool: 10.1.1.8/29 overlaps 10.1.1.0/24; give each address to one pool
         --address-pool: 10.1.2.1/24 has bits set to the right of its length; write 10.1.2.0/24
-        --pod-selector: the pods cannot be served; --pod-target-port: 8080 differs from port 80, which Tunnel (ipip) cannot change; leave it out, or add --pod-annotation portlb.io/forwarding-method=Masquerade"#]].assert_eq(&errors.join("\n"));
+        --pod-selector: the pods cannot be served; --pod-target-port: 8080 differs from port 80, which Tunnel (ipip) cannot change; leave the flag out, or add --pod-annotation portlb.io/forwarding-method=Masquerade"#]].assert_eq(&errors.join("\n"));
 }
 
 #[test]
