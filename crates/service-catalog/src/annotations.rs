@@ -62,9 +62,9 @@ pub(crate) struct ServiceAnnotations {
     pub(crate) options: Options,
     /// Time after the client's last connection until the kernel forgets the client.
     pub(crate) persistence_timeout: Option<Duration>,
-    /// Prefix length of IPv4 addresses that count as one client.
+    /// Clients whose IPv4 addresses have a common prefix of this length count as one client.
     pub(crate) ipv4_prefix_length: Option<u8>,
-    /// Prefix length of IPv6 addresses that count as one client.
+    /// Clients whose IPv6 addresses have a common prefix of this length count as one client.
     pub(crate) ipv6_prefix_length: Option<u8>,
 }
 
@@ -238,7 +238,8 @@ pub(crate) const SERVICE_ANNOTATIONS: &[Annotation<ServiceAnnotations>] = &[
     Annotation {
         name: "persistence-ipv4-prefix-length",
         field: None,
-        meaning: "prefix length of IPv4 addresses that count as one client",
+        meaning: "clients whose IPv4 addresses have a common prefix of this length count as one \
+                  client",
         default: "`32`: each address",
         allowed: "1 to 32",
         read: |text, parsed| number(text, "1 to 32", &mut parsed.ipv4_prefix_length),
@@ -246,7 +247,8 @@ pub(crate) const SERVICE_ANNOTATIONS: &[Annotation<ServiceAnnotations>] = &[
     Annotation {
         name: "persistence-ipv6-prefix-length",
         field: None,
-        meaning: "prefix length of IPv6 addresses that count as one client",
+        meaning: "clients whose IPv6 addresses have a common prefix of this length count as one \
+                  client",
         default: "`128`: each address",
         allowed: "1 to 128",
         read: |text, parsed| number(text, "1 to 128", &mut parsed.ipv6_prefix_length),

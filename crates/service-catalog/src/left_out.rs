@@ -250,7 +250,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_reason_has_its_own_index_and_label() {
+    fn every_reason_to_leave_out_an_endpoint_has_its_own_index_and_label() {
         for (index, reason) in LeftOutReason::ALL.into_iter().enumerate() {
             assert_eq!(reason as usize, index, "{reason:?}");
         }
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn new_counts_of_a_service_replace_its_former_counts() {
+    fn new_counts_of_left_out_endpoints_replace_the_former_counts_of_the_service() {
         let mut sum = LeftOutCounts::default();
         let counts = |count| LeftOutCounts([count; LeftOutReason::ALL.len()]);
         sum.replace(&counts(0), &counts(3));

@@ -1,4 +1,4 @@
-//! Limits of a Service that no load balancer enforces.
+//! Limits on clients that no load balancer enforces.
 
 use std::net::IpAddr;
 

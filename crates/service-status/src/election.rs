@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_holder_loses_the_lease_when_it_does_not_renew_it_in_time() {
+    fn a_pod_takes_the_lease_when_the_holder_has_not_renewed_the_lease_for_its_duration() {
         let now = Instant::now();
         let mut election = Election::new("b".to_owned());
         assert_eq!(election.observe(lease_of("a", 1), now), LeaseAction::Wait);

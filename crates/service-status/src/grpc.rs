@@ -19,7 +19,7 @@ use crate::reports::AnnouncedPrefixes;
 /// a shorter restart of the announcer its peers keep the routes by graceful restart.
 const ANNOUNCER_GRACE: Duration = Duration::from_secs(5);
 
-/// First pause before the next attempt to reach the announcer.
+/// First pause between two attempts to reach the announcer. Later pauses are longer.
 const FIRST_RETRY: Duration = Duration::from_millis(20);
 
 /// The task that watches the announcements of this pod's bgp-announcer.

@@ -2,7 +2,7 @@
 
 use daemon_runtime::{Counter, Family, Gauge, Labels, Metrics};
 
-/// Metrics of the writes to the cluster, and of the election.
+/// Metrics of the election, of the reports and of the writes to the cluster.
 #[derive(Clone, Debug, Default)]
 pub struct StatusMetrics {
     pub(crate) lease_held: Gauge,

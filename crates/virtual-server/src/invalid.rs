@@ -65,7 +65,7 @@ pub enum Field {
     ForwardingMethod,
     TunnelKind,
     PersistenceTimeout,
-    /// The prefix length of addresses that count as one client.
+    /// The length of the prefix by which several client addresses count as one client.
     ClientPrefixLength,
     /// The whole list of real servers.
     RealServers,

@@ -109,7 +109,7 @@ pub struct Persistence {
     /// Time after the client's last connection until the kernel forgets the client: whole seconds,
     /// 1 s to 31 days.
     pub timeout: Duration,
-    /// Prefix length of the addresses that count as one client.
+    /// Clients whose addresses have a common prefix of this length count as one client.
     pub client_prefix_length: u8,
 }
 

@@ -36,9 +36,11 @@ pub struct Options {
 pub struct PersistenceOptions {
     /// Time after the client's last connection until the kernel forgets the client.
     pub timeout: Duration,
-    /// Prefix length of IPv4 addresses that count as one client. `None` means 32.
+    /// Clients whose IPv4 addresses have a common prefix of this length count as one client. `None`
+    /// means 32.
     pub ipv4_prefix_length: Option<u8>,
-    /// Prefix length of IPv6 addresses that count as one client. `None` means 128.
+    /// Clients whose IPv6 addresses have a common prefix of this length count as one client. `None`
+    /// means 128.
     pub ipv6_prefix_length: Option<u8>,
 }
 
@@ -141,7 +143,7 @@ impl Options {
             unused.push(Invalid::new(
                 Field::SchedulerFlags,
                 scheduler,
-                "has no flags, only sh and mh have",
+                "has no flags (only sh and mh have flags)",
                 Suggestion::LeaveOut,
             ));
             scheduler
@@ -276,7 +278,7 @@ mod tests {
         };
         assert_eq!(
             options.resolve().1[0].to_string(),
-            "schedulerFlags: rr has no flags, only sh and mh have; leave it out"
+            "schedulerFlags: rr has no flags (only sh and mh have flags); leave it out"
         );
         options = Options {
             forwarding_method: Some(ForwardingMethod::Masquerade),

@@ -312,7 +312,7 @@ fn an_invalid_entry_is_refused_with_the_line_of_the_invalid_field() {
     );
     check(
         &entry("  scheduler: rr\n  schedulerFlags: [port]\n"),
-        "11:19: schedulerFlags: rr has no flags, only sh and mh have; leave it out",
+        "11:19: schedulerFlags: rr has no flags (only sh and mh have flags); leave it out",
     );
     check(
         &entry("  forwardingMethod: Masquerade\n  tunnelKind: ipip\n"),

@@ -19,7 +19,7 @@ fn check(name: &str, value: &str, expected: &str) {
 }
 
 #[test]
-fn docs_annotations_md_matches_the_tables() {
+fn docs_reference_annotations_md_matches_the_tables_of_annotations() {
     expect_file!["../../../../docs/reference/annotations.md"].assert_eq(&reference());
 }
 

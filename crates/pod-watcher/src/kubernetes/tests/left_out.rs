@@ -205,7 +205,7 @@ fn a_refused_annotation_gives_no_second_finding_about_the_default_in_its_place()
         expect![[r#"
             virtualServers: []
             # shop/web: Warning BadAnnotation: annotation portlb.io/health-check-rise: 2 has no effect without a health check; remove it, or use a health check
-            # shop/web: Warning BadAnnotation: annotation portlb.io/scheduler-flags: rr has no flags, only sh and mh have; remove it
+            # shop/web: Warning BadAnnotation: annotation portlb.io/scheduler-flags: rr has no flags (only sh and mh have flags); remove it
         "#]],
     );
     // The tunnel kind is refused, but the forwarding method is valid: Masquerade can change ports,

@@ -168,7 +168,7 @@ fn every_problem_of_a_service_gives_a_finding() {
         expect![[r#"
             virtualServers: []
             # shop/web: Warning BadAnnotation: annotation portlb.io/address: 127.0.0.1 is a loopback address, which is valid only within a host; write a unicast address that is routed, such as 10.1.1.10 or fd00::10
-            # shop/web: Warning BadAnnotation: annotation portlb.io/scheduler-flags: rr has no flags, only sh and mh have; remove it
+            # shop/web: Warning BadAnnotation: annotation portlb.io/scheduler-flags: rr has no flags (only sh and mh have flags); remove it
         "#]],
     );
     check(
