@@ -100,7 +100,7 @@ impl Reporter {
         Ok(())
     }
 
-    /// Writes and renews the report forever.
+    /// Writes the report and then renews it. Never returns.
     async fn renew(&mut self) {
         let mut failures = FailureLog::new("report");
         let mut backoff = Backoff::within_grace(Duration::from_millis(500), REPORT_DURATION);
