@@ -7,9 +7,9 @@
 //!                   checks                            ConnectionCounters ──► counters for lists
 //! ```
 //!
-//! - One task, the owner, makes all decisions. It is a loop over parts that each own their state:
-//!   the desired set, the drains, the health checks, the local prefixes, the audit clock and the
-//! status.
+//! - One task, the owner, makes all decisions. The owner is a loop over parts that each own their
+//!   state: the desired set, the drains, the health checks, the local prefixes, the audit clock and
+//!   the status.
 //! - Until the first desired set arrives, the forwarder changes nothing in the kernel.
 //! - A virtual server counts as programmed only after the forwarder has read its kernel entries
 //!   back.

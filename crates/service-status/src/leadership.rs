@@ -81,7 +81,7 @@ pub(crate) struct Leadership {
 #[derive(Clone, Debug)]
 pub(crate) enum ReportEvent {
     /// A list of all reports begins.
-    Began,
+    ListStarted,
     /// A report is new or has been renewed.
     Put(ReportLease),
     /// The report with this name was deleted.
@@ -89,7 +89,7 @@ pub(crate) enum ReportEvent {
     /// The list has ended: a report that the list did not contain does not exist.
     Listed,
     /// The watch has failed with this error.
-    Trouble(String),
+    Failed(String),
     /// The watch works again after a failure.
     Recovered,
 }
@@ -260,7 +260,7 @@ impl Leadership {
         now: Instant,
     ) -> Option<(String, BoundedDuration)> {
         match event {
-            ReportEvent::Began => self.reports.begin_list(),
+            ReportEvent::ListStarted => self.reports.begin_list(),
             // The watch can deliver events after `Trouble`, for example after an object that
             // pod-watcher cannot decode.
             ReportEvent::Put(lease) => {
