@@ -1,6 +1,7 @@
-//! Tests of the layers of `docs/explanation/architecture.md`.
+//! Tests of the crate dependencies, against the layers of `docs/explanation/architecture.md`.
 //!
-//! A dependency in a `Cargo.toml` that the layers do not allow fails a test here.
+//! A test fails if a `Cargo.toml` has a dependency that the layers do not allow, or if the code of
+//! a crate uses a name that its layer must not use.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
@@ -8,7 +9,7 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use cargo_metadata::{CargoOpt, DependencyKind, Metadata, MetadataCommand};
 
-/// The crates of the workspace that each crate may import.
+/// Each crate with the crates of the workspace that it may import.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("config-text", &[]),
     ("virtual-server", &["config-text"]),
@@ -128,7 +129,7 @@ const PURE: &[&str] = &[
     "bgp-rib",
     "netlink-packet-ipvs",
 ];
-/// The only crates that a crate of `PURE` may depend on.
+/// The only crates, of the workspace and of other projects, that a crate of `PURE` may depend on.
 const PURE_MAY_USE: &[&str] = &[
     "bgp-packet",
     "bytes",
@@ -144,7 +145,8 @@ const PURE_MAY_USE: &[&str] = &[
     "zettabgp",
 ];
 
-/// Words in source code that show I/O, a clock, a log or randomness.
+/// Words that show I/O, a clock, a log or randomness. The code of a crate of `PURE` must not
+/// contain them.
 const IMPURE_WORDS: &[&str] = &[
     "Instant::now",
     "SystemTime",
@@ -160,11 +162,11 @@ const IMPURE_WORDS: &[&str] = &[
     "rand::",
 ];
 
-/// Names of kernel parts. Only implementations of `Forwarder` may contain these names; `data-plane`
-/// must not.
+/// Names of kernel parts. The crate `data-plane` must not contain these names; crates that
+/// implement `Forwarder` may.
 const KERNEL_PARTS: &[&str] = &["ipvs", "netlink", "nftables", "sysctl", "bpf"];
 
-/// Crates with restricted users: the crate, and the crates of the workspace that may import it.
+/// Each crate that only some crates of the workspace may import, with these crates.
 const RESTRICTED: &[(&str, &[&str])] = &[
     ("zettabgp", &["bgp-packet"]),
     (
@@ -176,8 +178,8 @@ const RESTRICTED: &[(&str, &[&str])] = &[
 ];
 
 fn metadata() -> Metadata {
-    // Without the filter cargo also asks for crates of other platforms, and those crates are not
-    // downloaded.
+    // Without `--filter-platform` cargo also reads the crates that only other platforms need, and
+    // fails, because those crates are not downloaded.
     let platform = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     MetadataCommand::new()
         .manifest_path(Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml"))
@@ -231,7 +233,7 @@ fn sources(krate: &str) -> Vec<(String, String)> {
             .join("src"),
         &mut files,
     );
-    assert!(!files.is_empty(), "{krate} has no sources");
+    assert!(!files.is_empty(), "no source file of {krate} was found");
     files
 }
 
@@ -353,8 +355,8 @@ fn data_plane_names_no_kernel_part() {
     }
 }
 
-/// Reports whether the code has a path that begins with the crate: `kube::`, but not
-/// `crate::kube::`.
+/// Reports whether `code` has a path that begins with the crate `name`. For `kube`, `kube::Client`
+/// is such a path, and `crate::kube::Client` is not.
 fn names_crate(code: &str, name: &str) -> bool {
     let path = format!("{name}::");
     let mut matches = code.match_indices(&path);
@@ -379,7 +381,7 @@ fn only_folders_named_kubernetes_use_the_kubernetes_client_crates() {
     }
 }
 
-/// Modules of service-status that only compute decisions.
+/// Modules of service-status that decide what to write, without a clock and without randomness.
 const DECISIONS_ABOUT_STATUS: &[&str] = &[
     "election.rs",
     "events.rs",

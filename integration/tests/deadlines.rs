@@ -1,4 +1,5 @@
-//! Tests that the deadlines of all daemons fit into each other.
+//! Tests of the deadlines of all daemons: a shorter deadline must fit into the longer deadlines
+//! around it.
 //!
 //! The tests read the table of `docs/reference/deadlines.md` and compare each row with the code and
 //! with `manifests/`.
@@ -16,7 +17,7 @@ const DOCUMENT: &str = concat!(
 );
 const MANIFESTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../manifests/base/");
 
-/// Returns the default value of a flag of the command line `A`.
+/// Returns the default value of a flag of the program whose command line is `A`.
 fn default_of<A: CommandFactory>(flag: &str) -> Duration {
     let command = A::command();
     let mut flags = command.get_arguments();
@@ -42,7 +43,8 @@ fn flag_in_manifest(manifest: &str, flag: &str) -> Duration {
     parse_duration(rest.lines().next().unwrap().trim()).unwrap()
 }
 
-/// Returns each deadline of the code and the manifests under its name in the document.
+/// Returns each deadline of the code and of the manifests, by its name in
+/// `docs/reference/deadlines.md`.
 fn deadlines() -> BTreeMap<&'static str, Duration> {
     let announcer = default_of::<bgp_announcer::args::Args>;
     let router = default_of::<node_router::Args>;
@@ -71,9 +73,10 @@ fn deadlines() -> BTreeMap<&'static str, Duration> {
     .into()
 }
 
-/// A row of the document's table: the name of a deadline, its value, and the longer deadlines.
+/// A row of the document's table: the name of a deadline, its value, and longer deadlines.
 ///
-/// Each longer deadline has a factor: so many times the value must fit into the longer deadline.
+/// Each longer deadline has a factor: the value times this factor must not exceed the longer
+/// deadline.
 type DocumentedDeadline = (String, Duration, Vec<(u32, String)>);
 
 fn documented() -> Vec<DocumentedDeadline> {
@@ -117,7 +120,7 @@ fn each_deadline_is_documented_with_its_value_and_fits_into_the_longer_deadlines
 }
 
 #[test]
-fn every_drain_fits_into_the_termination_grace_period_of_its_pod() {
+fn the_drains_of_announcer_and_node_router_fit_into_the_grace_periods_of_their_pods() {
     let deadlines = deadlines();
     let announcer = deadlines["`--withdraw-delay`"] + deadlines["`--linger` of bgp-announcer"];
     assert!(announcer * 2 <= deadlines["grace period of a load balancer"]);

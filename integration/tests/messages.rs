@@ -8,14 +8,14 @@ use std::path::{Path, PathBuf};
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 const DOCUMENT: &str = "docs/reference/messages.md";
-/// Macros that log at a level, with the level.
+/// Macros that log at WARN or ERROR, and the level of each macro.
 const MACROS: [(&str, &str); 3] = [
     ("warn!(", "WARN"),
     ("warn_once!(", "WARN"),
     ("error!(", "ERROR"),
 ];
 
-/// Collects the Rust files below `folder` that belong to libraries and programs.
+/// Collects the Rust files below `folder`, except the files of tests and of fuzz targets.
 fn collect_sources(folder: &Path, files: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -30,7 +30,8 @@ fn collect_sources(folder: &Path, files: &mut Vec<PathBuf>) {
     }
 }
 
-/// Returns the string literal at the start of `text`, without quotes, escapes and broken lines.
+/// Returns the string literal at the start of `text`, without its quotes. Escaped characters lose
+/// their backslash, and a literal of several lines becomes one line.
 fn literal(text: &str) -> Option<String> {
     let mut letters = text.strip_prefix('"')?.chars();
     let mut literal = String::new();
@@ -82,7 +83,7 @@ fn message(arguments: &str) -> Option<String> {
     None
 }
 
-/// Returns the WARN and ERROR messages of all crates, and the places of each message.
+/// Returns the WARN and ERROR messages of all crates, each with its files and lines.
 fn messages_of_the_code() -> BTreeMap<(String, String), BTreeSet<String>> {
     let mut files = Vec::new();
     collect_sources(&Path::new(ROOT).join("crates"), &mut files);
@@ -99,7 +100,8 @@ fn messages_of_the_code() -> BTreeMap<(String, String), BTreeSet<String>> {
                 let file = path.strip_prefix(ROOT).unwrap().display().to_string();
                 let line = text[..at].lines().count();
                 let place = format!("{file}:{line}");
-                // The definition of a macro passes its arguments on.
+                // The definition of another macro forwards its arguments to the log macro, so it
+                // has no message.
                 if text[at + name.len()..].contains("$($fields)*")
                     && text[at + name.len()..]
                         .split(')')
@@ -143,7 +145,11 @@ fn messages_of_the_document() -> BTreeSet<(String, String)> {
 #[test]
 fn each_warning_and_error_is_in_the_reference_of_messages() {
     let code = messages_of_the_code();
-    assert!(code.len() > 40, "{} messages were found", code.len());
+    assert!(
+        code.len() > 40,
+        "only {} messages were found in the code",
+        code.len()
+    );
     let document = messages_of_the_document();
     let missing: Vec<String> = code
         .iter()
@@ -162,7 +168,7 @@ fn each_warning_and_error_is_in_the_reference_of_messages() {
 }
 
 #[test]
-fn a_message_is_the_argument_that_is_a_literal() {
+fn the_message_of_a_log_macro_is_its_first_argument_that_is_a_literal() {
     let arguments = "peer = name(\"x, y\"), a = \"b\", %error, \"session \\\n        lost\")";
     assert_eq!(message(arguments).unwrap(), "session lost");
     assert_eq!(message("\"alone\")").unwrap(), "alone");

@@ -1,6 +1,6 @@
-//! One public type for each name in the workspace.
+//! A test that each public type of the workspace has a unique name.
 //!
-//! The name of a public type leads to one definition.
+//! With unique names, a search for the name of a type finds one definition.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -9,7 +9,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
-/// Types that the crate of each program defines. No crate imports a program.
+/// Type names that the crate of each program may define. Such types cannot be confused, because no
+/// crate imports a program.
 const OF_EACH_PROGRAM: [&str; 4] = ["Args", "Config", "Settings", "StartError"];
 const PROGRAMS: [&str; 6] = [
     "bgp-announcer",
@@ -20,7 +21,7 @@ const PROGRAMS: [&str; 6] = [
     "tunnel-init",
 ];
 
-/// Collects the Rust files below `folder` that belong to libraries and programs.
+/// Collects the Rust files below `folder`, except the files of tests and of fuzz targets.
 fn collect_sources(folder: &Path, files: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();

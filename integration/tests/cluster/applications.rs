@@ -1,4 +1,4 @@
-//! Cases in which one application must not disturb another application.
+//! Cases with several applications: a change of one application must not disturb another one.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Instant;
@@ -15,10 +15,12 @@ const MASQUERADE: Ipv4Addr = Ipv4Addr::new(10, 1, 1, 20);
 const SECOND: &str = "manifests/examples/second-application";
 const ANNOTATION: &str = "portlb.io/scheduler";
 
-/// Sets an invalid annotation on the Service, then a valid one, then removes it.
+/// Sets an annotation of the Service `web` to an invalid value, then to a valid value, and removes
+/// it.
 ///
-/// While the annotation is invalid, pod-watcher serves the previous state, and a Warning Event
-/// names the annotation and the allowed values. The corrected annotation takes effect.
+/// While the value is invalid, requests are answered, and a Warning Event names the annotation and
+/// the allowed values. The valid value takes effect in the kernel. After the removal of the
+/// annotation the kernel has the default value.
 pub(crate) fn bad_annotation(runner: &mut CaseRunner) -> Result<CaseOutcome> {
     let annotate = |value: &str| {
         let pair = format!("{ANNOTATION}={value}");
@@ -34,7 +36,7 @@ pub(crate) fn bad_annotation(runner: &mut CaseRunner) -> Result<CaseOutcome> {
     };
     annotate("fastest")?;
     let applied = Instant::now();
-    let event = wait_until("a Warning names the annotation", || {
+    let event = wait_until("a Warning Event names the annotation", || {
         let events = runner.cluster.kubectl(&[
             "get",
             "events",
@@ -58,7 +60,7 @@ pub(crate) fn bad_annotation(runner: &mut CaseRunner) -> Result<CaseOutcome> {
     );
     wait_for_web_answers(runner, Instant::now())?;
     annotate("rr")?;
-    wait_until("the kernel has the corrected scheduler", || {
+    wait_until("the kernel has the scheduler of the annotation", || {
         let schedulers = schedulers(runner)?;
         ensure!(schedulers.iter().all(|name| name == "rr"), "{schedulers:?}");
         Ok(())
@@ -67,7 +69,7 @@ pub(crate) fn bad_annotation(runner: &mut CaseRunner) -> Result<CaseOutcome> {
     runner
         .cluster
         .kubectl(&["annotate", "service", "-n", "web", "web", &pair])?;
-    wait_until("the kernel has the default scheduler", || {
+    wait_until("every virtual server has the default scheduler", || {
         let schedulers = schedulers(runner)?;
         ensure!(schedulers.iter().all(|name| name == "mh"), "{schedulers:?}");
         Ok(())
@@ -100,10 +102,10 @@ fn schedulers(runner: &CaseRunner) -> Result<Vec<String>> {
     Ok(schedulers)
 }
 
-/// Applies a second application, and allows no loss for the first application.
+/// Applies a second application, and allows no loss for the first application, `web`.
 ///
-/// The second application has its own load balancers and its own service range, on the same nodes.
-/// The second application stays for the next cases.
+/// The second application, `shop`, has separate load balancers and a separate service range, on the
+/// nodes of the first application. It is not deleted at the end of this case.
 pub(crate) fn second_application(runner: &mut CaseRunner) -> Result<CaseOutcome> {
     runner.cluster.apply_folder(SECOND)?;
     runner.wait_for_rollout("shop", "deployment/load-balancer")?;
@@ -119,8 +121,9 @@ pub(crate) fn second_application(runner: &mut CaseRunner) -> Result<CaseOutcome>
 
 /// Counts the requests to the second application that were due after `from`.
 ///
-/// Waits first until requests that were sent after `until` are answered. Returns an error if a
-/// request was lost, and `None` without a second application.
+/// Waits before the count until the second application has answered 200 requests that were sent
+/// after `until`. Returns an error if a request was lost, and `None` if no second application is
+/// applied.
 pub(crate) fn count_second_application(
     runner: &CaseRunner,
     from: Instant,
@@ -153,9 +156,11 @@ pub(crate) fn delete_second_application(runner: &mut CaseRunner) -> Result<CaseO
     ))
 }
 
-/// Applies web pods with the forwarding method `Masquerade`, sends requests, and deletes them.
+/// Applies web pods with the forwarding method `Masquerade`, sends requests to these web pods, and
+/// deletes the web pods.
 ///
-/// Such web pods need no preparation, because their answers return through the load balancers.
+/// These web pods need no tunnel interface, because their answers return through the load
+/// balancers.
 pub(crate) fn masquerade(runner: &mut CaseRunner) -> Result<CaseOutcome> {
     let folder = "manifests/examples/web/masquerade";
     runner.cluster.apply_folder(folder)?;

@@ -8,22 +8,22 @@ use crate::report::{AllowedLoss, CaseOutcome};
 use crate::rolling::wait_for_web_answers;
 use crate::runner::{CaseRunner, FRESH_PER_SECOND, LASTING, LONG, PodOnNode, WEB};
 
-/// Time until health checks report a silent real server as failed.
+/// Time until health checks report a real server that does not answer as failed.
 ///
-/// `interval` x `fall` + `timeout` is by default 2 s x 3 + 1 s. The start of a probe can be up to
-/// one more `interval` away.
+/// By default `interval` x `fall` + `timeout` is 2 s x 3 + 1 s = 7 s. The first probe after the
+/// failure can start up to one `interval` later, so the time is at most 9 s.
 const DETECTION: Duration = Duration::from_secs(9);
-/// Time without an API server. It is longer than the duration of pod-watcher's Lease (15 s), so
-/// that the Lease expires.
+/// Time without an API server, except in a complete run. It is longer than the duration of
+/// pod-watcher's Lease (15 s), so that the Lease expires.
 const OUTAGE: Duration = Duration::from_secs(36);
-/// Time without an API server in a complete run (`make test-all`), which has time for a longer
-/// outage.
+/// Time without an API server in a complete run (`make test-all`).
 const LONG_OUTAGE: Duration = Duration::from_secs(120);
 
 /// Deletes an lb pod with `kubectl delete pod --force`, and allows no loss.
 ///
-/// The BGP sessions of the pod end with its processes, so only packets in flight are lost, and TCP
-/// repeats them. Established connections continue through the other lb pod.
+/// The BGP sessions of the lb pod end together with its processes, so the router stops to use the
+/// lb pod at once. Only packets in flight are lost, and TCP repeats these packets. Established
+/// connections continue through the second lb pod.
 pub(crate) fn delete_load_balancer(runner: &mut CaseRunner) -> Result<CaseOutcome> {
     let balancers = runner.pods("web", "load-balancer")?;
     let pod = balancers.first().context("there is no lb pod")?;
@@ -41,15 +41,15 @@ pub(crate) fn delete_load_balancer(runner: &mut CaseRunner) -> Result<CaseOutcom
     let since = runner.wait_for_next_hops("web", WEB)?;
     wait_for_web_answers(runner, since)?;
     Ok(AllowedLoss::no_loss(format!(
-        "the lb pod was replaced and announced after {} s",
+        "a new lb pod announced the address {} s after the deletion",
         (since - began).as_secs()
     )))
 }
 
 /// Stops kubelet and containerd of one node, and starts them after the node is `NotReady`.
 ///
-/// The processes of the pods continue to run. While the node is `NotReady`, its web pods get no new
-/// connections and keep their established connections. No request may be lost.
+/// The processes of the node's pods continue to run. While the node is `NotReady`, its web pods get
+/// no new connections and keep their established connections. No request may be lost.
 pub(crate) fn stop_kubelet_and_containerd(runner: &mut CaseRunner) -> Result<CaseOutcome> {
     let web = runner.pods("web", "web")?;
     let name = web.first().context("there is no web pod")?.node.clone();
@@ -103,19 +103,20 @@ pub(crate) fn stop_api_server(runner: &mut CaseRunner) -> Result<CaseOutcome> {
     runner.wait_for_servers(all)?;
     ensure!(
         quiet.lost() == 0,
-        "requests were lost after the failed web pod was removed: {quiet}"
+        "requests were lost after health checks had detected the killed web pod: {quiet}"
     );
     let sent = FRESH_PER_SECOND as usize * DETECTION.as_secs() as usize;
     Ok(CaseOutcome {
         allowed_loss: AllowedLoss::Lost {
-            // The client tries to replace each lost lasting connection once a second, and each
-            // failed attempt counts as fresh.
+            // The client tries to replace each lost lasting connection once a second. A failed
+            // attempt counts as a lost fresh request.
             fresh: sent / all + sent / 10 + LASTING,
-            // `mh` does not spread this small number of connections evenly.
+            // `mh` does not spread this small number of connections evenly, so half of all is
+            // added.
             lasting: LASTING / all + LASTING / 2,
         },
         note: format!(
-            "{} was killed; after its removal no request was lost: {quiet}",
+            "{} was killed; after its detection as failed no request was lost: {quiet}",
             victim.name
         ),
     })

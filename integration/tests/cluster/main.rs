@@ -4,15 +4,15 @@
 //! requests while each case changes something in the cluster.
 //!
 //! All cases run one after the other on one cluster, because a cluster needs a minute to start. If
-//! a case fails, the report has the state of the cluster and the logs of all pods, and the next
+//! a case fails, its details have the state of the cluster and the logs of all pods, and the next
 //! case runs.
 //!
 //! kube-proxy starts in nftables mode. At the end kube-proxy changes to iptables mode, and the
-//! cases that the rules of kube-proxy could disturb run again.
+//! cases that the rules of kube-proxy could disturb run a second time.
 //!
-//! `LAB_CASES=scale,drain` runs the cases whose names contain one of these words, and the cases
-//! that every other case depends on. A word that begins with `iptables-` also runs the change to
-//! iptables mode.
+//! `LAB_CASES=scale,drain` runs the cases whose names contain `scale` or `drain`, and
+//! `first-address`, which every other case needs. A word that begins with `iptables-` also runs the
+//! change to iptables mode.
 
 mod applications;
 mod faults;

@@ -1,4 +1,4 @@
-//! A case that changes the mode of kube-proxy on every node.
+//! A case that changes kube-proxy from nftables mode to iptables mode on every node.
 
 use anyhow::{Result, ensure};
 use lab::cluster::ProxyMode;
@@ -6,10 +6,11 @@ use lab::cluster::ProxyMode;
 use crate::report::{AllowedLoss, CaseOutcome};
 use crate::runner::{CaseRunner, wait_until};
 
-/// Changes kube-proxy to iptables mode and waits until no node has an nftables table of kube-proxy.
+/// Changes kube-proxy to iptables mode, and waits until no node has an nftables table of
+/// kube-proxy.
 ///
-/// Requests may be lost: kube-proxy removes the rules of one mode before it writes the rules of the
-/// other mode.
+/// Requests may be lost, because kube-proxy removes the nftables rules before it writes the
+/// iptables rules.
 pub(crate) fn change_to_iptables(runner: &mut CaseRunner) -> Result<CaseOutcome> {
     for node in &mut runner.cluster.nodes {
         node.set_proxy_mode(ProxyMode::Iptables)?;

@@ -7,7 +7,7 @@ use lab::open_loop::Count;
 
 /// Limit for the slowest answer in a case without allowed loss.
 ///
-/// TCP repeats a lost SYN after 1 s. The limit is three times this pause.
+/// TCP repeats a lost SYN after 1 s. The limit is three times as long.
 const SLOWEST: Duration = Duration::from_secs(3);
 
 /// The losses that a case allows at the client outside of the cluster.
@@ -15,23 +15,24 @@ const SLOWEST: Duration = Duration::from_secs(3);
 pub(crate) enum AllowedLoss {
     /// No request may be lost, and no answer may take `SLOWEST` or longer.
     Nothing,
-    /// Upper limits of lost requests.
+    /// Each kind of request has an upper limit of lost requests.
     Lost {
         /// Requests that each use a new connection.
         fresh: usize,
         /// Requests over connections that the client keeps open.
         lasting: usize,
     },
-    /// Every request may be lost, because the case starts or deletes the service address.
+    /// Every request may be lost, because the service address is not announced during a part of the
+    /// case.
     Everything,
 }
 
-/// The result of a case whose own steps have passed.
+/// The result of a case that has finished without an error, before its losses are compared.
 #[derive(Debug)]
 pub(crate) struct CaseOutcome {
     /// The losses that the client may have counted during the case.
     pub(crate) allowed_loss: AllowedLoss,
-    /// A measurement for people, printed in the report.
+    /// A measurement for the reader of the report.
     pub(crate) note: String,
 }
 

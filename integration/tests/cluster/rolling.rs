@@ -14,8 +14,8 @@ const FIRST_ADDRESS: Duration = Duration::from_secs(60);
 
 /// Applies the overlay and then the application, as a new user does.
 ///
-/// Every request may be lost, since no load balancer answers before the address is announced. After
-/// the first answer no request may be lost.
+/// Every request may be lost before the first answer, since the address is not announced. After the
+/// first answer no request over a new connection may be lost.
 pub(crate) fn first_address(runner: &mut CaseRunner) -> Result<CaseOutcome> {
     let applied = Instant::now();
     runner.cluster.apply_folder("manifests/overlays/flat-l2")?;
@@ -82,7 +82,7 @@ pub(crate) fn scale_web(runner: &mut CaseRunner) -> Result<CaseOutcome> {
     Ok(AllowedLoss::no_loss(note.join(", ")))
 }
 
-/// Restarts the rollout of the web pods; afterwards no replaced web pod may answer.
+/// Replaces all web pods with a rollout restart. Afterwards no replaced web pod may answer.
 pub(crate) fn roll_web(runner: &mut CaseRunner) -> Result<CaseOutcome> {
     let before = runner.pods("web", "web")?;
     runner
@@ -108,7 +108,7 @@ pub(crate) fn roll_web(runner: &mut CaseRunner) -> Result<CaseOutcome> {
     )))
 }
 
-/// Restarts the rollout of the lb pods, and allows no loss for either application.
+/// Replaces all lb pods of `web` with a rollout restart, and allows no loss for either application.
 pub(crate) fn roll_load_balancers(runner: &mut CaseRunner) -> Result<CaseOutcome> {
     let began = Instant::now();
     restart_rollout(runner, "web", "deployment/load-balancer")?;
@@ -123,7 +123,8 @@ pub(crate) fn roll_load_balancers(runner: &mut CaseRunner) -> Result<CaseOutcome
 
 /// Replaces both reflectors, one after the other.
 ///
-/// The router must keep every next hop, because one reflector is always connected.
+/// The router must keep every next hop, because at least one reflector is connected to it at any
+/// time.
 pub(crate) fn restart_reflectors(runner: &mut CaseRunner) -> Result<CaseOutcome> {
     let prefix = ipnet::IpNet::from(std::net::IpAddr::V4(WEB));
     let next_hops = runner.fib.next_hops(prefix).len();
@@ -144,16 +145,16 @@ pub(crate) fn restart_reflectors(runner: &mut CaseRunner) -> Result<CaseOutcome>
         "the router had only {fewest} of {next_hops} next hops"
     );
     Ok(AllowedLoss::no_loss(format!(
-        "the router always had {fewest} next hops"
+        "the router had {fewest} next hops during the whole restart"
     )))
 }
 
 /// Runs `kubectl drain` on a node that has an lb pod and web pods.
 ///
-/// The web pods and the lb pod start again on other nodes. The new lb pod has only the new set of
-/// web pods, so its hash sends a part of the established connections to new web pods, and these
-/// connections are lost. The router moves half of all connections to the new lb pod, so at most
-/// half of the lasting connections may be lost.
+/// The web pods and the lb pod of the node are replaced by pods on other nodes. The new lb pod
+/// hashes connections over the new set of web pods. So it sends a part of the established
+/// connections to other web pods than before, and these connections are lost. The router moves half
+/// of all connections to the new lb pod, so at most half of the lasting connections may be lost.
 pub(crate) fn drain_node(runner: &mut CaseRunner) -> Result<CaseOutcome> {
     let balancers = runner.pods("web", "load-balancer")?;
     let node = balancers
@@ -191,9 +192,9 @@ fn restart_rollout(runner: &CaseRunner, namespace: &str, what: &str) -> Result<(
     runner.wait_for_rollout(namespace, what)
 }
 
-/// Waits until the web application has answered 200 requests that were sent after `since`.
+/// Waits until the application `web` has answered 200 requests that were sent after `since`.
 ///
-/// So the case also counts requests that are lost shortly after the change.
+/// With this wait the case also counts requests that are lost shortly after its change.
 pub(crate) fn wait_for_web_answers(runner: &CaseRunner, since: Instant) -> Result<()> {
     wait_for_answers(&runner.load, since)
 }

@@ -1,4 +1,4 @@
-//! The runner of all cases, with the cluster, the load and the report.
+//! The runner of the cases, with the cluster, the load and the results of the cases.
 
 use std::env;
 use std::fmt::Write as _;
@@ -22,7 +22,7 @@ pub(crate) const WEB: Ipv4Addr = Ipv4Addr::new(10, 1, 1, 10);
 pub(crate) const LASTING: usize = 20;
 /// Requests per second, each over a new connection.
 pub(crate) const FRESH_PER_SECOND: u32 = 20;
-/// Time limit that is long enough for a rolling update in a guest with two CPUs.
+/// Time limit for a wait, long enough for a rolling update in a guest with two CPUs.
 pub(crate) const LONG: Duration = Duration::from_secs(300);
 
 const IMAGES: &[&str] = &[
@@ -38,19 +38,20 @@ const IMAGES: &[&str] = &[
 /// Runs the cases one after the other on one cluster, and collects their results.
 #[derive(Debug)]
 pub(crate) struct CaseRunner {
-    /// The load is declared before `cluster`, so that it ends before the cluster.
+    /// The load on the application `web`. Fields are dropped in the order of their declaration, so
+    /// the load ends before `cluster`.
     pub(crate) load: OpenLoop,
-    /// The load on the second application, while this application is applied.
+    /// The load on the second application; `None` while this application is not applied.
     pub(crate) second: Option<OpenLoop>,
     pub(crate) fib: FibWatcher,
     pub(crate) cluster: LabCluster,
-    /// Whether the application `web` is applied. Without it no request is answered.
+    /// Whether the application `web` is applied. While it is not applied, no request is answered.
     pub(crate) is_applied: bool,
     rows: Vec<CaseRow>,
     chosen: Vec<String>,
     began: Instant,
-    /// The case after which the restart of the load failed. Later cases are not run, since each of
-    /// them would wait for the load until a timeout.
+    /// The last case before the restart of the load failed. No further case is run, since each case
+    /// would wait for the load until a timeout.
     broken_after: Option<&'static str>,
 }
 
@@ -85,7 +86,8 @@ impl CaseRunner {
         })
     }
 
-    /// Reports whether a word of `LAB_CASES` is a part of `name` or begins with `name`.
+    /// Reports whether `name` contains a word of `LAB_CASES`, or a word of `LAB_CASES` begins with
+    /// `name`.
     ///
     /// Without `LAB_CASES` every case is chosen.
     pub(crate) fn is_chosen(&self, name: &str) -> bool {
@@ -93,13 +95,13 @@ impl CaseRunner {
         self.chosen.is_empty() || self.chosen.iter().any(is_meant)
     }
 
-    /// Runs a case under load, and fails the case if more requests are lost than it allows.
+    /// Runs a case under load, and fails the case if more requests are lost than the case allows.
     pub(crate) fn case(
         &mut self,
         name: &'static str,
         run: impl FnOnce(&mut Self) -> Result<CaseOutcome>,
     ) {
-        // Every other case depends on these cases.
+        // These cases apply the application that all other cases need.
         let always_run = ["first-address", "iptables-mode", "iptables-first-address"];
         if !always_run.contains(&name) && !self.is_chosen(name) {
             return;
@@ -145,16 +147,17 @@ impl CaseRunner {
         self.rows.push(row);
     }
 
-    /// Starts new lasting connections for the next case, after no load balancer drains a web pod.
+    /// Ends the load, waits until no load balancer drains a web pod, and starts the load with new
+    /// lasting connections.
     ///
-    /// Old connections were hashed over another set of web pods, so they could be lost when another
-    /// load balancer receives their packets.
+    /// The lasting connections of the previous case were hashed over another set of web pods, so
+    /// they could be lost when another load balancer receives their packets.
     fn restart_load(&mut self) -> Result<()> {
         if !self.is_applied {
             self.load = start_load(&self.cluster, WEB)?;
             return Ok(());
         }
-        // A web pod drains until its last connection ends, so the old load must end first.
+        // A web pod drains until its last connection ends, so the load must end before the wait.
         self.load.end()?;
         wait_until("no load balancer drains a web pod", || {
             let web = self.pods("web", "web")?.len();
@@ -169,8 +172,8 @@ impl CaseRunner {
         self.load.wait_until_lasting(Duration::from_secs(30))
     }
 
-    /// Prints the report; returns one line for each failed case and each unknown word of
-    /// `LAB_CASES`.
+    /// Prints the report, and returns one line for each failed case and for each word of
+    /// `LAB_CASES` that is in the name of no case.
     pub(crate) fn finish(self) -> Vec<String> {
         let mut table = CaseRow::heading();
         for row in &self.rows {
@@ -192,9 +195,10 @@ impl CaseRunner {
             .collect()
     }
 
-    /// Writes a file with each lost or late request of a case, and prints a failed case.
+    /// Writes a file with each lost or late request of a case, and prints the error of a failed
+    /// case.
     ///
-    /// The file of a failed case also has the state of the cluster.
+    /// If the case has failed, the file also has the state of the cluster.
     fn write_details(&self, row: &CaseRow, from: Instant) {
         let mut text = format!("{}\n{row}\n{:?}\n", CaseRow::heading(), row.count.servers);
         for (at, connection, what) in &row.count.incidents {
@@ -278,7 +282,8 @@ impl CaseRunner {
         let pods = text.lines().filter_map(|line| {
             let words: Vec<_> = line.split_whitespace().collect();
             match words[..] {
-                // A pod that is being deleted has a fourth word, its deletion time.
+                // Pods that are being deleted are left out: their line has a fourth word, the
+                // deletion time.
                 [name, node, uid] => Some(PodOnNode {
                     name: name.to_owned(),
                     node: node.to_owned(),
@@ -295,7 +300,8 @@ impl CaseRunner {
         self.run_in_pod(pod, "cat /proc/net/ip_vs")
     }
 
-    /// Runs a command of the node in a pod's network namespace, since images have no shell.
+    /// Runs a command of the node in the network namespace of a pod. The pod's images have no
+    /// shell.
     fn run_in_pod(&self, pod: &PodOnNode, command: &str) -> Result<String> {
         let script = format!(
             "cgroup=$(find /sys/fs/cgroup -type d -name 'pod{}'); \
@@ -307,7 +313,7 @@ impl CaseRunner {
     }
 
     /// Waits until the router's next hops of a service address are exactly the nodes that have an
-    /// lb pod in `namespace`. Returns the time of the router's last change.
+    /// lb pod in `namespace`. Returns the time of the router's last change of these next hops.
     pub(crate) fn wait_for_next_hops(&self, namespace: &str, address: Ipv4Addr) -> Result<Instant> {
         let mut nodes: Vec<_> = self.pods(namespace, "load-balancer")?;
         nodes.sort_by(|a, b| a.node.cmp(&b.node));
@@ -329,19 +335,19 @@ impl CaseRunner {
             .map(drop)
     }
 
-    /// Waits until the new connections of the last 6 s have reached exactly `wanted` different
+    /// Waits until the fresh requests of the last 6 s were answered by exactly `wanted` different
     /// pods.
     ///
-    /// Then a change of the real servers has reached every load balancer.
+    /// After this wait every load balancer has applied the last change of the real servers.
     pub(crate) fn wait_for_servers(&self, wanted: usize) -> Result<Count> {
-        // In 6 s the load sends enough requests that each of six servers gets at least one.
+        // In 6 s the load sends enough requests that each of six web pods answers at least one.
         let span = Duration::from_secs(6);
         let asked = Instant::now();
         wait_until(&format!("{wanted} pods answer"), || {
             let now = Instant::now();
             ensure!(
                 now > asked + span,
-                "the load has run for less than {span:?} since the call"
+                "less than {span:?} have passed since the start of the wait"
             );
             let count = self.load.fresh(now - span, now);
             ensure!(count.servers.len() == wanted, "{:?}", count.servers);
@@ -350,9 +356,9 @@ impl CaseRunner {
     }
 }
 
-/// Repeats `attempt` three times a second until it succeeds, for at most `LONG`.
+/// Repeats `attempt` until it succeeds, for at most `LONG`. Returns the last error after `LONG`.
 ///
-/// More attempts would take CPU time from the cluster.
+/// A pause of 300 ms after each failed attempt leaves CPU time to the cluster.
 pub(crate) fn wait_until<T>(what: &str, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
     wait_for(what, LONG, || {
         let result = attempt();
@@ -371,7 +377,8 @@ pub(crate) struct PodOnNode {
     pub(crate) uid: String,
 }
 
-/// Starts the load of the client outside of the cluster on port 80 of a service address.
+/// Starts the load of the client outside of the cluster, to port 80 of the service address
+/// `address`.
 pub(crate) fn start_load(cluster: &LabCluster, address: Ipv4Addr) -> Result<OpenLoop> {
     let pace = Pace {
         server: SocketAddr::new(address.into(), 80),

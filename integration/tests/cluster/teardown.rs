@@ -1,8 +1,8 @@
 //! Cases that delete portlb from the cluster.
 //!
-//! Two parts stay on each node on purpose, so that a restart of node-router loses no packet: the
-//! nftables table with the connection-tracking exemption, and the routing rules and table 112 of
-//! the uplink guard. `docs/how-to/upgrade.md` explains how to remove them.
+//! node-router leaves two parts on each node on purpose, so that its restart loses no packet: the
+//! nftables table with the connection-tracking exemption, and the uplink guard with its routing
+//! rules and its table 112. `docs/how-to/operations.md` explains how to remove these parts.
 
 use anyhow::{Result, ensure};
 
@@ -19,13 +19,13 @@ pub(crate) fn delete_everything(runner: &mut CaseRunner) -> Result<CaseOutcome> 
 
 /// Deletes the overlay first and then the application.
 ///
-/// So load balancers, node-router and reflectors end at the same time, while the Service still
-/// exists.
+/// Load balancers, node-router and reflectors end at the same time, while the Service exists.
 pub(crate) fn delete_while_serving(runner: &mut CaseRunner) -> Result<CaseOutcome> {
     delete(runner, [OVERLAY, APPLICATION])
 }
 
-/// Deletes the folders, and checks that no route, address or network namespace remains.
+/// Deletes the manifests of the folders, and checks that no route, address or network namespace of
+/// portlb remains.
 fn delete(runner: &mut CaseRunner, folders: [&str; 2]) -> Result<CaseOutcome> {
     runner.is_applied = false;
     for folder in folders {
@@ -34,7 +34,7 @@ fn delete(runner: &mut CaseRunner, folders: [&str; 2]) -> Result<CaseOutcome> {
     let prefix = ipnet::IpNet::from(std::net::IpAddr::V4(WEB));
     runner.fib.wait_for(prefix, &[], LONG)?;
     for node in &runner.cluster.nodes {
-        wait_until(&format!("{} has no remains of portlb", node.name), || {
+        wait_until(&format!("{} has no state of portlb", node.name), || {
             let routes = node.output("ip", &["route", "show", "table", "all"])?;
             let is_remaining =
                 |route: &&str| route.contains("10.1.") && !is_uplink_guard_route(route);
@@ -42,8 +42,8 @@ fn delete(runner: &mut CaseRunner, folders: [&str; 2]) -> Result<CaseOutcome> {
             ensure!(remaining.is_empty(), "routes: {remaining:?}");
             let addresses = node.output("ip", &["address"])?;
             ensure!(!addresses.contains("10.1."), "addresses: {addresses}");
-            // Only network namespaces of pods have IPVS entries, so without such a namespace the
-            // node has no IPVS entry.
+            // Only network namespaces of lb pods have IPVS entries, so a node without such a
+            // network namespace has no IPVS entry.
             let namespaces = node.output("ls", &["/run/netns"])?;
             ensure!(
                 namespaces.lines().count() <= count_pods(runner, &node.name)?,
@@ -63,7 +63,7 @@ fn is_uplink_guard_route(route: &str) -> bool {
     route.starts_with("blackhole ") && route.contains(" table 112 ")
 }
 
-/// Counts the pods that still run on a node, such as cluster DNS. Each has a network namespace.
+/// Counts the pods of all namespaces that run on a node, such as cluster DNS.
 fn count_pods(runner: &CaseRunner, node: &str) -> Result<usize> {
     let selector = format!("spec.nodeName={node}");
     let pods = runner.cluster.kubectl(&[

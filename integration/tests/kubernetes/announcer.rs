@@ -21,7 +21,7 @@ use tonic::{Request, Response, Status};
 
 type EventStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// A server of the announcer contract that reports its prefixes as announced to one peer.
+/// A server of the announcer contract that reports each of its prefixes as announced to one peer.
 pub(crate) struct FakeAnnouncer {
     prefixes: watch::Sender<Vec<String>>,
     pub(crate) address: SocketAddr,

@@ -1,6 +1,6 @@
-//! Control planes, and one namespace for each test.
+//! Control planes for the tests, and one namespace for each test.
 //!
-//! All tests that do not restart the control plane share one control plane.
+//! All tests that do not restart their control plane share one control plane.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -31,7 +31,8 @@ impl TestControlPlane {
         Self { control, directory }
     }
 
-    /// Returns the shared control plane. The first call starts it; it ends with the test program.
+    /// Returns the shared control plane. The first call starts the control plane, and the end of
+    /// the test program ends it.
     pub(crate) fn shared() -> &'static Self {
         static SHARED: OnceLock<TestControlPlane> = OnceLock::new();
         SHARED.get_or_init(Self::start)
@@ -94,7 +95,7 @@ impl TestNamespace<'_> {
             .unwrap()
     }
 
-    /// Writes a kubeconfig of the ServiceAccount `portlb` that connects to `server`.
+    /// Writes a kubeconfig that connects to `server` as the ServiceAccount `portlb`.
     pub(crate) fn kubeconfig(&self, server: SocketAddr) -> PathBuf {
         let control = &self.cluster.control;
         control
@@ -120,7 +121,8 @@ spec:
         ));
     }
 
-    /// Applies the EndpointSlice of a Service with these addresses, all ready.
+    /// Applies an EndpointSlice of the Service `service`. All its endpoints, `addresses`, are
+    /// ready.
     pub(crate) fn apply_endpoints(&self, service: &str, addresses: &[&str]) {
         let endpoints: Vec<String> = addresses
             .iter()

@@ -48,7 +48,8 @@ impl NodeRouterProcess {
 
     /// Sends a hold without `proof_port`, and returns node-router's error.
     ///
-    /// node-router verifies the token before the hold proof, so every hold is refused.
+    /// Every such hold is refused. node-router verifies the token first, so an error about the
+    /// missing proof shows that the token was accepted.
     fn hold_error(&self, prefix: &str, token: &str) -> Status {
         let request = HoldRequest {
             prefix: prefix.to_owned(),

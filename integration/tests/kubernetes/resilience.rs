@@ -13,12 +13,13 @@ use crate::watcher::{DesiredStream, PodWatcherProcess, SOON};
 
 /// Limit for the detection of a stalled watch.
 ///
-/// A watch of 5 s counts as lost after 15 s. The next request hangs in the proxy, too.
+/// The API server should end a watch after 5 s, and pod-watcher treats the watch as lost after 15
+/// s. The request that follows the lost watch hangs in the proxy, too.
 const STALE: Duration = Duration::from_secs(60);
 
 const WEB: &str = "tcp/10.1.1.10:80 -> 10.0.0.1";
 
-/// A namespace with one Service, and a pod-watcher that serves it through a fault proxy.
+/// A namespace with one Service, and a pod-watcher that reads the Service through a fault proxy.
 struct ServedService<'a> {
     namespace: TestNamespace<'a>,
     proxy: FaultProxy,
@@ -68,7 +69,8 @@ impl<'a> ServedService<'a> {
         );
     }
 
-    /// Waits until `/readyz` reports the fault with `cause`, and checks that the Service is served.
+    /// Waits until `/readyz` contains the texts of `cause` and says that the desired set is kept.
+    /// Then checks that the desired set has not changed.
     fn assert_desired_set_is_kept(&self, cause: &[&str], within: Duration) {
         let words = [&["200 OK", "1 virtual servers", "kept"], cause].concat();
         self.watcher.wait_for_readyz(&words, within);
@@ -78,7 +80,7 @@ impl<'a> ServedService<'a> {
 }
 
 #[test]
-fn without_an_api_server_nothing_is_withdrawn_and_missed_changes_are_applied_afterwards() {
+fn without_an_api_server_the_desired_set_stays_and_missed_changes_are_applied_on_return() {
     let served = ServedService::start(TestControlPlane::shared(), "away");
     served.proxy.refuse().unwrap();
     served.assert_desired_set_is_kept(&["cannot reach the API server", "refused"], SOON);
@@ -86,14 +88,14 @@ fn without_an_api_server_nothing_is_withdrawn_and_missed_changes_are_applied_aft
     served.change();
     served.proxy.pass().unwrap();
     served.wait_for_change(SOON);
-    // pod-watcher logs a fault once, although it retries several times.
+    // pod-watcher logs one error for the fault, although it retries several times.
     let lines = served.watcher.process.lines();
     let errors = lines.iter().filter(|line| line.contains("ERROR"));
     assert_eq!(errors.count(), 1, "{lines:#?}");
 }
 
 #[test]
-fn an_object_that_is_deleted_while_the_watch_is_down_is_removed_afterwards() {
+fn a_service_that_is_deleted_while_the_api_server_is_unreachable_is_removed_on_return() {
     let served = ServedService::start(TestControlPlane::shared(), "deleted");
     served.proxy.refuse().unwrap();
     served.assert_desired_set_is_kept(&[], SOON);
@@ -131,12 +133,12 @@ fn a_watch_that_stalls_is_detected_and_started_again() {
 #[test]
 fn an_idle_watch_is_renewed_without_a_new_list() {
     let served = ServedService::start(TestControlPlane::shared(), "idle");
-    // A watch lasts for 5 s, and its end renews the timestamp. So three changes of the timestamp
-    // show three watches.
+    // The API server ends each watch after 5 s, and pod-watcher then updates the timestamp. So
+    // three changes of the timestamp show that three watches have ended.
     let last_event = "portlb_kubernetes_last_event_timestamp_seconds{resource=\"services\"}";
     let mut previous = served.watcher.metric(last_event);
     for _ in 0..3 {
-        previous = lab::wait_for("the next watch", SOON, || {
+        previous = lab::wait_for("the end of a watch", SOON, || {
             let now = served.watcher.metric(last_event);
             if now > previous { Ok(now) } else { Err(now) }
         })
@@ -168,7 +170,8 @@ fn a_watch_whose_history_the_api_server_has_lost_is_followed_by_a_new_list() {
             ..
         } = served;
     }
-    // After the restart the watch cache is empty, and etcd has compacted the old revisions.
+    // The restart empties the watch cache. etcd has compacted the old revisions, so the API server
+    // cannot continue the old watch.
     cluster.control.restart().unwrap();
     proxy.pass().unwrap();
     let expected = [
@@ -204,7 +207,8 @@ fn synced_is_sent_only_after_all_lists_of_a_slow_api_server() {
 fn a_throttling_api_server_is_reported_and_asked_less_often() {
     let served = ServedService::start(TestControlPlane::shared(), "throttled");
     let control = &served.namespace.cluster.control;
-    // The API server serves one request of this user at a time, and rejects further requests.
+    // The API server serves one request of the ServiceAccount `portlb` at a time, and rejects
+    // further requests.
     let limits = "apiVersion: flowcontrol.apiserver.k8s.io/v1
 kind: PriorityLevelConfiguration
 metadata: {name: narrow}
@@ -228,12 +232,14 @@ spec:
     control
         .kubectl_with_input(&["apply", "-f", "-"], limits)
         .unwrap();
-    // A second client reads a large list slowly, and so occupies the single request.
+    // A second client of the ServiceAccount reads a large list slowly, and so occupies the only
+    // request that the API server serves.
     let text = "x".repeat(900_000);
     let file = served.namespace.cluster.directory.path().join("large");
     std::fs::write(&file, text).unwrap();
     let from_file = format!("--from-file={}", file.display());
-    // The list must be larger than all socket buffers between the API server and the client.
+    // The list must be larger than all socket buffers between the API server and the client, or the
+    // API server would finish the request before the client has read the list.
     for number in 1..=30 {
         let name = format!("large-{number}");
         served
@@ -280,7 +286,7 @@ spec:
     let failed = served.watcher.metric(failures);
     assert!(
         failed < 50.0,
-        "pod-watcher must wait between requests: {failed} failed"
+        "pod-watcher does not wait between requests: {failed} requests failed"
     );
 }
 
@@ -294,7 +300,8 @@ fn a_rejected_token_is_reported_and_a_rotated_token_is_used() {
         .path()
         .join("control-plane/token.token");
     assert!(file.exists(), "{}", file.display());
-    // A new ServiceAccount with an equal name makes the old token invalid, as if it had expired.
+    // A new ServiceAccount with the name of the deleted one makes the old token invalid, as if the
+    // token had expired.
     served
         .namespace
         .kubectl(&["delete", "serviceaccount", "portlb"]);

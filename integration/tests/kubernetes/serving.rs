@@ -33,7 +33,7 @@ fn a_service_and_its_endpoint_changes_reach_the_discovery_stream() {
 }
 
 #[test]
-fn pods_are_served_by_selector_without_a_service() {
+fn pods_of_the_pod_selector_are_served_without_a_service() {
     let namespace = TestControlPlane::shared().namespace("pods");
     let pod = |name: &str, address: &str, ready: &str| {
         namespace.apply(&format!(
@@ -80,7 +80,7 @@ fn a_service_with_a_bad_annotation_keeps_its_last_good_state_until_it_is_correct
     })
     .unwrap();
     assert_eq!(stream.removals(), 0);
-    // Changes of the endpoints take effect although the Service has a bad annotation.
+    // Changes of the endpoints take effect while the Service has a bad annotation.
     namespace.apply_endpoints("web", &["10.0.0.1", "10.0.0.2"]);
     stream.wait_for(&["tcp/10.1.1.10:80 -> 10.0.0.1, 10.0.0.2"], SOON);
 

@@ -17,16 +17,18 @@ const HOLDER: &str = "{.spec.holderIdentity}";
 const RENEWED: &str = "{.spec.renewTime}";
 const ADDRESS: &str = "10.1.1.10";
 
-/// Linger time that is much longer than a test, so that it never expires during a test.
+/// Linger time that is longer than any test, so that a lingering pod-watcher does not end because
+/// of it.
 const LINGER: &str = "--linger=10m";
 
-/// Limit for the next leader after a leader has released the Lease.
+/// Limit for the time from the release of the Lease to the next leader.
 ///
-/// A pod acquires a released Lease within 3 s, and a Lease that was not released only after 15 s.
-/// So the limit shows that the Lease was released.
+/// A pod acquires a released Lease within 3 s, and an expired Lease only 15 s after its last
+/// renewal. So a next leader within the limit shows that the Lease was released.
 const HANDOVER: Duration = Duration::from_secs(10);
 
-/// Limit for the next leader after a leader was killed: its Lease expires after 15 s.
+/// Limit for the time from the kill of a leader to the next leader. The Lease expires 15 s after
+/// its last renewal.
 const FAILOVER: Duration = Duration::from_secs(60);
 
 fn start(
@@ -38,7 +40,7 @@ fn start(
 ) -> PodWatcherProcess {
     let announcer = format!("--announcer=http://{}", announcer.address);
     let pod = format!("--pod-name={name}");
-    // The pod does not exist; the API server does not check owners of objects.
+    // No pod has this UID. The API server does not check that the owner of an object exists.
     let uid = format!("--pod-uid=uid-of-{name}");
     let flags = [&[&*announcer, &*pod, &*uid], more].concat();
     PodWatcherProcess::start_as(namespace, name, kubeconfig, &flags)
@@ -109,8 +111,8 @@ fn an_older_service_does_not_take_over_an_address_that_another_service_holds() {
     let namespace = TestControlPlane::shared().namespace("taken");
     namespace.apply_service("old", "portlb.io/address: 10.1.1.11");
     namespace.apply_endpoints("old", &["10.0.0.9"]);
-    // Creation times have whole seconds, so the second Service is created again until it is
-    // younger.
+    // Creation times have whole seconds, so `web` is created several times until it is younger than
+    // `old`.
     let created = "{.metadata.creationTimestamp}";
     let created_old = namespace.jsonpath("service/old", created);
     lab::wait_for("a younger Service", SOON, || {
@@ -142,7 +144,7 @@ fn an_older_service_does_not_take_over_an_address_that_another_service_holds() {
 #[test]
 fn a_service_address_outside_of_the_allowed_prefixes_is_not_served() {
     let namespace = TestControlPlane::shared().namespace("confined");
-    // The address belongs to a pod of another tenant.
+    // 10.244.1.7 is the address of a pod, and must not become a service address.
     namespace.apply_service("bad", "portlb.io/address: 10.244.1.7");
     namespace.apply_endpoints("bad", &["10.0.0.1"]);
     namespace.apply_service("good", "portlb.io/address: 10.1.1.10");
@@ -155,7 +157,7 @@ fn a_service_address_outside_of_the_allowed_prefixes_is_not_served() {
 }
 
 #[test]
-fn the_status_has_the_address_while_it_is_announced() {
+fn the_status_of_a_service_has_the_address_while_the_address_is_announced() {
     let namespace = TestControlPlane::shared().namespace("announced");
     namespace.apply_service("web", "portlb.io/address: 10.1.1.10");
     namespace.apply_endpoints("web", &["10.0.0.1"]);
@@ -188,7 +190,8 @@ fn the_status_has_the_address_while_it_is_announced() {
         lab::ensure_that(are_expected, format!("{events:?}"))
     })
     .unwrap();
-    // pod-watcher removes its status from a Service that no longer has its load balancer class.
+    // pod-watcher clears the status of a Service that no longer has pod-watcher's load balancer
+    // class.
     announcer.announce(&["10.1.1.0/24"]);
     namespace.wait_for_value("service/web", ANNOUNCED, "Announced", SOON);
     namespace.kubectl(&[
@@ -206,7 +209,7 @@ fn the_status_has_the_address_while_it_is_announced() {
 }
 
 #[test]
-fn one_of_two_pods_leads_and_the_other_takes_over_when_it_ends() {
+fn one_of_two_pod_watchers_leads_and_the_second_takes_over_when_the_first_ends() {
     let namespace = TestControlPlane::shared().namespace("election");
     namespace.apply_service("web", "portlb.io/address: 10.1.1.10");
     namespace.apply_endpoints("web", &["10.0.0.1"]);
@@ -228,7 +231,7 @@ fn one_of_two_pods_leads_and_the_other_takes_over_when_it_ends() {
     assert!(second.metric("portlb_lease_held") < 0.5);
     assert_eq!(namespace.jsonpath("lease/portlb", HOLDER), "lb-1");
 
-    // After a kill, the report and the Lease of the first pod expire.
+    // The first pod-watcher is killed, so its report and its Lease expire.
     first.process.kill().unwrap();
     namespace.wait_for_value(
         "service/web",
@@ -273,14 +276,14 @@ fn one_of_two_pods_leads_and_the_other_takes_over_when_it_ends() {
 }
 
 #[test]
-fn the_last_pod_clears_the_status_after_its_data_plane_has_ended() {
+fn the_last_pod_watcher_clears_the_status_after_its_data_plane_has_ended() {
     let namespace = TestControlPlane::shared().namespace("last");
     let announcer = FakeAnnouncer::start(&["10.1.1.10/32"]);
     let watcher = start_and_wait_until_announced(&namespace, "lb-1", &announcer, &[LINGER]);
     let data_plane = watcher.watch();
     data_plane.wait_for(&["tcp/10.1.1.10:80 -> 10.0.0.1"], SOON);
 
-    // While the pod lingers it renews its report every 5 s, and the status stays.
+    // The lingering pod-watcher renews its report every 5 s and keeps the status.
     watcher.process.signal(Signal::SIGTERM).unwrap();
     watcher.process.wait_for_line("draining", SOON).unwrap();
     for _ in 0..2 {
@@ -308,7 +311,7 @@ fn the_last_pod_clears_the_status_after_its_data_plane_has_ended() {
 }
 
 #[test]
-fn a_pod_that_drains_still_clears_the_status_of_a_withdrawn_address() {
+fn a_draining_pod_watcher_clears_the_status_of_a_withdrawn_address() {
     let namespace = TestControlPlane::shared().namespace("drains");
     let announcer = FakeAnnouncer::start(&["10.1.1.10/32"]);
     let watcher = start_and_wait_until_announced(&namespace, "lb-1", &announcer, &[LINGER]);
@@ -325,7 +328,7 @@ fn a_pod_that_drains_still_clears_the_status_of_a_withdrawn_address() {
 }
 
 #[test]
-fn the_status_keeps_the_address_while_one_of_two_pods_ends() {
+fn the_status_keeps_the_address_when_one_of_two_pod_watchers_ends() {
     let namespace = TestControlPlane::shared().namespace("remaining");
     let announcer = FakeAnnouncer::start(&["10.1.1.10/32"]);
     let first = start_and_wait_until_announced(&namespace, "lb-1", &announcer, &[LINGER]);
@@ -357,7 +360,7 @@ fn the_status_keeps_the_address_while_one_of_two_pods_ends() {
 }
 
 #[test]
-fn the_last_of_two_pods_that_end_together_clears_the_status() {
+fn the_last_of_two_pod_watchers_that_end_together_clears_the_status() {
     let namespace = TestControlPlane::shared().namespace("together");
     let announcer = FakeAnnouncer::start(&["10.1.1.10/32"]);
     let first = start_and_wait_until_announced(&namespace, "lb-1", &announcer, &[]);
@@ -425,8 +428,8 @@ fn a_service_keeps_its_pool_address_after_a_restart() {
     stream.wait_for(&[&served], SOON);
     drop(watcher);
 
-    // After the restart pod-watcher allocates addresses again. Another Service must not get the
-    // address that the status records.
+    // The new pod-watcher allocates addresses from the beginning. The Service `first`, which is
+    // created now, must not get the address that the status of the older Service records.
     namespace.apply_service("first", "");
     namespace.apply_endpoints("first", &["10.0.0.1"]);
     let watcher = start(&namespace, "lb-2", &kubeconfig, &announcer, &pool);
@@ -441,7 +444,7 @@ fn a_service_keeps_its_pool_address_after_a_restart() {
 }
 
 #[test]
-fn a_finding_that_returns_is_counted_in_its_first_event() {
+fn a_finding_that_returns_is_counted_in_the_existing_event() {
     let namespace = TestControlPlane::shared().namespace("findings");
     let bad = "portlb.io/address: 10.1.1.10, portlb.io/scheduler: fastest";
     namespace.apply_service("web", bad);

@@ -31,7 +31,8 @@ pub(crate) struct DesiredStream {
 }
 
 impl PodWatcherProcess {
-    /// Starts a pod-watcher that writes no status. Its watches end every 5 s.
+    /// Starts a pod-watcher that writes no status. The API server ends each of its watches after 5
+    /// s.
     pub(crate) fn start(namespace: &TestNamespace<'_>, kubeconfig: &Path, more: &[&str]) -> Self {
         let flags = [&["--write-status=false"], more].concat();
         Self::start_as(namespace, "watcher", kubeconfig, &flags)
@@ -125,7 +126,8 @@ impl PodWatcherProcess {
         .unwrap()
     }
 
-    /// Returns the value of a metric, 0 without such a metric. `name` includes the labels.
+    /// Returns the value of a metric, or 0 if pod-watcher has no such metric. `name` includes the
+    /// labels.
     pub(crate) fn metric(&self, name: &str) -> f64 {
         let metrics = self.get("/metrics");
         let line = metrics
@@ -146,8 +148,8 @@ impl Drop for PodWatcherProcess {
 }
 
 impl DesiredStream {
-    /// Returns a line for each virtual server with its real servers, such as
-    /// `tcp/10.1.1.10:80 -> 10.0.0.1, 10.0.0.2 draining`; `None` before `synced`.
+    /// Returns a line for each virtual server with its real servers, such as `tcp/10.1.1.10:80 ->
+    /// 10.0.0.1, 10.0.0.2 draining`. Returns `None` if `synced` has not arrived.
     pub(crate) fn state(&self) -> Option<Vec<String>> {
         state(&self.shared.0.lock().unwrap())
     }

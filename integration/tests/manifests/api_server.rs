@@ -49,7 +49,8 @@ fn create_namespaces(api: &ControlPlane, rendered: &RenderedManifests) {
     }
 }
 
-/// Returns a table with the generation of each workload. A changed workload has another generation.
+/// Returns a table with the generation of each workload. The API server increases the generation
+/// with each change of a workload.
 fn generations(api: &ControlPlane) -> String {
     let columns = "-o=custom-columns=NAME:.metadata.name,CHANGES:.metadata.generation";
     let workloads = "deployments,statefulsets,daemonsets";
@@ -120,13 +121,14 @@ fn the_api_server_accepts_all_manifests_without_a_warning() {
 }
 
 #[test]
-fn in_an_ipv6_first_cluster_services_have_the_family_ipv4() {
+fn in_an_ipv6_first_cluster_each_service_with_a_cluster_ip_has_the_family_ipv4() {
     let directory = lab::repository().join("target/lab/manifests/ipv6-first");
     let ranges = ["fd00:96::/112", "10.96.0.0/16"].join(",");
     let settings = ControlPlaneSettings {
         options: vec![
             format!("--service-cluster-ip-range={ranges}"),
-            // The address must have the family of the first range. No client connects to it.
+            // The API server requires an address of the family of the first Service range. No
+            // client connects to this address.
             "--advertise-address=fd00:200::1".to_owned(),
         ],
         ..ControlPlaneSettings::default()
@@ -144,7 +146,7 @@ fn in_an_ipv6_first_cluster_services_have_the_family_ipv4() {
         let applied = api.kubectl_with_input(&apply, &applied(path).yaml).unwrap();
         let applied: Value = serde_json::from_str(&applied).unwrap();
         for object in list(&applied["items"]) {
-            // A headless Service has no cluster IP, so it can have every family.
+            // A headless Service has no cluster IP, so its families do not matter.
             let is_headless = object["spec"]["clusterIP"] == "None";
             if object["kind"] != "Service" || is_headless {
                 continue;
@@ -157,7 +159,8 @@ fn in_an_ipv6_first_cluster_services_have_the_family_ipv4() {
     assert!(services > 5, "only {services} Services were found");
 }
 
-/// Returns the Kubernetes objects in the YAML examples of the documents, without files of portlb's own kinds.
+/// Returns the Kubernetes objects in the YAML examples of the documents. Examples of portlb's own
+/// configuration files are left out.
 fn objects_in_documents() -> Vec<String> {
     let entries = |folder: PathBuf| {
         let entries = std::fs::read_dir(folder).unwrap();
@@ -313,9 +316,10 @@ impl Account<'_> {
         assert!(errors.contains("orbidden"), "{arguments:?}: {errors}");
     }
 
-    /// Checks that the account may patch an object without the right to get it.
+    /// Checks that the account may patch an object. The account need not have the right to get the
+    /// object.
     ///
-    /// `kubectl patch` would get the object first.
+    /// The request is sent with curl, because `kubectl patch` would get the object first.
     #[track_caller]
     fn may_patch(&self, path: &str, patch: &Value) {
         let (status, answer) = self.patch(path, patch);

@@ -1,7 +1,7 @@
 //! Tests that documents agree with code and manifests.
 //!
-//! The operators' guide must explain every metric, step and Event. Paths in documents must exist,
-//! and examples for routers must work.
+//! The references must explain every metric, step and Event. Paths in documents must exist, and the
+//! examples for upstream routers must work.
 
 use std::{
     collections::BTreeSet,
@@ -25,7 +25,7 @@ fn sources(folder: &Path, files: &mut Vec<PathBuf>) {
     }
 }
 
-/// Returns the source files of a crate, each without its tests.
+/// Returns the text of each source file of a crate, without the tests in the file.
 fn code_of(krate: &str) -> Vec<String> {
     let mut files = Vec::new();
     sources(
@@ -52,8 +52,8 @@ const CRATES_WITH_METRICS: &[&str] = &[
 
 /// Returns the names of metrics in source code.
 ///
-/// A name of a metric is a string literal of lowercase letters, followed by a literal with its
-/// help.
+/// In the code the name of a metric is a string literal of lowercase letters, and the next string
+/// literal is the help text of the metric.
 fn metrics(code: &str) -> BTreeSet<String> {
     let pieces: Vec<&str> = code.split('"').collect();
     let literals = (1..pieces.len().saturating_sub(2)).step_by(2);
@@ -67,7 +67,7 @@ fn metrics(code: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn every_metric_is_in_the_operators_guide() {
+fn every_metric_is_explained_in_the_reference_of_metrics() {
     let guide = document("docs/reference/metrics.md");
     let mut count = 0;
     for daemon in CRATES_WITH_METRICS {
@@ -97,7 +97,7 @@ fn every_metric_is_in_the_operators_guide() {
 }
 
 #[test]
-fn every_step_of_readiness_is_in_the_operators_guide() {
+fn every_step_of_readiness_is_explained_in_the_operators_guide() {
     let guide = document("docs/how-to/operations.md");
     let mut count = 0;
     for daemon in CRATES_WITH_METRICS {
@@ -119,7 +119,7 @@ fn every_step_of_readiness_is_in_the_operators_guide() {
 }
 
 #[test]
-fn every_event_is_in_the_operators_guide() {
+fn every_event_is_explained_in_the_reference_of_events() {
     let guide = document("docs/reference/events.md");
     let code = document("crates/service-catalog/src/finding.rs");
     let reasons = code.split("=> \"").skip(1);
@@ -182,9 +182,10 @@ fn example(document: &str, section: &str) -> tempfile::NamedTempFile {
     write_to_file(block(document, section, 0))
 }
 
-/// Configuration of a BIRD in place of both reflectors.
+/// Configuration of a BIRD that replaces both reflectors.
 ///
-/// BIRD sends two valid paths of a service address and two paths that the router must refuse.
+/// This BIRD announces two paths of a service address that the router must install, and two paths
+/// that the router must refuse.
 const REFLECTOR: &str = "\
 router id 10.244.1.7;
 protocol device {}
@@ -207,9 +208,11 @@ protocol bgp upstream {
 }
 ";
 
-/// Script that runs both BIRDs in its own network namespace and prints the routes of the router.
+/// Script that runs the BIRD of the router and the BIRD that replaces the reflectors in the current
+/// network namespace, and prints the routes of the router.
 ///
-/// The script waits until all four paths have arrived and the second next hop is installed.
+/// Before it prints, the script waits until all four paths have arrived and the second next hop is
+/// installed.
 const ROUTER: &str = "\
 set -e
 ip link set lo up
@@ -229,12 +232,12 @@ ip route show proto bird
 ";
 
 #[test]
-fn bird_with_the_example_installs_a_next_hop_for_each_node_and_no_other_route() {
+fn bird_with_the_example_for_upstream_routers_installs_only_a_next_hop_for_each_node() {
     let folder = tempfile::tempdir().unwrap();
     let text = document("docs/how-to/upstream-router.md");
     fs::copy(example(&text, "BIRD"), folder.path().join("router.conf")).unwrap();
     fs::write(folder.path().join("reflector.conf"), REFLECTOR).unwrap();
-    // `unshare` needs root.
+    // `unshare --net` fails without root.
     let output = Command::new("unshare")
         .args(["--net", "--pid", "--fork", "--kill-child"])
         .args(["sh", "-c", ROUTER])
@@ -253,7 +256,7 @@ fn bird_with_the_example_installs_a_next_hop_for_each_node_and_no_other_route() 
     assert_eq!(prefixes, ["10.1.1.10"], "{output:?}");
 }
 
-/// Checks that bgpd accepts a configuration without a message.
+/// Checks that bgpd reads a configuration without printing a message.
 #[track_caller]
 fn check_frr(code: &str) {
     let file = write_to_file(code);
@@ -275,19 +278,19 @@ fn check_frr(code: &str) {
 }
 
 #[test]
-fn frr_accepts_the_example() {
+fn frr_accepts_the_example_for_upstream_routers() {
     check_frr(block(&document("docs/how-to/upstream-router.md"), "FRR", 0));
 }
 
 #[test]
-fn bird_and_frr_accept_the_examples_with_the_ipv6_additions() {
+fn bird_and_frr_accept_the_examples_for_upstream_routers_with_the_ipv6_additions() {
     let text = document("docs/how-to/upstream-router.md");
     let bird = block(&text, "BIRD", 0).replace("direct { ipv4; }", "direct { ipv4; ipv6; }");
     let (kernel, channel) = block(&text, "IPv6", 0)
         .split_once("# in `protocol bgp reflectors`, next to `ipv4`:")
         .unwrap();
     let (session, _) = bird.trim_end().rsplit_once('}').unwrap();
-    // The first line of the example is a comment about where to insert the lines.
+    // The first line of the example is a comment that says where to insert the lines.
     let (_, kernel) = kernel.trim_start().split_once('\n').unwrap();
     let bird = write_to_file(&format!("{session}{channel}}}\n{kernel}"));
     let output = Command::new("bird")

@@ -9,7 +9,7 @@ use std::{
 
 use crate::rendered::{Container, RenderedManifests, everything, list, text};
 
-/// Returns the output of `--help` of a program. Each program runs only once.
+/// Returns the output of `--help` of a program. The program runs for the first call only.
 fn help(program: &str) -> String {
     static ANSWERS: Mutex<BTreeMap<String, String>> = Mutex::new(BTreeMap::new());
     let mut answers = ANSWERS.lock().unwrap();
@@ -45,7 +45,7 @@ fn flags_and_variables(help: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn every_flag_and_variable_exists_in_the_program() {
+fn every_flag_and_variable_of_the_manifests_exists_in_its_program() {
     for rendered in everything() {
         for pod in rendered.pods() {
             for container in pod.containers() {
@@ -224,10 +224,11 @@ fn default_of(program: &str, flag: &str) -> u64 {
 const MARGIN: u64 = 10;
 
 #[test]
-fn each_daemon_lingers_longer_than_the_daemon_that_it_serves_and_fits_into_the_grace_period() {
+fn each_daemon_lingers_longer_than_the_daemon_that_it_serves_and_ends_in_the_grace_period() {
     let drain =
         default_of("bgp-announcer", "withdraw-delay") + default_of("bgp-announcer", "linger");
-    // node-router gets SIGTERM immediately, and load balancers get it after their preStop sleep.
+    // node-router gets SIGTERM at the start of the termination, and load balancers get SIGTERM
+    // after their preStop sleep. So node-router must linger longer.
     let mut longest_sleep = 0;
     let mut routers = Vec::new();
     for rendered in everything() {
@@ -245,7 +246,10 @@ fn each_daemon_lingers_longer_than_the_daemon_that_it_serves_and_fits_into_the_g
             let Some(announcer) = lingers.get("bgp-announcer") else {
                 continue;
             };
-            assert_eq!(*announcer, None, "this test expects the default linger");
+            assert_eq!(
+                *announcer, None,
+                "the test expects that the manifests set no linger for bgp-announcer"
+            );
             let programmer = lingers["ipvs-programmer"].unwrap();
             let watcher = lingers["pod-watcher"].unwrap();
             let sleeps: BTreeSet<_> = pod

@@ -42,7 +42,7 @@ fn containerfiles_differ_only_in_name_description_and_user() {
             ["USER 0:0", "USER 65532:65532"].contains(&user),
             "{name}: {user}"
         );
-        // The first comment explains the user of the image.
+        // The file begins with a comment about the user of the image.
         assert!(text.starts_with(&format!("# {name} ")), "{name}");
     }
 }

@@ -29,8 +29,8 @@ fn only_load_balancers_of_labelled_namespaces_may_reach_the_bgp_port_of_the_refl
         let mut bgp = rules.clone().filter(|rule| !rule["from"].is_null());
         let from = list(&bgp.next().unwrap()["from"]);
         assert!(bgp.next().is_none(), "{path}");
-        // One entry must have both selectors. Two entries would allow pods that match only one
-        // selector.
+        // The list `from` must have one entry with both selectors. With one entry for each
+        // selector, the policy would also allow pods that match only one selector.
         let [from] = from else {
             panic!("{path}: {from:?}");
         };

@@ -34,7 +34,8 @@ fn is_privileged_init(container: &Container<'_>) -> bool {
     container.is_init && container.value["args"] == json!(["--set-sysctls"])
 }
 
-/// Returns a field of the container's securityContext, or of the pod's if the container has none.
+/// Returns a field of the container's securityContext. If the container does not set the field,
+/// returns the field of the pod's securityContext.
 fn effective<'a>(pod: &'a WorkloadPod<'_>, container: &'a Container<'_>, field: &str) -> &'a Value {
     let own = &container.value["securityContext"][field];
     if own.is_null() {
@@ -163,7 +164,8 @@ fn announcer_and_node_router_have_one_group_and_mount_only_the_socket_folder() {
             let mounts = list(&container.value["volumeMounts"]).iter();
             let folders: Vec<&str> = mounts
                 .map(|mount| text(&mount["mountPath"]))
-                // Folders of the components tcp-md5 and hold-token, which have separate tests.
+                // The mounts of the components tcp-md5 and hold-token are left out, because other
+                // tests check them.
                 .filter(|folder| {
                     ![
                         "/run/secrets/bgp-tcp-md5",
@@ -286,7 +288,7 @@ fn with_the_component_hold_token_node_router_requires_tokens_and_mounts_the_toke
     let mut names = maps.map(|map| text(&map["metadata"]["name"]));
     assert!(
         names.all(|name| !name.starts_with("hold-token-keys")),
-        "the manifests must not contain token keys, since each cluster has its own"
+        "the manifests must not contain token keys, since each cluster has different keys"
     );
 }
 

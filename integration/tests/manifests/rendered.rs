@@ -15,7 +15,7 @@ pub(crate) const APPLIED: &[&str] = &[
     "examples/second-application",
 ];
 
-/// The objects of one folder, or of components on their base.
+/// The rendered objects of one folder, or of one or more components on a base.
 pub(crate) struct RenderedManifests {
     pub(crate) name: String,
     pub(crate) yaml: String,
@@ -41,7 +41,8 @@ pub(crate) struct Container<'a> {
     pub(crate) value: &'a Value,
 }
 
-/// Returns every folder that users apply, and each component on its bases.
+/// Returns every folder that users apply, and each component on each base that the component
+/// changes.
 pub(crate) fn everything() -> &'static [RenderedManifests] {
     static EVERYTHING: LazyLock<Vec<RenderedManifests>> = LazyLock::new(|| {
         let mut everything: Vec<RenderedManifests> =
@@ -52,7 +53,8 @@ pub(crate) fn everything() -> &'static [RenderedManifests] {
     &EVERYTHING
 }
 
-/// Returns every component on each base that it changes, sorted by the names of the components.
+/// Returns every component on each base that the component changes, sorted by the names of the
+/// components.
 pub(crate) fn each_component() -> impl Iterator<Item = RenderedManifests> {
     let folders = std::fs::read_dir(manifests().join("components")).unwrap();
     let names = folders.map(|folder| folder.unwrap().file_name().into_string().unwrap());
@@ -79,7 +81,7 @@ pub(crate) fn component(name: &str, base: &str) -> RenderedManifests {
     components(&[name], base)
 }
 
-/// Renders several components on a base, in this order, in the namespace `web`.
+/// Renders several components on a base, in the order of `names`, in the namespace `web`.
 pub(crate) fn components(names: &[&str], base: &str) -> RenderedManifests {
     let folder = tempfile::tempdir_in(manifests()).unwrap();
     let paths: Vec<String> = names
@@ -107,7 +109,7 @@ fn kustomize(name: String, folder: &std::path::Path) -> RenderedManifests {
         .unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{name}: {errors}");
-    // kustomize prints warnings about deprecated fields.
+    // A kustomize warning, such as about a deprecated field, also fails the test.
     assert!(errors.is_empty(), "{name}: {errors}");
     let yaml = String::from_utf8(output.stdout).unwrap();
     let objects: Vec<Value> = serde_saphyr::from_multiple(&yaml).unwrap();

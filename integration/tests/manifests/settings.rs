@@ -1,4 +1,4 @@
-//! Tests that values in two manifests are equal.
+//! Tests that settings of different manifests fit together.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ fn prefixes(variable: &str) -> BTreeSet<&str> {
     variable.split(',').collect()
 }
 
-/// Returns the value of a variable of a load balancer's announcer.
+/// Returns the value of an environment variable of the bgp-announcer in a namespace.
 fn announcer_variable<'a>(rendered: &'a RenderedManifests, namespace: &str, name: &str) -> &'a str {
     text(&rendered.get("ConfigMap", namespace, "bgp-announcer")["data"][name])
 }
@@ -62,12 +62,13 @@ fn node_router_and_reflectors_allow_every_prefix_of_the_announcers() {
         let asn = announcer_variable(&rendered, namespace, "PORTLB_ASN");
         assert!(
             reflector.contains(&format!("asn: {asn}\n")),
-            "{name}: the reflectors have another AS than {asn}"
+            "{name}: the AS of the reflectors is not {asn}, the AS of the announcers"
         );
     }
 }
 
-/// Guards against a former fault: a limit of 100 paths ended the sessions of all load balancers.
+/// Guards against a former fault: with a limit of 100 paths for each session, the sessions of all
+/// load balancers ended.
 #[test]
 fn a_reflector_accepts_a_path_for_each_address_of_a_load_balancer() {
     let system = applied("overlays/flat-l2");
@@ -88,7 +89,8 @@ fn a_reflector_accepts_a_path_for_each_address_of_a_load_balancer() {
             .into_iter()
             .map(|prefix| match prefix.parse().expect("a prefix") {
                 IpNet::V4(prefix) => 1 << (32 - prefix.prefix_len()),
-                // No load balancer announces each address of an IPv6 range.
+                // No load balancer announces each address of an IPv6 range, so a smaller number is
+                // enough.
                 IpNet::V6(_) => 256,
             })
             .sum();
@@ -136,7 +138,8 @@ fn the_examples_use_addresses_that_their_load_balancer_may_announce() {
                 format!("--service-ranges={range}"),
                 "{name}"
             );
-            // A tunnel does not change the port.
+            // A tunnel does not change the port of a packet, so the container and the Service must
+            // have one port.
             assert_eq!(
                 web.spec["containers"][0]["ports"][0]["containerPort"], 80,
                 "{name}"
@@ -162,7 +165,8 @@ fn pod_watcher_validates_the_examples_without_findings() {
         };
         let output = validate(file.path());
         assert!(output.status.success(), "{name}: {output:?}");
-        // An unknown annotation must be found, so `validate` really reads the file.
+        // `validate` must find an unknown annotation. This shows that `validate` really reads the
+        // file.
         let misspelled = rendered
             .yaml
             .replace("portlb.io/address: ", "portlb.io/addres: ");
@@ -172,8 +176,8 @@ fn pod_watcher_validates_the_examples_without_findings() {
     }
 }
 
-/// Namespaces and the application of the example are not part of portlb. Without the label they
-/// stay when a user deletes portlb by this label.
+/// The namespaces and the objects of the example application do not have the label. So they stay
+/// when a user deletes portlb by this label.
 #[test]
 fn exactly_the_objects_of_portlb_have_the_label_part_of() {
     let mut labelled = 0;

@@ -1,6 +1,7 @@
 //! Tests of the drain of a load balancer.
 //!
-//! A drain first moves the traffic away, then withdraws the announcement, then removes the routes.
+//! During a drain the load balancer makes its paths least preferred, then withdraws them, then
+//! removes its routes.
 
 use std::time::{Duration, Instant};
 
@@ -41,7 +42,8 @@ fn wait_for_graceful_shutdown(system: &System) -> Result<()> {
     })
 }
 
-/// Starts the system with another withdraw delay and linger than the lab's one second each.
+/// Starts the system with a withdraw delay and a linger other than the lab's default of 1 s for
+/// each.
 fn start_with_delays(name: &str, withdraw_delay: &str, linger: &str) -> Result<System> {
     let mut system = System::new(name, ReferenceOptions::default())?;
     let times = [("--withdraw-delay", withdraw_delay), ("--linger", linger)];
@@ -144,7 +146,7 @@ fn drain_and_undrain_lose_no_request() {
 }
 
 #[test]
-fn a_drain_does_not_wait_for_reflectors_that_are_away() {
+fn a_drain_does_not_wait_for_reflectors_that_do_not_answer() {
     let mut system = start_with_delays("drain-alone", "500ms", "500ms").unwrap();
     // Reflector 1 is dead and reflector 2 hangs.
     system.kill(DaemonInstance::RouteReflector(0)).unwrap();

@@ -11,7 +11,8 @@ use lab::reference::{SERVICE, SERVICE_RANGE};
 use lab::system::{DaemonInstance, System};
 use lab::wait_for;
 
-/// Longest time in which an expected event happens, in the slowest environment.
+/// Limit for a wait. Every expected event happens within this time, also in the slowest
+/// environment.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 
 /// Number of connections that the load keeps open.
@@ -60,8 +61,8 @@ pub(crate) fn wait_until_ready(system: &System, daemon: DaemonInstance) -> Resul
     })
 }
 
-/// Waits until an lb pod's table has a real server with `weight`, or lacks it if `weight` is
-/// `None`.
+/// Waits until the table of an lb pod has `real_server` with `weight`. With `None`, waits until the
+/// table does not have the real server.
 pub(crate) fn wait_for_weight(
     system: &System,
     lb_pod: usize,
@@ -95,7 +96,7 @@ pub(crate) fn metric(system: &System, daemon: DaemonInstance, name: &str) -> Res
     value.parse().with_context(|| format!("{name} is {value}"))
 }
 
-/// Starts connections that the client keeps open and uses ten times a second.
+/// Starts connections that the client keeps open. Each connection sends ten requests a second.
 pub(crate) fn persistent_connections(system: &System) -> Result<PersistentConnections> {
     PersistentConnections::start(
         &system.network.client()?,
@@ -108,7 +109,8 @@ pub(crate) fn persistent_connections(system: &System) -> Result<PersistentConnec
     )
 }
 
-/// Waits until every connection has answered two more requests.
+/// Waits until the connections have received, on average, two more answers each, then stops the
+/// load.
 ///
 /// Returns an error if a connection was lost.
 pub(crate) fn ensure_no_connection_was_lost(connections: PersistentConnections) -> Result<()> {
@@ -148,7 +150,8 @@ pub(crate) fn under_load<T>(
     Ok(value)
 }
 
-/// Returns an error if the router has more changes of its routes than `changes`.
+/// Returns an error if the router has recorded more than `changes` changes of routes since the
+/// start of the lab.
 pub(crate) fn ensure_no_route_changed(system: &System, changes: usize) -> Result<()> {
     let all = system.fib.changes();
     ensure!(all.len() == changes, "{:?}", &all[changes..]);

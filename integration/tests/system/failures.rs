@@ -16,11 +16,11 @@ use crate::expect::{
     wait_until_ready,
 };
 
-/// Value of `--data-plane-timeout`. It is shorter than the default of 5 s, because a test of a
-/// silent data plane waits for this time.
+/// Value of `--data-plane-timeout`. The default of 5 s would make the tests slower, because they
+/// wait for this time.
 const DATA_PLANE_TIMEOUT: Duration = Duration::from_millis(1500);
 
-/// Longest delay of an event on a busy machine.
+/// Longest time by which an event is late on a busy machine.
 const LATE: Duration = Duration::from_millis(1000);
 
 #[test]
@@ -126,12 +126,13 @@ fn paths_of_ended_and_silent_ipvs_programmers_are_least_preferred_and_not_withdr
         stopped.signal(Signal::SIGSTOP)?;
         system.wait_until_announced(&[2], SOON)?;
         let first = first_change_after(system, began);
-        // The timeout begins at the last heartbeat, and five heartbeats are sent within a timeout.
+        // The timeout begins at the last heartbeat before the stop. The interval of heartbeats is a
+        // fifth of the timeout, so at least four fifths of the timeout remain after the stop.
         ensure!(first >= DATA_PLANE_TIMEOUT / 2, "after {first:?}");
         ensure!(first <= DATA_PLANE_TIMEOUT + LATE, "after {first:?}");
 
-        // No ipvs-programmer answers, so every path is least preferred and the router uses all
-        // paths.
+        // After the last ipvs-programmer is stopped, none answers. So every path is least
+        // preferred, and the router uses all paths.
         let last = system.process(DaemonInstance::IpvsProgrammer(2))?.clone();
         last.signal(Signal::SIGSTOP)?;
         system.wait_until_announced(&[0, 1, 2], SOON)?;
@@ -168,7 +169,8 @@ fn a_stopped_announcer_does_not_count_its_own_sleep_as_silence_of_the_data_plane
     std::thread::sleep(Duration::from_millis(1500));
     process.signal(Signal::SIGCONT).unwrap();
     wait_until_ready(&system, announcer).unwrap();
-    // After this time every timer has expired, and the announcer has read every heartbeat.
+    // After these 500 ms every timer of the announcer has expired, and the announcer has read every
+    // heartbeat that arrived during the sleep.
     std::thread::sleep(Duration::from_millis(500));
     assert_eq!(made(), before);
     ensure_no_route_changed(&system, changes).unwrap();
@@ -295,7 +297,7 @@ fn killing_and_replacing_each_reflector_in_turn_changes_no_route() {
 }
 
 #[test]
-fn without_both_reflectors_the_router_has_no_path_until_one_reflector_runs_again() {
+fn without_any_reflector_the_router_has_no_path_until_one_reflector_runs_again() {
     let mut system = System::up("no-reflector", ReferenceOptions::default()).unwrap();
     for reflector in [0, 1] {
         system

@@ -17,7 +17,8 @@ use crate::forwarding::{
     wait_for_table, wait_until_serving,
 };
 
-/// Input of `ipvsadm`: virtual servers on addresses and on a mark that no desired set contains.
+/// Input of `ipvsadm`: virtual servers on addresses and on a firewall mark that no desired set
+/// contains.
 const FOREIGN_ENTRIES: &str = "\
 -A -t 10.9.9.9:80 -s wlc -p 120
 -a -t 10.9.9.9:80 -r 10.9.9.1:8080 -m -w 3
@@ -27,7 +28,8 @@ const FOREIGN_ENTRIES: &str = "\
 -A -f 77 -s mh
 -a -f 77 -r 10.9.9.3:0 -i -w 5
 ";
-/// Input of `ipvsadm` while the daemons run: one foreign entry uses a service address of portlb.
+/// Input of `ipvsadm` after the daemons have started: one foreign entry uses a service address of
+/// portlb.
 const LATER_ENTRIES: &str = "\
 -A -t 10.9.9.10:443 -s rr
 -a -t 10.9.9.10:443 -r 10.9.9.1:443 -g -w 1
@@ -46,7 +48,8 @@ table ip portlb-ipvs {
   }
 }
 ";
-/// Routes of another program. The lb pod gets all routes, a node gets only the first two routes.
+/// Routes of another program. The test adds all of them to the lb pod, and only the first two to a
+/// node.
 const FOREIGN_ROUTES: &str = "\
 route add 10.77.0.0/16 via 10.2.1.11
 route add 10.1.1.77/32 via 10.2.1.11 metric 9 proto static
@@ -87,7 +90,7 @@ fn foreign_state(host: &Host, is_lb_pod: bool) -> String {
 }
 
 #[test]
-fn foreign_entries_routes_and_tables_survive_start_changes_restart_and_end() {
+fn foreign_entries_routes_and_tables_survive_start_change_restart_and_end_of_the_daemons() {
     let mut system = System::new(
         "foreign",
         ReferenceOptions {
@@ -134,7 +137,7 @@ fn foreign_entries_routes_and_tables_survive_start_changes_restart_and_end() {
     wait_for_table(
         &system,
         0,
-        "the new virtual server replaces the old",
+        "the new virtual server replaces the previous one",
         |table| {
             !table.iter().any(|line| line.contains("10.1.1.1:80"))
                 && table.iter().any(|line| is_own_mark_entry(line))
@@ -187,8 +190,8 @@ fn web(system: &System) -> Desired {
 
 /// Waits until ipvs-programmer has finished `count` more audits.
 fn wait_for_audits(system: &System, count: u32) {
-    // Each round sets a wrong weight and waits until an audit has repaired it. So each audit has
-    // started after the round began.
+    // Each round sets a wrong weight and waits until an audit has repaired the weight. So the
+    // repairing audit has read the weight after the round began.
     let lb_host = system.host(DaemonInstance::IpvsProgrammer(0)).unwrap();
     for _ in 0..count {
         let line = table(system, 0)
@@ -336,7 +339,7 @@ fn the_audit_repairs_entries_routes_and_guards_that_another_program_changes() {
         vec!["ipvsadm -C".to_owned(), "nft flush ruleset".to_owned()],
     ] {
         let programmer = system.process(DaemonInstance::IpvsProgrammer(0)).unwrap();
-        // The stopped process cannot audit before all changes are made.
+        // While the process is stopped, no audit can run before all changes are made.
         programmer.signal(Signal::SIGSTOP).unwrap();
         for drift in &drifts {
             let before = all(&lb_host);
@@ -455,9 +458,10 @@ fn a_restart_writes_only_the_entries_that_differ_from_the_desired_set() {
     wait_until_serving(&system, 0);
 }
 
-/// Makes a change of a route and of nftables, and waits until both monitors have printed it.
+/// Makes a change of a route and a change of nftables, and waits until each monitor has printed its
+/// change.
 ///
-/// Then the monitors have also printed every earlier change.
+/// After this wait the monitors have also printed every earlier change.
 fn flush_monitors(host: &Host, monitors: &[lab::Process; 2], address: &str, name: &str) {
     wait_for("both monitors print a change", SOON, || {
         let route = format!("local {address} dev lo proto 99");

@@ -27,7 +27,8 @@ use lab::{
 };
 use virtual_server::{HealthCheckOptions, Ports, Scheduler};
 
-/// Longest time in which an expected event happens, in the slowest environment.
+/// Limit for a wait. Every expected event happens within this time, also in the slowest
+/// environment.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 /// Time after which a test treats a request as unanswered.
 pub(crate) const SILENCE: Duration = Duration::from_millis(400);
@@ -48,7 +49,8 @@ pub(crate) fn one_lb_pod(
     system
 }
 
-/// Starts one lb pod in a system with a written desired set, and waits for the announcement.
+/// Starts one lb pod in a system whose desired set is already written, and waits for the
+/// announcement.
 pub(crate) fn start_one_lb_pod(system: &mut System) {
     start_daemons(system);
     system.wait_until_announced(&[0], SOON).unwrap();
@@ -65,7 +67,8 @@ fn start_daemons(system: &mut System) {
     }
 }
 
-/// Waits until an lb pod serves every virtual server of its pod-watcher.
+/// Waits until the ipvs-programmer of an lb pod reports every virtual server of the desired set as
+/// serving.
 pub(crate) fn wait_until_serving(system: &System, lb_pod: usize) {
     wait_for("every virtual server is serving", SOON, || {
         let state = || -> Result<_> {
@@ -88,7 +91,7 @@ pub(crate) fn only_ranges() -> Desired {
     Desired::new([IpNet::from(SERVICE_RANGE), SERVICE_RANGE6.into()])
 }
 
-/// Returns the IPv4 and the IPv6 service address with this number.
+/// Returns the IPv4 and the IPv6 service address whose last part is `number`.
 pub(crate) fn service(number: u8) -> [IpAddr; 2] {
     [
         format!("10.1.1.{number}").parse().unwrap(),
@@ -102,7 +105,7 @@ pub(crate) fn addresses(pods: &[LabPod]) -> Vec<IpAddr> {
     pods.iter().flat_map(both).collect()
 }
 
-/// Returns a virtual server on both service addresses with this number.
+/// Returns a virtual server on both service addresses with the last part `number`.
 ///
 /// Health checks connect to port 80 of the real servers.
 pub(crate) fn virtual_server(number: u8, ports: Ports, real_servers: &[LabPod]) -> VirtualServer {
@@ -143,7 +146,8 @@ pub(crate) fn wait_for_table(
     .unwrap();
 }
 
-/// Returns the weight of a real server in a table, `None` if the table lacks the real server.
+/// Returns the weight of a real server in a table, or `None` if the table does not have the real
+/// server.
 pub(crate) fn weight(
     table: &[String],
     virtual_server: SocketAddr,
@@ -156,7 +160,8 @@ pub(crate) fn weight(
     words.get(at + 1)?.parse().ok()
 }
 
-/// Lets a process bind a service address that is only a local route to its host.
+/// Lets processes of a host bind a service address that the host has only as a local route, not on
+/// an interface.
 pub(crate) fn allow_binding(host: &Host) {
     // IPv4 allows such a bind without a sysctl.
     host.sysctl("ipv6/ip_nonlocal_bind", "1").unwrap();

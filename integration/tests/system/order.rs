@@ -1,4 +1,4 @@
-//! Tests of the missing steps before an announcement, and of withdrawals.
+//! Tests of the order of steps before an announcement, and of withdrawals.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -16,7 +16,8 @@ use crate::expect::{
 const ANNOUNCER: DaemonInstance = DaemonInstance::BgpAnnouncer(0);
 const PROGRAMMER: DaemonInstance = DaemonInstance::IpvsProgrammer(0);
 
-/// Returns an error if reflector 1 has a path, or the router ever had a route of a service range.
+/// Returns an error if reflector 1 has a path, or the router has had a route of a service range at
+/// any time.
 fn ensure_nothing_is_announced(system: &System) -> Result<()> {
     let paths = system.reflector_paths(0)?;
     ensure!(paths.is_empty(), "{paths:?}");

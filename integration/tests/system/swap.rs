@@ -1,6 +1,6 @@
 //! Tests that another implementation of a contract can replace a daemon.
 //!
-//! The other implementations are small fakes of the lab.
+//! The implementations in these tests are fake daemons of the lab.
 
 use std::time::{Duration, Instant};
 

@@ -25,7 +25,7 @@ fn wait_until_in_use(system: &System, is_in_use: bool) -> Result<()> {
 }
 
 #[test]
-fn an_invalid_or_missing_file_changes_nothing_until_it_is_corrected() {
+fn an_invalid_or_missing_file_of_virtual_servers_changes_nothing_until_it_is_corrected() {
     let system = System::up("file-invalid", ReferenceOptions::default()).unwrap();
     let connections = persistent_connections(&system).unwrap();
     let changes = system.fib.changes().len();

@@ -207,7 +207,7 @@ impl DrainScenario {
         }
     }
 
-    /// Waits until the first web pod has the weight `wanted` in each of these virtual servers.
+    /// Waits until the first web pod has the weight `wanted` in each virtual server of `servers`.
     fn wait_for_weight(&self, servers: &[SocketAddr], wanted: Option<u32>) {
         let taken_out = addresses(&self.system.network.web_pods[..1]);
         wait_for_table(
@@ -235,7 +235,7 @@ impl DrainScenario {
 }
 
 #[test]
-fn a_udp_client_moves_from_a_draining_or_failed_real_server_to_another() {
+fn a_udp_client_moves_from_a_draining_or_failed_real_server_to_another_real_server() {
     let names = port(5300);
     let options = ReferenceOptions {
         web_pods: 3,
@@ -300,7 +300,8 @@ fn a_udp_client_moves_from_a_draining_or_failed_real_server_to_another() {
         system.write_desired(&desired(&system, None)).unwrap();
         wait_until_serving(&system, 0);
     }
-    // A failed health check has the same effect with the default `onFailure: quiesce`.
+    // The client of a failed real server also moves to another real server, with the default
+    // `onFailure: quiesce`.
     let client = &clients[0];
     let dead = current_pod(client);
     kill_web_server(&system, index_of(&system, &dead));
@@ -324,7 +325,7 @@ fn with_scheduler(scheduler: Scheduler) -> VirtualServer {
 }
 
 #[test]
-fn a_draining_real_server_gets_no_new_connections_and_keeps_established_ones() {
+fn a_draining_real_server_gets_no_new_connections_and_keeps_its_established_connections() {
     let drained = DrainScenario::start(
         "draining",
         &[

@@ -138,7 +138,7 @@ fn tunnels_carry_http_and_udp_of_both_ip_versions_to_every_web_pod() {
 }
 
 #[test]
-fn a_web_pod_reaches_service_addresses_of_other_pods_and_its_own() {
+fn a_web_pod_reaches_the_service_addresses_of_other_pods_and_of_itself() {
     let halves = |system: &System| {
         let pods = &system.network.web_pods;
         [pods[..2].to_vec(), pods[2..4].to_vec()]

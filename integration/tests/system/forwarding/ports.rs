@@ -36,7 +36,7 @@ fn check_silence(system: &System, number: u8, port: u16) {
 }
 
 #[test]
-fn single_ports_port_ranges_and_all_ports_reach_every_web_pod_and_the_kernel_has_sctp() {
+fn single_ports_port_ranges_and_all_ports_reach_every_web_pod_and_sctp_is_programmed() {
     let options = ReferenceOptions {
         web_pods: 3,
         ports: vec![80, 443, 8000, 8050, 8099],

@@ -98,7 +98,7 @@ fn every_scheduler_is_programmed_with_its_flags_and_shares_connections_by_weight
             }
             desired = desired.with(server);
         }
-        // Given scheduler flags replace the default flags.
+        // Scheduler flags of the desired set replace the default flags of the scheduler.
         let flags: [(u8, &str, &str); 4] = [
             (20, "mh", "fallback"),
             (21, "mh", "none"),

@@ -54,7 +54,7 @@ fn send_one(client: &Host, to: IpAddr) -> Result<()> {
 }
 
 #[test]
-fn a_packet_to_a_node_without_a_route_does_not_loop_and_its_pods_reach_the_address() {
+fn a_packet_to_a_node_without_a_node_route_does_not_loop_and_pods_reach_the_address() {
     let mut system = System::new("uplink", ReferenceOptions::default()).unwrap();
     system.set_flags("node-router", &[("--uplink", "none")]);
     let of_lb_a = System::lb_pod(0);
@@ -74,7 +74,8 @@ fn a_packet_to_a_node_without_a_route_does_not_loop_and_its_pods_reach_the_addre
     let routes = format!("route add {MISROUTED} via {via}\nroute add {MISROUTED6} via {via6}");
     router.ip(&routes).unwrap();
 
-    // Without the guard the node receives one packet many times. So the counter can detect a loop.
+    // Without the guard the node receives one packet many times. This shows that the counter
+    // detects a loop.
     for address in [MISROUTED, MISROUTED6] {
         send_one(&client, address).unwrap();
         let mut packets = 0;
@@ -109,7 +110,8 @@ fn a_packet_to_a_node_without_a_route_does_not_loop_and_its_pods_reach_the_addre
             http::get(from, SocketAddr::new(address, 80), SOON).unwrap();
         }
     }
-    // With an lb pod on the node, the router sends connections to the node, and they are served.
+    // After the start of an lb pod on the node, the router sends connections to the node, and the
+    // lb pod serves them.
     system.start_all().unwrap();
     system.wait_until_announced(&[0, 1, 2], SOON).unwrap();
     for address in [IpAddr::from(SERVICE), SERVICE6.into()] {
@@ -117,7 +119,8 @@ fn a_packet_to_a_node_without_a_route_does_not_loop_and_its_pods_reach_the_addre
     }
 }
 
-/// Sends one packet to each misrouted address, and returns an error if the node receives it twice.
+/// Sends one packet to each misrouted address. Returns an error if the node receives a packet more
+/// than once.
 fn ensure_guarded(system: &System, node: &Host, client: &Host) -> Result<()> {
     take_count(node)?;
     for address in [MISROUTED, MISROUTED6] {
@@ -128,7 +131,8 @@ fn ensure_guarded(system: &System, node: &Host, client: &Host) -> Result<()> {
             ensure!(packets > 0, "no packet");
             Ok(())
         })?;
-        // A loop ends after 60 hops, and that is before a web server answers a request.
+        // A looping packet is dropped after about 60 hops, which takes less time than one HTTP
+        // request. So the counter is final after the request.
         let server = SocketAddr::new(system.network.web_pods[0].address.into(), 80);
         http::get(client, server, SOON)?;
         packets += take_count(node)?;

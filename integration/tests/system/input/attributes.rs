@@ -17,7 +17,8 @@ const ROUTER: LinkMember = LinkMember::Router(1);
 
 /// A group of clients without `allowedNextHops`.
 ///
-/// So the import policy does not refuse the next hops that the reflector itself must refuse.
+/// Without this setting the import policy accepts every next hop, so the reflector itself must
+/// refuse unusable next hops.
 const TRUSTING: &str = "
 - name: clients
   role: client
@@ -181,13 +182,15 @@ fn valid_prefix(index: usize) -> Ipv4Addr {
     Ipv4Addr::new(10, 1, 3, u8::try_from(index).expect("few attributes"))
 }
 
-/// Returns every tested attribute with its type. A mandatory attribute of its type is left out.
+/// Returns every attribute to test, with its type: the attributes of [`REFUSED`], and attributes of
+/// all other types with many flags, lengths and values.
 fn attributes() -> Vec<(u8, Vec<u8>)> {
     let mut all = Vec::new();
     for (head, value) in REFUSED {
         all.push(from_digits(head, value));
     }
-    // Malformed attributes of types 14 and 15 end the client's own session (RFC 7606 section 7.11).
+    // Types 14 and 15 are left out, because a malformed attribute of these types ends the session
+    // of the client that sent it (RFC 7606 section 7.11).
     let types = (1..=50)
         .chain([128, 129, 255])
         .filter(|code| ![14, 15].contains(code));

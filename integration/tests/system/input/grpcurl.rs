@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use lab::reference::ReferenceOptions;
 use lab::system::{DaemonInstance, System};
 
-/// A daemon, its gRPC service, and the methods that need no argument.
+/// Each daemon with its gRPC service, and the methods of the service that need no argument.
 const DAEMONS: [(DaemonInstance, &str, &[&str]); 5] = [
     (
         DaemonInstance::PodWatcher(0),

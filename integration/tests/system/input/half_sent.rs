@@ -82,7 +82,7 @@ impl FloodTarget {
 }
 
 #[test]
-fn thousands_of_incomplete_requests_affect_neither_sessions_nor_memory() {
+fn thousands_of_incomplete_http_requests_affect_neither_sessions_nor_memory() {
     let mut system = System::new("input-half-sent", ReferenceOptions::default()).unwrap();
     for (program, port) in [
         ("bgp-announcer", 9153),
@@ -99,8 +99,8 @@ fn thousands_of_incomplete_requests_affect_neither_sessions_nor_memory() {
     let lb_pod = system.network.lb_pods[0].address.into();
     let node = system.network.nodes[0].address.addr().into();
     let reflector = reflector_address(1).into();
-    // All daemons use the HTTP server of one library. Before this server had limits, 2,163 requests
-    // exceeded the memory of node-router.
+    // All daemons use the HTTP server of one library. Before this server had limits, 2,163
+    // incomplete requests exceeded the memory limit of node-router.
     let targets = [
         (DaemonInstance::BgpAnnouncer(0), lb_pod, 9153, 64, 10_000),
         (DaemonInstance::NodeRouter(0), node, 9155, 64, 2_500),

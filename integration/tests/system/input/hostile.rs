@@ -344,7 +344,8 @@ fn incomplete_messages_and_unknown_peers_need_little_memory_and_do_not_disturb_c
             );
 
             ensure_good_client_is_untouched(&reflector)?;
-            // A new client is accepted next to 100 connections that stay incomplete.
+            // A new client is accepted while the reflector has 100 connections that send no
+            // complete message.
             RawConnection::establish(HOSTILE.address()).await?;
             Ok(())
         })

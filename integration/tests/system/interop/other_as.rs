@@ -108,10 +108,10 @@ fn the_path_of_a_silent_data_plane_is_least_preferred_by_a_router_in_another_as(
     alive
         .data_plane
         .set(MissingStep::Healthy, "none is healthy");
-    eventually("the router uses the last path that is left", || {
+    eventually("the router uses its only path", || {
         ensure!(
             path(&router, "alive").is_err(),
-            "the other path is not withdrawn"
+            "the path of alive is not withdrawn"
         );
         let (silent, is_best) = path(&router, "silent")?;
         ensure!(is_best, "{silent}");

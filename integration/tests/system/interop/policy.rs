@@ -1,4 +1,4 @@
-//! Tests of import policy and of the maximum of paths.
+//! Tests of the import policy and of `maximumPaths`.
 
 use anyhow::ensure;
 use lab::bgp::{ForeignSpeaker, Program};
@@ -22,7 +22,7 @@ fn greedy() -> ForeignSpeaker {
 }
 
 #[test]
-fn a_client_with_too_many_paths_keeps_its_session_and_the_maximum_of_paths() {
+fn a_client_with_more_paths_than_the_maximum_keeps_its_session_and_the_accepted_paths() {
     let network = Network::bring_up("interop-maximum", &[LinkMember::Reflector, A]).unwrap();
     let clients = format!("{CLIENTS}\n  maximumPaths: 5");
     let reflector = ReflectorProcess::start(&network, &[&clients], &[]).unwrap();

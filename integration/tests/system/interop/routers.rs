@@ -82,7 +82,7 @@ fn a_router_of_any_program_receives_the_paths_and_withdrawals_of_clients() {
 }
 
 #[test]
-fn an_ended_router_does_not_affect_other_routers_and_gets_all_paths_on_return() {
+fn an_ended_router_does_not_affect_other_routers_and_gets_all_paths_when_it_returns() {
     let (network, reflector, mut routers) = start();
     let clients = [LinkMember::Client(11), LinkMember::Client(12)];
     let running = clients.map(|member| {

@@ -1,4 +1,4 @@
-//! Tests of start, silence, refresh, reload and end of sessions.
+//! Tests of the establishment, silence, refresh, reload and end of sessions.
 
 use std::time::{Duration, Instant};
 
@@ -66,7 +66,7 @@ fn updates_after_initial_paths(reflector: &ReflectorProcess, member: LinkMember)
 }
 
 #[test]
-fn a_silent_clients_paths_are_withdrawn_after_the_hold_time_and_return_with_the_client() {
+fn a_silent_clients_paths_are_withdrawn_after_the_hold_time_and_return_when_it_answers() {
     let members = [LinkMember::Reflector, A, B];
     let network = Network::bring_up("interop-silence", &members).unwrap();
     let reflector = ReflectorProcess::start(&network, &[CLIENTS], &[]).unwrap();
@@ -101,7 +101,8 @@ fn a_reflector_that_was_stopped_ends_no_session_of_a_live_client() {
     let network = Network::bring_up("interop-stopped", &[LinkMember::Reflector, A]).unwrap();
     let group = CLIENTS.replace("holdTime: 3s", "holdTime: 9s");
     let reflector = ReflectorProcess::start(&network, &[&group], &[]).unwrap();
-    // Keepalives are so rare that the remaining hold time falls below the length of the stop.
+    // Keepalives are so rare that the time left until the hold timer expires falls below the length
+    // of the stop.
     let rare_keepalives = "  hold time 9;\n  keepalive time 8;\n  connect delay time 1;";
     let config = Program::Bird.config(&A.client());
     let config = config.replace("  connect delay time 1;", rare_keepalives);
