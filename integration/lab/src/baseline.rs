@@ -1,4 +1,4 @@
-//! The work of the daemons, done with `ip`, `ipvsadm` and `nft`.
+//! The work of portlb's daemons, done with `ip`, `ipvsadm` and `nft`.
 //!
 //! Benchmarks use these functions for the setup to which they compare portlb. The tests of the lab
 //! use them for a data path without any daemon of portlb.
@@ -12,8 +12,8 @@ use ipnet::IpNet;
 use crate::Host;
 use crate::nodes::LabPod;
 
-/// Adds local routes for the service ranges to an lb pod, so that IPVS receives packets for their
-/// addresses.
+/// Adds local routes for the service ranges to an lb pod, so that IPVS receives packets for the
+/// addresses of these ranges.
 pub fn accept(lb_pod: &Host, ranges: &[IpNet]) -> Result<()> {
     let routes: String = ranges.iter().fold(String::new(), |mut text, range| {
         let _ = writeln!(text, "route add local {range} dev lo");
@@ -27,13 +27,13 @@ pub fn accept(lb_pod: &Host, ranges: &[IpNet]) -> Result<()> {
 pub enum Forwarding {
     /// A tunnel of the kind `ipip`.
     Tunnel,
-    /// Direct routing: packets go to the real server's link-layer address, on the lb pod's own
-    /// network.
+    /// Direct routing: packets go to the real server's link-layer address, so the real server must
+    /// be on the lb pod's own link.
     Direct,
 }
 
-/// Adds a virtual server to the kernel's IPVS table, with the scheduler `mh` and its flags
-/// `mh-port` and `mh-fallback`.
+/// Adds a virtual server with real servers of weight 1 to the kernel's IPVS table. The scheduler is
+/// `mh` with the flags `mh-port` and `mh-fallback`.
 pub fn balance(
     lb_pod: &Host,
     service: SocketAddr,

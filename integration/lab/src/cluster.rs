@@ -1,7 +1,7 @@
 //! A real Kubernetes cluster of three nodes.
 //!
-//! It has kubelet, containerd and kube-proxy on each node, cluster DNS, an upstream router, and a
-//! client behind this router. A test applies its own manifests.
+//! The cluster has kubelet, containerd and kube-proxy on each node, cluster DNS, an upstream
+//! router, and a client behind this router. Each test applies the manifests that it needs.
 
 mod configuration;
 mod network;
@@ -23,7 +23,7 @@ use crate::{Host, Lab};
 pub use network::{ASN, DNS, NODES, PODS, ROUTER, node_address};
 pub use node::ClusterNode;
 
-/// The longest time until all nodes and cluster DNS are ready.
+/// The longest time until all nodes are Ready and cluster DNS is available.
 const READY: Duration = Duration::from_secs(300);
 const CGROUP: &str = "/run/lab/cgroup";
 
@@ -31,7 +31,7 @@ const CGROUP: &str = "/run/lab/cgroup";
 #[derive(Debug, Clone)]
 pub struct ClusterOptions {
     pub proxy_mode: ProxyMode,
-    /// OCI archives that every node imports. The archive of the pause image must be one of them.
+    /// OCI archives that every node imports. One of them must be the archive of the pause image.
     pub images: Vec<PathBuf>,
 }
 
@@ -52,7 +52,7 @@ pub struct LabCluster {
     pub router: RunningSpeaker,
     pub control: RemoteControlPlane,
     pub lab: Lab,
-    // The hierarchy is dropped last, because processes are in its cgroups until they end.
+    // The hierarchy must be dropped last, because processes are in its cgroups until they end.
     _cgroup: Cgroup,
 }
 
@@ -64,8 +64,8 @@ impl LabCluster {
         let router_host = lab.host(network::ROUTER_HOST)?;
         let cgroup = Cgroup::mount(Path::new(CGROUP))?;
         let router = Program::Bird.start(&router_host, &network::router())?;
-        // A new network namespace copies this sysctl from the initial namespace. On a real node it
-        // is 1, and lb pods depend on it.
+        // The kernel copies this sysctl of the initial network namespace to each new one. On a real
+        // node it is 1, and lb pods depend on the value 1.
         fs::write("/proc/sys/net/ipv4/ip_forward", "1")
             .context("cannot set ip_forward for new pods")?;
         let control = RemoteControlPlane::connect(&lab, network::ROUTER_HOST)?;
@@ -107,7 +107,8 @@ impl LabCluster {
         cluster.apply(&cluster_dns(&binaries))?;
         for node in &cluster.nodes {
             let node = format!("node/{}", node.name);
-            // The kubelet might not have created its Node object yet.
+            // `kubectl wait` fails if the Node object does not exist, and the kubelet creates it
+            // after its start. So the first wait is for the creation.
             for until in ["--for=create", "--for=condition=Ready"] {
                 cluster.wait(&node, until, &[], READY)?;
             }
@@ -163,7 +164,7 @@ impl LabCluster {
         self.kubectl(&arguments).map(drop)
     }
 
-    /// Runs `kubectl wait OBJECT CONDITION ARGUMENTS...`, such as with the condition
+    /// Runs `kubectl wait OBJECT CONDITION ARGUMENTS...`. An example of a condition is
     /// `--for=condition=Ready`.
     pub fn wait(
         &self,
@@ -178,7 +179,7 @@ impl LabCluster {
         self.kubectl(&arguments).map(drop)
     }
 
-    /// Kills the API server. etcd continues and keeps all objects.
+    /// Kills the API server. etcd continues to run and keeps all objects.
     pub fn stop_api_server(&self) -> Result<()> {
         self.control.stop_api_server()
     }
@@ -196,7 +197,8 @@ impl LabCluster {
             .with_context(|| format!("the cluster has no node {name:?}"))
     }
 
-    /// Returns the node with this name, so that the caller can stop and start its programs.
+    /// Returns the node with this name, as a mutable reference, so that the caller can stop and
+    /// start its programs.
     pub fn node_mut(&mut self, name: &str) -> Result<&mut ClusterNode> {
         let mut nodes = self.nodes.iter_mut();
         nodes

@@ -9,16 +9,17 @@ use anyhow::{Context, Result, bail};
 /// The environment variable that names the folder of portlb's programs.
 const FOLDER: &str = "PORTLB_DAEMONS";
 
-/// Returns a command that starts the daemon or tool `name`, from the build of the calling program.
+/// Returns a command that starts the daemon or tool `name`. [`binary`] finds the program.
 pub fn command(name: &str) -> Result<Command> {
     let mut command = Command::new(binary(name)?);
-    // A daemon logs a warning for each unknown variable with the prefix PORTLB_.
+    // A daemon logs a warning for each unknown variable with the prefix PORTLB_, so the daemon must
+    // not get this variable.
     command.env_remove(FOLDER);
     Ok(command)
 }
 
-/// Returns the path of the program `name`. Its folder is `PORTLB_DAEMONS`, or without this variable
-/// the folder of the calling program.
+/// Returns the path of the program `name`. The program must be in the folder `PORTLB_DAEMONS` or,
+/// without this variable, in the folder of the calling program.
 pub fn binary(name: &str) -> Result<PathBuf> {
     if let Some(folder) = env::var_os(FOLDER) {
         return Ok(PathBuf::from(folder).join(name));

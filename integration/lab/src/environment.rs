@@ -5,7 +5,7 @@ use std::fmt::{self, Display};
 
 use anyhow::{Result, bail};
 
-/// An environment of `environment/run`: the kernel on which the lab runs.
+/// An environment of the lab: the kernel on which the lab runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Environment {
     /// `host`: the machine's own kernel, in new namespaces.
@@ -31,7 +31,7 @@ impl Environment {
         }
     }
 
-    /// Reports whether nftables can filter IP packets. The packaged kernel has no support for this.
+    /// Reports whether nftables can filter IP packets. Only the packaged kernel cannot.
     pub fn has_nftables_for_ip(self) -> bool {
         match self {
             Self::Host | Self::LabKernel => true,

@@ -115,7 +115,8 @@ impl DiscoveryService for DesiredSet {
             DesiredEvent::RealServerPart(part(now)),
             DesiredEvent::Synced(discovery::Synced {}),
         ];
-        // A change replaces only the real servers, so the head is not sent again.
+        // A later change replaces only the real servers, so only the part is sent, and not the
+        // head.
         let later = WatchStream::from_changes(later).map(part);
         let later = later.map(DesiredEvent::RealServerPart);
         let events = tokio_stream::iter(first).chain(later).map(|event| {
@@ -191,7 +192,7 @@ fn real_server(address: &Ipv4Addr) -> RealServer {
     }
 }
 
-/// A fake ipvs-programmer. It reports the state of the service range that the test sets.
+/// A fake ipvs-programmer. It reports one service range, with the state that the test sets.
 #[derive(Debug)]
 pub struct FakeDataPlaneServer {
     address: watch::Sender<dataplane::ServiceAddress>,
@@ -200,7 +201,7 @@ pub struct FakeDataPlaneServer {
     _server: Server,
 }
 
-/// Whether the fake data plane sends heartbeats to its watchers.
+/// Whether a fake data plane sends heartbeats to its watchers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Heartbeats {
     /// The server sends heartbeats at the interval that the watcher has requested.
@@ -215,8 +216,8 @@ impl FakeDataPlaneServer {
         Self::start_with(host, heartbeats, &[])
     }
 
-    /// Starts the server like [`start`](Self::start). Also reports each prefix of `also` as
-    /// serving, always.
+    /// Starts the server like [`start`](Self::start). In addition the server always reports each
+    /// prefix of `also` as serving.
     pub fn start_with(host: &Host, heartbeats: Heartbeats, also: &[IpNet]) -> Result<Self> {
         let address = watch::Sender::new(dataplane::ServiceAddress::default());
         let watches = Arc::new(AtomicUsize::new(0));
@@ -264,7 +265,7 @@ fn serving(prefix: &IpNet) -> dataplane::ServiceAddress {
     }
 }
 
-/// The heartbeat interval if no heartbeat is sent: longer than any test.
+/// The interval of heartbeats for [`Heartbeats`] that are not sent: longer than any test.
 const NEVER: Duration = Duration::from_secs(24 * 60 * 60);
 
 struct ServiceAddresses {

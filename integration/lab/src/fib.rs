@@ -1,6 +1,6 @@
-//! A watch of the kernel's routing table of one host.
+//! A watch of the kernel's main routing table of one host.
 //!
-//! It records the next hops of each prefix and the time of each change.
+//! The watch records the next hops of each prefix and the time of each change.
 
 #![expect(
     clippy::wildcard_enum_match_arm,
@@ -40,10 +40,10 @@ const IDLE: Duration = Duration::from_millis(200);
 /// The next hops of one prefix after a change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FibChange {
-    /// The time at which the kernel's notification arrived.
+    /// The time at which the watch received the kernel's notification.
     pub at: Instant,
     pub prefix: IpNet,
-    /// The sorted next hops. Empty: the prefix is not in the table.
+    /// The sorted next hops. The list is empty if the prefix is not in the table.
     pub next_hops: Vec<IpAddr>,
 }
 
@@ -63,7 +63,8 @@ struct Shared {
 }
 
 impl FibWatcher {
-    /// Subscribes to route changes, then reads the table. In this order no change is lost.
+    /// Subscribes to route changes, and then reads the table. In the reverse order, a change
+    /// between both steps would be lost.
     pub fn start(host: &Host) -> Result<Self> {
         let (notifications, requests) = host.inside(|| {
             let mut notifications = open()?;
@@ -89,7 +90,7 @@ impl FibWatcher {
         })
     }
 
-    /// Returns the next hops of a prefix after its last change.
+    /// Returns the next hops of a prefix after the last change of this prefix.
     pub fn next_hops(&self, prefix: IpNet) -> Vec<IpAddr> {
         last(&self.shared.lock(), prefix).map_or_else(Vec::new, |change| change.next_hops.clone())
     }
@@ -202,8 +203,8 @@ fn watch(notifications: &Socket, requests: &Socket, shared: &Shared) {
             match prefix {
                 IpNet::V4(_) if is_new => shared.record(at, prefix, next_hops),
                 IpNet::V4(_) => shared.record(at, prefix, Vec::new()),
-                // The kernel sends the next hops of an IPv6 route one by one or all together. So
-                // this thread reads the whole table again.
+                // The kernel reports the next hops of an IPv6 route in one notification or in
+                // several. So this thread reads the whole table instead of the notification.
                 IpNet::V6(_) => {
                     let table = dump(requests, AddressFamily::Inet6).unwrap_or_default();
                     let current = table.into_iter().filter(|(other, _)| *other == prefix);
@@ -262,7 +263,7 @@ fn messages(datagram: &[u8]) -> Vec<RouteNetlinkMessage> {
 }
 
 fn aligned(message: &NetlinkMessage<RouteNetlinkMessage>) -> usize {
-    // With a length of zero the caller's loop would never end.
+    // A length of zero would make the loop of the caller endless.
     (message.header.length as usize).max(4).next_multiple_of(4)
 }
 

@@ -11,7 +11,8 @@ use crate::lab::{Directory, feed};
 use crate::namespace::{Namespace, enter, write_sysctl};
 use crate::process::Process;
 
-/// A handle to a host of a running lab. Unusable after the [`Lab`](crate::Lab) has been dropped.
+/// A handle to a host of a running lab. The handle is unusable after the [`Lab`](crate::Lab) has
+/// been dropped.
 #[derive(Debug, Clone)]
 pub struct Host {
     name: String,
@@ -41,9 +42,9 @@ impl Host {
             .with_context(|| format!("on host {}", self.name))
     }
 
-    /// Runs a future on a new thread inside the namespace and returns the result of the future. The
-    /// runtime ends with the future. Useful for a gRPC call to a daemon that listens on this host's
-    /// loopback.
+    /// Runs a future on a new thread inside the namespace and returns the result of the future. A
+    /// future can send gRPC requests to a daemon that listens on the loopback address of this host.
+    /// Tasks that the future has spawned end, too.
     pub fn inside_async<T: Send>(&self, task: impl AsyncFnOnce() -> Result<T> + Send) -> Result<T> {
         self.inside(|| block_on(task())?)
     }
@@ -125,8 +126,7 @@ impl Host {
         self.directory.write(&format!("{}.{file}", self.name), text)
     }
 
-    /// Returns the folder for sockets and other short-lived files of this host. The folder is in
-    /// memory.
+    /// Returns the folder, in memory, for sockets and other short-lived files of this host.
     pub fn run_directory(&self) -> Result<PathBuf> {
         let path = self.directory.run().join(&self.name);
         std::fs::create_dir_all(&path)

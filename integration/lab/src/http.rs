@@ -1,6 +1,7 @@
 //! HTTP requests from inside a host.
 //!
-//! A test sends single requests, or opens many persistent connections and counts the lost ones.
+//! A test sends single requests, or opens many persistent connections and counts the connections
+//! that are lost.
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
@@ -25,8 +26,8 @@ pub fn get(host: &Host, server: SocketAddr, within: Duration) -> Result<String> 
     Ok(body)
 }
 
-/// Sends `GET path` over a new connection and returns the status and the body, as needed for a
-/// daemon's `/readyz`.
+/// Sends `GET path` over a new connection and returns the status and the body. An answer with any
+/// status is a success, such as 503 of a daemon's `/readyz`.
 pub fn fetch(
     host: &Host,
     server: SocketAddr,
@@ -70,15 +71,15 @@ pub struct Load {
     pub connections: usize,
     /// The time between two requests of one connection.
     pub interval: Duration,
-    /// The longest time until an answer arrives. A connection without an answer in this time is
-    /// lost.
+    /// The longest time until an answer arrives. A connection counts as lost if an answer takes
+    /// longer.
     pub patience: Duration,
 }
 
 /// The results of all requests since the start of a load.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RequestCounts {
-    /// Established connections, including the first ones.
+    /// Connections that were established, including the connections at the start of the load.
     pub connected: usize,
     pub answered: usize,
     /// Established connections that were reset or closed.
@@ -94,14 +95,15 @@ pub struct RequestCounts {
 }
 
 impl RequestCounts {
-    /// Returns the number of established connections that were lost.
+    /// Returns the number of established connections that were reset, closed or did not answer in
+    /// time.
     pub fn lost(&self) -> usize {
         self.reset + self.timed_out
     }
 }
 
-/// A load of persistent connections. A lost connection is counted and replaced by a new connection,
-/// until [`PersistentConnections::stop`].
+/// A load of persistent connections. Until [`PersistentConnections::stop`] the load counts each
+/// lost connection and replaces it by a new connection.
 #[derive(Debug)]
 pub struct PersistentConnections {
     tally: Arc<Mutex<RequestCounts>>,
@@ -110,7 +112,7 @@ pub struct PersistentConnections {
 }
 
 impl PersistentConnections {
-    /// Starts the load. Returns when there are as many answers as connections.
+    /// Starts the load. Returns when the number of answers is at least the number of connections.
     pub fn start(host: &Host, load: Load) -> Result<Self> {
         let tally = Arc::new(Mutex::new(RequestCounts::default()));
         let ended = Arc::new(AtomicBool::new(false));
@@ -137,7 +139,7 @@ impl PersistentConnections {
         lock(&self.tally).clone()
     }
 
-    /// Waits until `more` more requests have been answered.
+    /// Waits until `more` answers have arrived after the call.
     pub fn wait_for_answers(&self, more: usize, within: Duration) -> Result<()> {
         let goal = self.tally().answered + more;
         crate::wait_for(&format!("{more} more answers"), within, || {
@@ -174,7 +176,8 @@ async fn run(load: Load, tally: Arc<Mutex<RequestCounts>>, ended: Arc<AtomicBool
     let start = tokio::time::Instant::now();
     for number in 0..load.connections {
         let (load, tally, ended) = (load.clone(), tally.clone(), ended.clone());
-        // The first requests are spread over one interval, so that requests do not come in bursts.
+        // The first requests of the connections are spread over one interval, so that requests do
+        // not come in bursts.
         let offset = load
             .interval
             .mul_f64(number as f64 / load.connections as f64);
@@ -282,8 +285,8 @@ pub(crate) async fn exchange(
     }
 }
 
-/// Returns the response if `received` contains the whole body according to `Content-Length`.
-/// Otherwise `None`.
+/// Returns the response, or `None` if `received` does not yet contain the whole body according to
+/// `Content-Length`.
 fn complete_answer(received: &[u8]) -> io::Result<Option<HttpResponse>> {
     let text = String::from_utf8_lossy(received);
     let Some((head, body)) = text.split_once("\r\n\r\n") else {

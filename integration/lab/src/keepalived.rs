@@ -19,9 +19,9 @@ use crate::process::Process;
 #[derive(Debug, Clone)]
 pub struct KeepalivedVirtualServer {
     pub address: SocketAddr,
-    /// An IPVS scheduler with its flags, such as `mh`.
+    /// The name of an IPVS scheduler, such as `mh`.
     pub scheduler: String,
-    /// The weight of each real server is 1.
+    /// The real servers, each with weight 1.
     pub real_servers: Vec<SocketAddr>,
     /// The time between two TCP checks of a real server. `None`: keepalived does not check real
     /// servers.
@@ -31,7 +31,7 @@ pub struct KeepalivedVirtualServer {
 /// A started keepalived and its configuration file.
 #[derive(Debug, Clone)]
 pub struct Keepalived {
-    /// keepalived's parent process. The checkers run in a child process.
+    /// keepalived's parent process. A child process of it checks the real servers.
     pub process: Process,
     file: PathBuf,
 }
@@ -40,7 +40,8 @@ impl Keepalived {
     /// Starts keepalived with these virtual servers.
     pub fn start(host: &Host, virtual_servers: &[KeepalivedVirtualServer]) -> Result<Self> {
         let run = host.run_directory()?;
-        // The files of portlb's daemons are in memory, too: a benchmark must not compare disks.
+        // The file is in memory, like the files of portlb's daemons, so that a benchmark does not
+        // compare disks.
         let file = run.join("keepalived.conf");
         std::fs::write(&file, config(virtual_servers))
             .context("cannot write keepalived's configuration file")?;
@@ -57,13 +58,14 @@ impl Keepalived {
         Ok(Self { process, file })
     }
 
-    /// Writes a new configuration file and sends SIGHUP, as the controller of the paper
-    /// (docs/decisions/0001-contracts-before-code.md) does.
+    /// Writes a new configuration file and sends SIGHUP to keepalived. The controller of the
+    /// paper's load balancer (docs/decisions/0001-contracts-before-code.md) does the same.
     pub fn reload(&self, virtual_servers: &[KeepalivedVirtualServer]) -> Result<()> {
         self.reload_text(&config(virtual_servers))
     }
 
-    /// Writes `text`, which [`config`] has returned, to the configuration file and sends SIGHUP.
+    /// Writes `text`, a result of [`config`], to the configuration file and sends SIGHUP to
+    /// keepalived.
     pub fn reload_text(&self, text: &str) -> Result<()> {
         std::fs::write(&self.file, text).context("cannot write keepalived's configuration file")?;
         self.process.signal(Signal::SIGHUP)

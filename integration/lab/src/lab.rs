@@ -18,11 +18,11 @@ use crate::topology::{Setup, Topology, veth_batch};
 
 /// A running network of namespaces, with its processes and its directory.
 ///
-/// Only one lab exists at a time in an environment. A second [`Lab::new`] waits until the first lab
+/// In an environment only one lab exists at a time. A second [`Lab::new`] waits until the first lab
 /// is dropped, so a test that creates two labs waits forever.
 ///
-/// Dropping the value ends all processes and removes all namespaces. After a panic it also prints
-/// the end of each log.
+/// Dropping the value ends all processes and removes all namespaces. If the dropping thread panics,
+/// the drop also prints the end of each log.
 #[derive(Debug)]
 pub struct Lab {
     environment: Environment,
@@ -41,8 +41,8 @@ pub(crate) struct Directory {
 }
 
 impl Lab {
-    /// Waits until no other lab exists, and creates a lab without hosts. Empties its directory
-    /// `target/lab/<name>/`.
+    /// Waits until no other lab exists, and creates a lab without hosts. Empties the directory
+    /// `target/lab/<name>/` of the new lab.
     pub fn new(name: &str) -> Result<Self> {
         let environment = Environment::current()?;
         fs::create_dir_all("/run/lab").context("cannot create /run/lab")?;
@@ -87,13 +87,14 @@ impl Lab {
         &self.shared.logs
     }
 
-    /// Returns the folder for sockets. The folder is in memory, and ends with the environment.
+    /// Returns the folder for sockets. The folder is in memory, and exists until the environment
+    /// ends.
     pub fn run_directory(&self) -> &Path {
         &self.shared.run
     }
 
-    /// Creates the hosts and links of `topology`. A host that exists already gets the additional
-    /// links and settings, so a network can grow while it runs.
+    /// Creates the hosts and links of `topology`. A host that exists before the call gets the
+    /// additional links and settings, so a network can grow while it runs.
     pub fn bring_up(&mut self, topology: &Topology) -> Result<()> {
         let path = self.directory().join("topology");
         let mut file = File::options()
@@ -147,18 +148,19 @@ impl Lab {
         self.hosts.keys().map(String::as_str)
     }
 
-    /// Ends the processes of a host and removes the host, whose only link is a port of a bridge.
+    /// Ends the processes of a host and removes the host. The host must have `eth0` as its only
+    /// link, to a port of a bridge.
     pub fn remove_host(&mut self, name: &str) -> Result<()> {
         let host = self.host(name)?;
         host.end_processes();
         self.hosts.remove(name);
-        // Without this command the link would exist until the kernel frees the namespace, some time
-        // later.
+        // The command removes the link at once. Without it the link would exist until the kernel
+        // frees the namespace.
         host.ip("link del eth0")
     }
 
     /// Runs an interactive shell at the terminal, and returns when the shell ends. In this shell,
-    /// the name of each host is a command that runs its arguments as a command on this host.
+    /// `HOST COMMAND` runs a command on the host with the name HOST.
     pub fn prompt(&self) -> Result<()> {
         let mut text = String::from("PS1='lab> '\n");
         for host in self.hosts() {
@@ -210,8 +212,8 @@ impl Directory {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns the path of a new log for a process with this name. Each earlier process of this
-    /// name has another log.
+    /// Returns the path of a new log for a process with the name `name`. If earlier processes had
+    /// this name, the path is different from the paths of their logs.
     pub(crate) fn free_log(&self, name: &str) -> PathBuf {
         let taken = self.processes();
         let earlier = taken.iter().filter(|process| process.name() == name);

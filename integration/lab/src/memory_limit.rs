@@ -21,8 +21,8 @@ pub struct MemoryLimit {
 }
 
 impl MemoryLimit {
-    /// Moves the process into a new cgroup with a limit of `bytes`. Memory that the process already
-    /// has does not count.
+    /// Moves the process into a new cgroup with a limit of `bytes`. Memory that the process has
+    /// allocated before this call does not count.
     pub fn set(process: &Process, bytes: u64) -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -46,8 +46,8 @@ impl MemoryLimit {
         Ok(limit)
     }
 
-    /// Returns the memory in use, in bytes. It includes the kernel's memory for the sockets of the
-    /// process.
+    /// Returns the memory that the cgroup uses, in bytes. It includes the kernel's memory for the
+    /// sockets of the process.
     pub fn in_use(&self) -> Result<u64> {
         let text = self.read("memory.current")?;
         let number = text.trim();
@@ -75,8 +75,8 @@ impl MemoryLimit {
 
 impl Drop for MemoryLimit {
     fn drop(&mut self) {
-        // If the process still runs, the cgroup cannot be removed. It then ends with the
-        // environment.
+        // The cgroup of a running process cannot be removed, and the error is ignored: such a
+        // cgroup exists until the environment ends.
         let _ = fs::remove_dir(&self.group);
         let _ = umount2(&self.mount, MntFlags::MNT_DETACH);
         let _ = fs::remove_dir(&self.mount);

@@ -1,4 +1,4 @@
-//! Network namespaces in `/run/netns`, created and entered by threads.
+//! Network namespaces in `/run/netns`, and threads that enter them.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -10,9 +10,9 @@ use nix::sched::{CloneFlags, setns, unshare};
 
 const NAMESPACES: &str = "/run/netns";
 
-/// The sysctls of every new namespace. With duplicate address detection (`accept_dad`), each IPv6
-/// address would be unusable for a second. Reverse-path filters are off, unless a test turns them
-/// on.
+/// The sysctls of every new namespace. Duplicate address detection (`accept_dad`) is off, because
+/// it would make each IPv6 address unusable for a second. Reverse-path filters are off, unless a
+/// test turns them on.
 const SYSCTLS: &[(&str, &str)] = &[
     ("net/ipv6/conf/all/disable_ipv6", "0"),
     ("net/ipv6/conf/default/accept_dad", "0"),
@@ -22,7 +22,7 @@ const SYSCTLS: &[(&str, &str)] = &[
 ];
 
 /// A network namespace with a name in `/run/netns`. Dropping the value removes the name. The kernel
-/// frees the namespace when the last process in it has ended.
+/// frees the namespace when no process is in it.
 #[derive(Debug)]
 pub(crate) struct Namespace {
     path: PathBuf,
@@ -57,8 +57,8 @@ impl Namespace {
         Ok(namespace)
     }
 
-    /// Runs `task` on a new thread inside the namespace. Processes and sockets that `task` creates
-    /// stay in the namespace.
+    /// Runs `task` on a new thread inside the namespace. Processes that `task` starts and sockets
+    /// that `task` opens are in the namespace, too.
     pub(crate) fn inside<T: Send>(&self, task: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         let file = self.open()?;
         on_new_thread(|| {
@@ -78,8 +78,8 @@ impl Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        // An error is ignored here. If the name stays in use, the next topology with this name
-        // fails.
+        // An error is ignored here. If it leaves the name in use, the next namespace with this name
+        // cannot be created, and that error is reported.
         let _ = umount2(&self.path, MntFlags::MNT_DETACH);
         let _ = fs::remove_file(&self.path);
     }

@@ -8,8 +8,8 @@ use anyhow::Result;
 use crate::host::Host;
 use crate::process::Process;
 
-/// Starts nginx, which listens on these ports of all IPv4 and IPv6 addresses of a host and answers
-/// with the name of the host. Returns before nginx listens: callers wait for an answer.
+/// Starts nginx on the ports `ports` of all IPv4 and IPv6 addresses of a host. nginx answers with
+/// the name of the host. Returns before nginx listens, so callers wait for an answer.
 pub fn start(host: &Host, ports: &[u16]) -> Result<Process> {
     let run = host.run_directory()?;
     let text = config(host.name(), ports, &run.to_string_lossy());
@@ -20,8 +20,8 @@ pub fn start(host: &Host, ports: &[u16]) -> Result<Process> {
 }
 
 fn config(name: &str, ports: &[u16], run: &str) -> String {
-    // Without a master process nginx starts faster and needs less memory. The limit of requests of
-    // one connection is very high, so that nginx does not close a persistent connection of a test.
+    // Without a master process nginx starts faster and needs less memory. The limit of requests for
+    // each connection is very high, so that nginx does not close a persistent connection of a test.
     let mut text = format!(
         "daemon off;\nmaster_process off;\npid {run}/nginx.pid;\nerror_log stderr warn;\n\
          events {{ worker_connections 4096; }}\n\

@@ -1,4 +1,4 @@
-//! Nodes and their pods in a topology.
+//! Nodes of a topology, and the pods of these nodes.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -9,10 +9,10 @@ use crate::topology::{Setup, Topology};
 /// The name of the bridge of a node to which the node's pods are connected.
 pub const POD_BRIDGE: &str = "pods";
 
-/// A rule of kube-proxy's nftables mode, in the forward chain of every node. It drops packets that
-/// connection tracking finds invalid. With tunnels and direct routing no node sees both directions
-/// of a connection, so this rule breaks all connections that are not exempt from connection
-/// tracking.
+/// A rule of kube-proxy's nftables mode, in the forward chain of every node. The rule drops packets
+/// that connection tracking finds invalid. With tunnels and direct routing no node sees both
+/// directions of a connection. So this rule drops the packets of these connections, unless the
+/// connections are exempt from connection tracking.
 pub const KUBE_PROXY: &str = "\
 table inet kube-proxy {
   chain filter-forward {
@@ -48,8 +48,8 @@ pub struct LabPod {
 }
 
 impl Node {
-    /// Adds the node to a topology. `network` is the host and the name of the bridge to which the
-    /// node is connected. The node gets a default route to each gateway.
+    /// Adds the node to a topology. `network` is the name of a host and the name of a bridge of
+    /// this host, to which the node is connected. The node gets a default route to each gateway.
     pub fn add(&self, topology: &mut Topology, network: (&str, &str), gateways: [IpAddr; 2]) {
         topology.plug(&self.name, network);
         let node = topology.host(&self.name);
@@ -65,7 +65,7 @@ impl Node {
         }
     }
 
-    /// Returns a pod with address number `number` of the node's pod ranges.
+    /// Returns a pod of this node. Its addresses have the number `number` in the node's pod ranges.
     ///
     /// # Panics
     /// If `number` is less than 2, because address 1 belongs to the node.
@@ -99,13 +99,13 @@ impl Node {
     }
 }
 
-/// Prepares a web pod as a real server behind tunnels. The pod unpacks tunnelled packets, accepts
-/// packets for the service ranges, and answers clients directly.
+/// Prepares a web pod as a real server of the forwarding method `Tunnel`. The pod unpacks tunnelled
+/// packets, accepts packets for the service ranges, and answers clients directly.
 pub fn unpack_tunnels(web_pod: &mut Setup, service_ranges: &[IpNet]) {
     web_pod.ip("link set tunl0 up").ip("link set ip6tnl0 up");
     accept(web_pod, service_ranges);
-    // The kernel's route to the client, the source of the inner packet, leads to eth0 and not to
-    // the tunnel. So reverse-path filters would drop the packet.
+    // The source of an unpacked packet is the client, and the pod's route to the client leads to
+    // eth0 and not to the tunnel device. So reverse-path filters would drop the packet.
     web_pod
         .sysctl("ipv4/conf/all/rp_filter", 0)
         .sysctl("ipv4/conf/tunl0/rp_filter", 0)
@@ -113,7 +113,7 @@ pub fn unpack_tunnels(web_pod: &mut Setup, service_ranges: &[IpNet]) {
 }
 
 /// Prepares a web pod as a real server for direct routing. The pod accepts packets for the service
-/// ranges, and does not answer ARP requests for their addresses.
+/// ranges, and does not answer ARP requests for the addresses of these ranges.
 pub fn accept_direct(web_pod: &mut Setup, service_ranges: &[IpNet]) {
     accept(web_pod, service_ranges);
     web_pod
@@ -121,8 +121,9 @@ pub fn accept_direct(web_pod: &mut Setup, service_ranges: &[IpNet]) {
         .sysctl("ipv4/conf/all/arp_announce", 2);
 }
 
-/// Makes the service ranges local to the pod for received packets only. Packets of the pod itself
-/// to a service address leave the pod: docs/how-to/real-servers.md has the reasons.
+/// Makes the addresses of the service ranges local to the pod, but only for packets that the pod
+/// receives. Packets that the pod itself sends to a service address leave the pod.
+/// docs/how-to/real-servers.md has the reasons.
 fn accept(web_pod: &mut Setup, service_ranges: &[IpNet]) {
     for range in service_ranges {
         web_pod.route(format!("local {range} dev lo"));
@@ -153,7 +154,8 @@ fn nth(range: Ipv4Net, number: u8) -> Ipv4Addr {
 }
 
 fn nth6(range: Ipv6Net, number: u8) -> Ipv6Addr {
-    // The decimal digits of the number become hexadecimal digits of the address: pod 12 has ::12.
+    // The decimal digits of the number are used as hexadecimal digits of the address: pod 12 has
+    // ::12.
     let written = u128::from_str_radix(&number.to_string(), 16).unwrap_or_default();
     Ipv6Addr::from_bits(range.network().to_bits() + written)
 }

@@ -1,7 +1,7 @@
-//! A load of HTTP requests at a fixed pace, which does not depend on answers.
+//! A load of HTTP requests at a fixed pace, which does not depend on the answers.
 //!
-//! A lost or slow request does not delay other requests. So the load notices every interruption of
-//! the service.
+//! A lost or slow request does not delay requests over other connections. So the load notices every
+//! interruption of the service.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display};
@@ -19,7 +19,7 @@ use tokio::time::{sleep_until, timeout};
 use crate::host::{Host, block_on};
 use crate::http::{HttpResponse, exchange};
 
-/// The interval at which a caller checks whether requests have ended.
+/// The interval at which a waiting caller checks whether requests have been answered or lost.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The settings of a load: the server, the number of requests, and time limits.
@@ -28,7 +28,7 @@ pub struct Pace {
     pub server: SocketAddr,
     /// Requests per second, each over a new connection.
     pub fresh_per_second: u32,
-    /// The number of lasting connections, each with many requests.
+    /// The number of lasting connections. Each lasting connection carries many requests.
     pub lasting: usize,
     /// The time between two requests of one lasting connection.
     pub lasting_interval: Duration,
@@ -43,7 +43,7 @@ pub struct Pace {
 pub enum ConnectionKind {
     /// A new connection, opened for this request.
     Fresh,
-    /// A connection that earlier requests had used.
+    /// A connection that at least one earlier request has used.
     Lasting,
 }
 
@@ -78,8 +78,8 @@ pub struct Count {
     pub requests: usize,
     /// Lost requests over new connections.
     pub fresh_lost: usize,
-    /// Lost requests over lasting connections. Each lost connection counts once, because the next
-    /// request opens a new connection.
+    /// Lost requests over lasting connections. A lost connection counts as one lost request here,
+    /// because the next request opens a new connection and counts as fresh.
     pub lasting_lost: usize,
     /// Answered requests that took longer than [`Pace::late`].
     pub late: usize,
@@ -108,7 +108,7 @@ impl OpenLoop {
         })
     }
 
-    /// Waits until all requests that are due before `until` have been answered or lost. Then counts
+    /// Waits until each request that was due before `until` has been answered or lost. Then counts
     /// the requests that were due between `from` and `until`.
     pub fn count(&self, from: Instant, until: Instant) -> Count {
         let deadline = until.max(Instant::now()) + self.pace.patience + POLL_INTERVAL;
@@ -128,7 +128,7 @@ impl OpenLoop {
     }
 
     /// Counts the requests over new connections that were due between `from` and `until` and have
-    /// already been answered or lost. Does not wait.
+    /// been answered or lost before the call. Does not wait for other requests.
     pub fn fresh(&self, from: Instant, until: Instant) -> Count {
         let mut count = Count::default();
         for request in &lock(&self.record).requests {
@@ -140,14 +140,15 @@ impl OpenLoop {
         count
     }
 
-    /// Returns the number of answered requests that were due since `from`.
+    /// Returns the number of answered requests that were due at or after `from`.
     pub fn answered_since(&self, from: Instant) -> usize {
         let record = lock(&self.record);
         let answered = |request: &&RequestRecord| request.due >= from && request.outcome.is_ok();
         record.requests.iter().filter(answered).count()
     }
 
-    /// Waits until there are as many answers over lasting connections as lasting connections.
+    /// Waits until the number of answers over lasting connections is at least the number of lasting
+    /// connections.
     pub fn wait_until_lasting(&self, within: Duration) -> Result<()> {
         crate::wait_for("the lasting connections are established", within, || {
             std::thread::sleep(POLL_INTERVAL);
@@ -159,7 +160,7 @@ impl OpenLoop {
         })
     }
 
-    /// Returns the time of the first answer since `from`.
+    /// Returns the time of the first answer at or after `from`.
     pub fn first_answer(&self, from: Instant) -> Option<Instant> {
         let record = lock(&self.record);
         let answered = record.requests.iter().filter(|r| r.outcome.is_ok());
@@ -174,8 +175,8 @@ impl OpenLoop {
         self.end()
     }
 
-    /// Stops the load, so that the caller can still read its results. Returns the error of the
-    /// load's thread.
+    /// Stops the load, and keeps its results for the caller. Returns the error of the load's
+    /// thread.
     pub fn end(&mut self) -> Result<()> {
         self.stop.send_replace(true);
         match self.thread.take().map(JoinHandle::join) {
@@ -270,19 +271,20 @@ async fn run(pace: Pace, record: Arc<Mutex<RequestLog>>, mut stopped: watch::Rec
         () = fresh => {}
         _ = stopped.wait_for(|is_stopped| *is_stopped) => {}
     }
-    // Dropping `lasting` ends the tasks of the lasting connections.
+    // At the end of this function `lasting` is dropped, and with it the tasks of the lasting
+    // connections end.
 }
 
 /// Sends requests over one lasting connection. Opens a new connection after a loss, and after an
-/// answer with `Connection: close`, which does not count as a loss.
+/// answer with `Connection: close`. Such an answer does not count as a loss.
 async fn send_over_lasting_connection(
     pace: Pace,
     mut due: Instant,
     record: Arc<Mutex<RequestLog>>,
 ) {
     let mut open = None;
-    // The web server of this connection, and the number of its answers. The text of a failure
-    // contains both values.
+    // The web server at the other end of the connection, and the number of its answers over this
+    // connection. The text of a failure contains both values.
     let mut server: (Arc<str>, usize) = ("no server".into(), 0);
     loop {
         sleep_until(due.into()).await;
@@ -310,8 +312,8 @@ async fn send_over_lasting_connection(
             (Ok(_) | Err(_), _) => ("no server".into(), 0),
         };
         lock(&record).add(due, connection, outcome);
-        // A late answer delays the next request of this connection. Missed requests are not sent
-        // later.
+        // An answer that takes longer than the interval delays the next request. Requests whose due
+        // time has passed in the meantime are not sent.
         due = Instant::now().max(due + pace.lasting_interval);
     }
 }
@@ -361,9 +363,9 @@ mod tests {
 
     use super::*;
 
-    /// Runs a load for half a second and returns its results. The server answers a request if
-    /// `answers` returns true for the number of its connection, and leaves the other connections
-    /// open without an answer.
+    /// Runs a load for half a second and returns its results. The test server answers the requests
+    /// of a connection if `answers` returns true for the number of the connection. It keeps other
+    /// connections open without an answer.
     fn run_load(answers: fn(usize) -> bool) -> Count {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let server = listener.local_addr().unwrap();

@@ -1,4 +1,4 @@
-//! Processes of the lab, with their output and their end.
+//! Processes of the lab: their start, their output and their end.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
@@ -13,13 +13,13 @@ use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 
-/// The longest time until a process has ended after SIGTERM or SIGKILL.
+/// The longest time that a process takes to end after SIGTERM, and after SIGKILL.
 const TERMINATION: Duration = Duration::from_secs(3);
 /// The number of lines that [`Process::tail`] returns.
 const TAIL: usize = 30;
 
-/// A handle to a started process, which leads its own process group. All clones are handles to one
-/// process. The [`Lab`](crate::Lab) ends the process.
+/// A handle to a started process, which leads its own process group. All clones of a handle refer
+/// to one process. The [`Lab`](crate::Lab) ends the process.
 #[derive(Debug, Clone)]
 pub struct Process {
     name: String,
@@ -37,7 +37,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     lines: Vec<(Instant, String)>,
-    // Whether the output has ended. This can happen before or after the end of the process.
+    // Whether the output is closed. The output can be closed before or after the end of the
+    // process.
     is_closed: bool,
     ended: Option<(Instant, ExitStatus)>,
 }
@@ -57,8 +58,8 @@ impl Process {
             .process_group(0)
             .spawn()
             .with_context(|| format!("cannot start {:?}", command.get_program()))?;
-        // `command` still holds the write end of the pipe. Without the drop, the output would never
-        // end.
+        // `command` also holds the write end of the pipe. Without this drop, the reader would never
+        // see the end of the output.
         drop(command);
         let process = Self {
             name: name.to_owned(),
@@ -86,8 +87,8 @@ impl Process {
         Ok(process)
     }
 
-    /// Starts a process that the kernel kills when this program ends, also when this program is
-    /// killed. Used for processes outside of the lab's namespaces, which would otherwise survive
+    /// Starts a process that the kernel kills when this program ends for any reason, also by
+    /// SIGKILL. Used for processes outside of the lab's namespaces, which would otherwise survive
     /// this program.
     pub fn spawn_bound(name: &str, log: &Path, command: Command) -> Result<Self> {
         let mut bound = Command::new("setpriv");
@@ -139,11 +140,11 @@ impl Process {
         self.shared.lock().ended.is_none()
     }
 
-    /// Sends a signal to this process, not to its process group. It is an error if the process has
-    /// ended.
+    /// Sends a signal to this process, not to its process group. Returns an error if the process
+    /// has ended.
     pub fn signal(&self, signal: Signal) -> Result<()> {
-        // While this thread holds the lock, an ended process is not reaped, so its id belongs to no
-        // new process.
+        // While this thread holds the lock, no thread reaps the process. So no new process can have
+        // its id.
         let state = self.shared.lock();
         if let Some((_, status)) = state.ended {
             bail!(
@@ -184,8 +185,8 @@ impl Process {
         self.wait_for_line_after(0, text, within)
     }
 
-    /// Waits like [`wait_for_line`](Self::wait_for_line), and ignores the first `skipped` lines of
-    /// the output.
+    /// Waits for a line like [`wait_for_line`](Self::wait_for_line), but ignores the first
+    /// `skipped` lines of the output.
     pub fn wait_for_line_after(
         &self,
         skipped: usize,
@@ -216,7 +217,8 @@ impl Process {
         self.shared.lock().ended.map(|(at, _)| at)
     }
 
-    /// Sends SIGTERM to the process group, and SIGKILL if the process has not ended in time.
+    /// Sends SIGTERM to the process group, and SIGKILL if the process has not ended after
+    /// `TERMINATION`.
     pub(crate) fn end(&self) {
         self.signal_group(Signal::SIGTERM);
         // A process that SIGSTOP has stopped handles SIGTERM only after SIGCONT.
@@ -284,8 +286,8 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for the end of the process and reaps it. Reaps while it holds the lock, so that no
-    /// signal goes to a new process with the same id.
+    /// Waits for the end of the process and reaps the process while this thread holds the lock. So
+    /// no signal goes to a new process with the same id.
     fn await_end(&self, pid: Pid, mut child: Child) {
         let _ = waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT);
         let at = Instant::now();
@@ -345,7 +347,7 @@ mod tests {
         let status = process.wait(SOON).unwrap();
         assert_eq!(status.signal(), Some(Signal::SIGKILL as i32));
         crate::wait_for("the child has ended", SOON, || {
-            // A zombie counts as ended, because the init process reaps it some time later.
+            // A zombie counts as ended, because the init process can reap it some time later.
             let stat = std::fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
             crate::ensure_that(stat.is_empty() || stat.contains(") Z "), stat)
         })

@@ -77,9 +77,9 @@ pub struct ReferenceOptions {
     pub reception: Reception,
     /// The ports on which every web server listens.
     pub ports: Vec<u16>,
-    /// The program of the upstream router's BGP speaker.
+    /// The program that runs as the upstream router's BGP speaker.
     pub router: Program,
-    /// Additional peers of the router. It always has both reflectors as peers.
+    /// Peers of the router in addition to both reflectors.
     pub router_peers: Vec<ForeignPeer>,
     pub lb_pods: LbPods,
 }
@@ -97,13 +97,14 @@ pub enum LbPods {
 /// The way in which web pods receive packets for service addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reception {
-    /// The pod receives packets through tunnels. It accepts packets for the service ranges and
-    /// answers clients directly.
+    /// The pod unpacks packets that load balancers send through tunnels. It accepts packets for the
+    /// service ranges and answers clients directly.
     Tunnel,
     /// The pod receives packets by direct routing, from the load balancer on its own node. It
-    /// accepts packets for the service ranges, and does not answer ARP requests for them.
+    /// accepts packets for the service ranges, and does not answer ARP requests for the addresses
+    /// of these ranges.
     Direct,
-    /// The pod receives packets only for its own address, such as by masquerade.
+    /// The pod accepts packets only for its own address, such as masqueraded packets.
     Plain,
 }
 
@@ -135,13 +136,13 @@ pub struct Reference {
     pub router: RunningSpeaker,
     pub lab: Lab,
     options: ReferenceOptions,
-    /// The highest number of a web pod that has existed.
+    /// The highest number that a web pod has had.
     last_web_pod: u8,
 }
 
 impl Reference {
     /// Creates the reference network. Its logs are in `target/lab/<name>`. Returns when each web
-    /// server answers requests from the pod's node.
+    /// server answers a request from the node of its pod.
     pub fn bring_up(name: &str, options: ReferenceOptions) -> Result<Self> {
         let mut lab = Lab::new(name)?;
         let nodes: Vec<_> = (1..=3).map(plan::node).collect();
@@ -200,16 +201,16 @@ impl Reference {
             .with_context(|| format!("{} is on no node", pod.name))
     }
 
-    /// Adds a web pod with an unused number to the running network. Returns when its web server
-    /// answers.
+    /// Adds a web pod with a new number to the running network. Returns when the web server of the
+    /// pod answers.
     pub fn add_web_pod(&mut self) -> Result<LabPod> {
         self.last_web_pod += 1;
         let pod = plan::web_pod(&self.nodes, self.last_web_pod);
         let mut topology = Topology::new();
         self.node_of(&pod)?.add_pod(&mut topology, &pod);
         plan::receive(&mut topology, &pod, self.options.reception);
-        // This topology has only the pod, its link and its settings, so the node's other settings
-        // stay.
+        // The topology has only the pod, its link and its settings, so the call does not change
+        // other settings of the node.
         self.lab.bring_up(&topology)?;
         self.web_pods.push(pod.clone());
         self.start_web_server(&pod)?;
@@ -217,14 +218,14 @@ impl Reference {
         Ok(pod)
     }
 
-    /// Starts the web server of a pod, also after the previous one has ended.
+    /// Starts the web server of a pod. If the pod had a web server, it must have ended.
     pub fn start_web_server(&mut self, pod: &LabPod) -> Result<()> {
         let process = nginx::start(&self.lab.host(&pod.name)?, &self.options.ports)?;
         self.web_servers.insert(pod.name.clone(), process);
         Ok(())
     }
 
-    /// Removes a web pod and ends its web server without a drain.
+    /// Ends the web server of a web pod without a drain, and removes the web pod.
     pub fn remove_web_pod(&mut self, pod: &LabPod) -> Result<()> {
         self.web_pods.retain(|other| other != pod);
         self.web_servers.remove(&pod.name);
@@ -240,8 +241,8 @@ impl Reference {
         })
     }
 
-    /// Disconnects a host from the network of nodes, or connects it again. The host's link stays
-    /// up, because the port of the host only leaves the bridge.
+    /// Removes the host's port from the bridge of the network of nodes if `is_cut` is true, and
+    /// adds the port to the bridge if it is false. The link of the host stays up.
     pub fn cut(&self, host: &str, is_cut: bool) -> Result<()> {
         let bridge = if is_cut {
             "nomaster".to_owned()
@@ -251,7 +252,8 @@ impl Reference {
         self.router_host()?.ip(&format!("link set {host} {bridge}"))
     }
 
-    /// Returns the next hops of a prefix that these lb pods announce: the addresses of their nodes.
+    /// Returns the next hops that a router has for a prefix while exactly `lb_pods` announce it:
+    /// the addresses of the nodes of these lb pods.
     pub fn next_hops(&self, lb_pods: &[&LabPod], is_v6: bool) -> Result<Vec<IpAddr>> {
         lb_pods
             .iter()
@@ -271,8 +273,8 @@ pub fn reflector_address(number: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 0, 1, 20 + number)
 }
 
-/// Returns the configuration of the upstream router's BGP speaker. It receives all paths from both
-/// reflectors, installs them and announces no prefix.
+/// Returns the configuration of the upstream router's BGP speaker. The speaker receives all paths
+/// from both reflectors, installs them in the kernel and announces no prefix.
 pub fn router() -> ForeignSpeaker {
     [1, 2]
         .into_iter()

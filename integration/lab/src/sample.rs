@@ -1,16 +1,17 @@
-//! The sample of a long test matrix that a run covers.
+//! The choice of the cases of a long test matrix that a test run covers.
 
 use std::env;
 
 /// The environment variable that selects the sample: a seed, or `all`, which is the default.
 const VARIABLE: &str = "LAB_SAMPLE";
 
-/// Returns `count` of the cases, in their order. The seed in `LAB_SAMPLE` selects them. Without
-/// this variable, returns all cases. Prints the seed and the selected cases to standard error, so
-/// that a failure can be repeated.
+/// Returns `count` of the cases, in their order, selected by the seed in `LAB_SAMPLE`. Without this
+/// variable, or with `all`, returns all cases. Prints the seed and the selected cases to standard
+/// error, so that a failure can be repeated.
 ///
 /// # Panics
-/// If `LAB_SAMPLE` is neither a number nor `all`. A test without cases would pass.
+/// If `LAB_SAMPLE` is neither a number nor `all`. Without the panic the test would have no case and
+/// pass.
 pub fn sample<T>(cases: impl IntoIterator<Item = T>, count: usize) -> Vec<T> {
     let cases: Vec<T> = cases.into_iter().collect();
     let seed = match env::var(VARIABLE).as_deref() {
@@ -35,8 +36,8 @@ pub fn is_complete() -> bool {
     matches!(env::var(VARIABLE).as_deref(), Err(_) | Ok("all"))
 }
 
-/// Returns `count` different numbers below `length`, in order. All numbers have the same
-/// probability. Returns one number if `count` is 0.
+/// Returns `count` different numbers below `length`, in ascending order. All numbers have the same
+/// probability. If `count` is 0, returns one number.
 fn choose(seed: u64, length: usize, count: usize) -> Vec<usize> {
     let mut left: Vec<usize> = (0..length).collect();
     let mut state = seed;

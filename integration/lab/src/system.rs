@@ -1,7 +1,8 @@
 //! The daemons of portlb on the reference network.
 //!
-//! Three daemons run in each lb pod, one on each node, and one in each of the two reflectors. A
-//! test can start, stop and kill each daemon alone.
+//! Each lb pod runs pod-watcher, ipvs-programmer and bgp-announcer. Each node runs a node-router,
+//! and each of the two reflectors runs a route-reflector. A test can start, stop and kill each
+//! daemon alone.
 
 mod desired;
 mod flags;
@@ -35,8 +36,8 @@ const START: Duration = Duration::from_secs(30);
 /// linger.
 const END: Duration = Duration::from_secs(30);
 
-/// One of portlb's daemons. The number is the number of its lb pod, its node or its reflector, from
-/// 0.
+/// One daemon of portlb in the lab. The number is the index of its lb pod, of its node or of its
+/// reflector, from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum DaemonInstance {
     RouteReflector(usize),
@@ -58,8 +59,8 @@ pub struct System {
 
 impl Drop for System {
     fn drop(&mut self) {
-        // After SIGTERM the daemons would drain for seconds, which is useless for a network that is
-        // removed.
+        // The daemons are killed, because after SIGTERM they would drain for seconds, and the
+        // network is removed anyway.
         for process in self.running.values() {
             process.signal_group(Signal::SIGKILL);
         }
@@ -77,8 +78,8 @@ impl DaemonInstance {
         }
     }
 
-    /// Returns the default port of the daemon's gRPC server. `None` for node-router, which has a
-    /// Unix socket.
+    /// Returns the default port of the daemon's gRPC server, or `None` for node-router, which
+    /// listens on a Unix socket.
     fn grpc_port(self) -> Option<u16> {
         match self {
             Self::PodWatcher(_) => Some(50051),
@@ -112,7 +113,8 @@ impl Display for DaemonInstance {
 }
 
 impl System {
-    /// Creates the network and writes the daemons' files. Starts no daemon.
+    /// Creates the reference network and writes the configuration files of the daemons. Starts no
+    /// daemon.
     pub fn new(name: &str, options: ReferenceOptions) -> Result<Self> {
         let network = Reference::bring_up(name, options)?;
         let system = Self {
@@ -125,8 +127,8 @@ impl System {
         Ok(system)
     }
 
-    /// Creates the network and starts all daemons. Returns when both service ranges have a next hop
-    /// for each lb pod in the router's table.
+    /// Creates the reference network and starts all daemons. Returns when the router's table has a
+    /// next hop for each lb pod, for both service ranges.
     pub fn up(name: &str, options: ReferenceOptions) -> Result<Self> {
         let mut system = Self::new(name, options)?;
         system.start_all()?;
@@ -134,7 +136,8 @@ impl System {
         Ok(system)
     }
 
-    /// Replaces flags of a program, or adds them. The change applies to daemons that start later.
+    /// Sets flags of a program. A flag that the program has gets the new value. The change applies
+    /// to daemons that start after this call.
     pub fn set_flags(&mut self, program: &'static str, flags: &[(&str, &str)]) {
         let new = flags
             .iter()
@@ -163,7 +166,8 @@ impl System {
         ]
     }
 
-    /// Starts each daemon that has not been started, or has been stopped or killed.
+    /// Starts each daemon that does not run: a daemon that was not started, or that the test has
+    /// stopped or killed.
     pub fn start_all(&mut self) -> Result<()> {
         for daemon in Self::all() {
             if !self.running.contains_key(&daemon) {
@@ -173,7 +177,7 @@ impl System {
         Ok(())
     }
 
-    /// Starts a daemon, also after an earlier process of this daemon has ended.
+    /// Starts a daemon. If the daemon has been started before, its process must have ended.
     pub fn start(&mut self, daemon: DaemonInstance) -> Result<&Process> {
         let mut flags = self.flags(daemon)?;
         if let Some(other) = self.other_flags.get(daemon.program()) {
@@ -188,8 +192,8 @@ impl System {
         self.process(daemon)
     }
 
-    /// Returns the process of a daemon. It is an error if the daemon was not started, or was
-    /// stopped or killed.
+    /// Returns the process of a daemon. Returns an error if the daemon was not started, or if the
+    /// test has stopped or killed it.
     pub fn process(&self, daemon: DaemonInstance) -> Result<&Process> {
         self.running
             .get(&daemon)
@@ -214,8 +218,8 @@ impl System {
 
     /// Kills all three daemons of an lb pod simultaneously.
     pub fn kill_lb_pod(&mut self, lb_pod: usize) -> Result<()> {
-        // The announcer is killed first: tests measure from the end of the announcer, because
-        // routers notice only this end.
+        // The announcer is killed before the other two daemons. Tests measure the time from the end
+        // of the announcer, because routers notice only this end.
         let daemons = Self::lb_pod(lb_pod);
         for daemon in daemons.iter().rev() {
             self.process(*daemon)?.signal(Signal::SIGKILL)?;
@@ -237,7 +241,8 @@ impl System {
         Ok(())
     }
 
-    /// Returns the next hops of a prefix that exactly these lb pods announce.
+    /// Returns the next hops that the router has for a prefix while exactly the lb pods `lb_pods`
+    /// announce it.
     pub fn next_hops(&self, prefix: IpNet, lb_pods: &[usize]) -> Result<Vec<IpAddr>> {
         let pods: Vec<_> = lb_pods.iter().map(|n| &self.network.lb_pods[*n]).collect();
         let is_v6 = matches!(prefix, IpNet::V6(_));
@@ -258,7 +263,8 @@ impl System {
         desired
     }
 
-    /// Returns the desired set of [`web`](Self::web) with these web pods as real servers.
+    /// Returns the desired set of [`web`](Self::web) with only the web pods `web_pods` as real
+    /// servers.
     pub fn web_of(web_pods: &[LabPod]) -> Desired {
         let addresses = [IpAddr::from(SERVICE), SERVICE6.into()];
         let real_servers = web_pods
@@ -273,7 +279,7 @@ impl System {
         (0..3).try_for_each(|lb_pod| self.write_desired_text(lb_pod, &desired.text()))
     }
 
-    /// Replaces the file of one lb pod by a file with this text. The replacement is atomic.
+    /// Replaces the file of one lb pod atomically by a file with the content `text`.
     pub fn write_desired_text(&self, lb_pod: usize, text: &str) -> Result<()> {
         let file = self.desired_file(lb_pod)?;
         let new = file.with_extension("new");
@@ -303,7 +309,7 @@ impl System {
         }
     }
 
-    /// Returns the address of a daemon's gRPC server, in the form that a client's flag has.
+    /// Returns the address of a daemon's gRPC server, in the form that the flags of clients have.
     pub fn grpc_target(&self, daemon: DaemonInstance) -> Result<String> {
         match (daemon.grpc_port(), daemon) {
             (None, DaemonInstance::NodeRouter(node)) => {

@@ -1,4 +1,4 @@
-//! The description of a network, as a value without effects on the kernel.
+//! The description of a network, as a value. It has no effect on the kernel.
 
 use std::fmt::{self, Display, Write as _};
 
@@ -50,7 +50,8 @@ impl Topology {
         &mut self.hosts[index]
     }
 
-    /// Adds a link between two hosts. Each end is `(host, interface)`, and both ends are set up.
+    /// Adds a link between two hosts. Each end is `(host, interface)`, and the lab sets both
+    /// interfaces up.
     ///
     /// # Panics
     /// If the name of an interface has more than 15 characters.
@@ -69,8 +70,8 @@ impl Topology {
         self.veths.push(ends);
     }
 
-    /// Adds a link from a host's `eth0` to a new port of an existing bridge. The port has the name
-    /// of the host.
+    /// Adds a link from `eth0` of `host` to a new port of a bridge that the topology has. The port
+    /// has the name of `host`.
     pub fn plug(&mut self, host: &str, (bridge_host, bridge): (&str, &str)) {
         self.veth((host, "eth0"), (bridge_host, host));
         self.host(bridge_host)
@@ -110,7 +111,7 @@ impl Setup {
         self
     }
 
-    /// Adds a line for `ip -6 -batch`, for IPv6 commands without an address that shows the IP
+    /// Adds a line for `ip -6 -batch`. IPv6 commands need `-6` if no address in them shows the IP
     /// version.
     pub fn ip6(&mut self, command: impl Into<String>) -> &mut Self {
         self.ip6.push(command.into());
@@ -129,15 +130,15 @@ impl Setup {
             .sysctl("ipv6/conf/all/forwarding", 1)
     }
 
-    /// Adds rules to the ruleset that the lab loads with `nft`.
+    /// Adds rules to the nftables rules that the lab loads on this host.
     pub fn nftables(&mut self, rules: &str) -> &mut Self {
         self.nftables.push_str(rules);
         self
     }
 }
 
-/// Returns the lines for `ip -batch` that create the links. The command runs outside of the hosts'
-/// namespaces.
+/// Returns the lines for `ip -batch` that create the links. The lab runs the command outside of the
+/// namespaces of the hosts.
 pub(crate) fn veth_batch(veths: &[[LinkEnd; 2]]) -> String {
     let mut batch = String::new();
     for [a, b] in veths {

@@ -1,4 +1,4 @@
-//! A UDP server that answers with its host's name, and its clients.
+//! A UDP server that answers with the name of its host, and clients of this server.
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -63,7 +63,8 @@ impl Drop for NameServer {
     }
 }
 
-/// Sends one datagram from a free port and returns the answer. `None` if no answer arrives in time.
+/// Sends one datagram from a free port and returns the answer. Returns `None` if no answer arrives
+/// in time.
 pub fn ask(host: &Host, server: SocketAddr, within: Duration) -> Result<Option<String>> {
     host.inside(|| answer(&bind_for(server)?, server, within))
 }
@@ -71,8 +72,8 @@ pub fn ask(host: &Host, server: SocketAddr, within: Duration) -> Result<Option<S
 /// Sends `count` datagrams one after the other and counts the answers by their text. A missing
 /// answer counts as an empty text.
 ///
-/// Each datagram is sent from a different source port. IPVS would send a second datagram from one
-/// port to the real server of the first datagram, and would not call the scheduler.
+/// Each datagram is sent from a different source port. With one source port, IPVS would send all
+/// datagrams to the real server of the first datagram, without calling the scheduler.
 pub fn spread(
     host: &Host,
     server: SocketAddr,
@@ -106,8 +107,8 @@ impl SteadyClient {
         Ok(Self { socket, server })
     }
 
-    /// Sends one datagram and returns the answer. `None` if no answer arrives in time, or if the
-    /// host refuses the datagram because the server has ended.
+    /// Sends one datagram and returns the answer. Returns `None` if no answer arrives in time, or
+    /// if the host of the server refuses the datagram because the server has ended.
     pub fn ask(&self, within: Duration) -> Result<Option<String>> {
         let is_refused = |error: &anyhow::Error| {
             let cause = error.downcast_ref::<std::io::Error>();
@@ -120,7 +121,7 @@ impl SteadyClient {
     }
 }
 
-/// Binds a free port of the server's IP version.
+/// Binds a socket to a free port, for the IP version of `server`.
 fn bind_for(server: SocketAddr) -> Result<UdpSocket> {
     let any = match server {
         SocketAddr::V4(_) => "0.0.0.0:0",

@@ -8,15 +8,15 @@ use anyhow::{Result, bail};
 
 /// The first pause between two attempts. Each later pause is twice as long as the previous one.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
-/// The longest pause between two attempts. It is a compromise: frequent attempts would slow down
-/// the awaited work.
+/// The longest pause between two attempts. A shorter pause would slow down the work that the caller
+/// waits for, and a longer pause would delay the caller.
 const LONGEST_PAUSE: Duration = Duration::from_millis(40);
 
 /// Calls `attempt` repeatedly until it returns a value or the time `within` is over. The error
 /// contains `what` and the last error of `attempt`.
 ///
-/// Only for state that must be polled. If the kernel or a process sends a notification, wait for
-/// the notification.
+/// Use this function only for state that must be polled. If the kernel or a process sends a
+/// notification, wait for the notification instead.
 pub fn wait_for<T, E: Display>(
     what: &str,
     within: Duration,
@@ -37,8 +37,8 @@ pub fn wait_for<T, E: Display>(
     }
 }
 
-/// Returns `Ok` if `holds` is true, and otherwise the text of `seen` as an error. For attempts of
-/// [`wait_for`].
+/// Returns `Ok` if `holds` is true, and otherwise the text of `seen` as an error. Attempts of
+/// [`wait_for`] call this function.
 pub fn ensure_that(holds: bool, seen: impl Display) -> Result<(), String> {
     if holds { Ok(()) } else { Err(seen.to_string()) }
 }

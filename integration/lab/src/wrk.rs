@@ -23,7 +23,7 @@ pub struct WrkReport {
     pub requests_per_second: f64,
     /// Failed attempts to establish a connection.
     pub connect_errors: u64,
-    /// Failed reads. One cause is a reset of the connection by the server.
+    /// Failed reads. A read fails, for example, if the server resets the connection.
     pub read_errors: u64,
     pub write_errors: u64,
     /// Requests without an answer within `wrk`'s time limit.
@@ -65,8 +65,8 @@ impl Wrk {
     /// Waits for the end of `wrk` and returns its report.
     pub fn finish(self) -> Result<WrkReport> {
         self.process.wait(self.duration + Duration::from_secs(20))?;
-        // The output can arrive after the end of the process. `Transfer/sec` is in the last line of
-        // the report.
+        // The last output can arrive after the end of the process, so this waits for
+        // `Transfer/sec`, which is in the last line of the report.
         self.process
             .wait_for_line("Transfer/sec", Duration::from_secs(2))?;
         parse(&self.process.lines().join("\n"))

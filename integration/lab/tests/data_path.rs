@@ -1,6 +1,7 @@
-//! The data path of the reference network without any daemon of portlb.
+//! Tests of the data path of the reference network, without any daemon of portlb.
 //!
-//! If one of these tests fails, the lab is wrong, and the tests of the daemons are meaningless.
+//! If one of these tests fails, the lab is wrong, and the results of the tests of the daemons are
+//! meaningless.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::mpsc::RecvTimeoutError;
@@ -28,8 +29,8 @@ fn service6() -> SocketAddr {
     SocketAddr::new(SERVICE6.into(), 80)
 }
 
-/// Programs IPVS and routes for both service addresses in every lb pod, and starts two BIRD
-/// reflectors and the announcer `announcing` in every lb pod.
+/// Programs IPVS and routes for both service addresses in every lb pod. Also starts two BIRD
+/// reflectors, and the program `announcing` as the announcer of every lb pod.
 fn serve(reference: &Reference, announcing: Program) -> Result<()> {
     let ranges: [IpNet; 2] = [SERVICE_RANGE.into(), SERVICE_RANGE6.into()];
     for number in [1, 2] {
@@ -95,7 +96,7 @@ fn requests_reach_every_web_pod_through_every_lb_pod() {
 }
 
 #[test]
-fn direct_routing_reaches_the_web_pods_of_the_lb_pods_own_node() {
+fn direct_routing_reaches_the_web_pods_on_the_node_of_the_lb_pod() {
     let options = ReferenceOptions {
         reception: Reception::Direct,
         ..ReferenceOptions::default()
@@ -130,7 +131,7 @@ fn direct_routing_reaches_the_web_pods_of_the_lb_pods_own_node() {
 }
 
 #[test]
-fn connections_survive_the_cut_of_an_lb_pod() {
+fn connections_survive_when_an_lb_pod_is_disconnected_from_its_node() {
     let reference = Reference::bring_up("data-path-cut", ReferenceOptions::default()).unwrap();
     let fib = FibWatcher::start(&reference.router_host().unwrap()).unwrap();
     serve(&reference, Program::Bird).unwrap();
@@ -180,7 +181,7 @@ fn without_the_connection_tracking_exemption_nodes_drop_packets_of_direct_return
 }
 
 #[test]
-fn announcements_of_every_foreign_announcer_reach_the_router() {
+fn paths_of_every_foreign_announcer_reach_the_router() {
     for announcing in lab::sample([Program::ExaBgp, Program::Frr, Program::GoBgp], 1) {
         let name = format!("announcer-{announcing:?}").to_lowercase();
         let reference = Reference::bring_up(
@@ -198,7 +199,7 @@ fn announcements_of_every_foreign_announcer_reach_the_router() {
 }
 
 #[test]
-fn announcements_pass_every_foreign_reflector_to_every_foreign_router() {
+fn every_foreign_reflector_passes_paths_on_to_every_foreign_router() {
     let pairs = [
         (Program::Frr, Program::Bird),
         (Program::GoBgp, Program::Bird),

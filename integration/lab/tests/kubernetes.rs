@@ -1,6 +1,6 @@
 //! Tests of the lab's Kubernetes control plane.
 //!
-//! They run on the machine's own kernel, without root. They need the programs that
+//! The tests run on the machine's own kernel, without root. They need the programs that
 //! `environment/install packages kubernetes` installs.
 
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ fn directory(name: &str) -> PathBuf {
 }
 
 #[test]
-fn objects_and_the_address_stay_after_a_restart_of_the_api_server() {
+fn an_api_server_has_its_objects_and_its_address_after_a_restart() {
     let mut control_plane = ControlPlane::start(&directory("kubernetes-restart")).unwrap();
     let address = control_plane.address();
     let version = [
@@ -73,7 +73,7 @@ fn a_service_account_has_only_the_rights_of_its_role_through_a_proxy() {
         .kubeconfig_for("reader", proxy.address(), &token)
         .unwrap();
     let list = |resource| {
-        // kubectl uses the last of several options --kubeconfig.
+        // kubectl uses the last `--kubeconfig` option if it gets several.
         let as_reader = ["--kubeconfig", kubeconfig.to_str().unwrap()];
         control_plane.kubectl(
             &[
@@ -96,7 +96,7 @@ fn a_service_account_has_only_the_rights_of_its_role_through_a_proxy() {
 }
 
 #[test]
-fn a_client_that_trusts_the_old_certificate_authority_refuses_the_new_one() {
+fn a_client_that_trusts_the_old_certificate_authority_refuses_the_new_certificate() {
     let mut control_plane = ControlPlane::start(&directory("kubernetes-authority")).unwrap();
     let old = directory("kubernetes-authority").join("old.crt");
     std::fs::copy(control_plane.authority(), &old).unwrap();

@@ -73,7 +73,7 @@ fn a_udp_datagram_is_answered_or_refused_or_lost() {
 }
 
 #[test]
-fn keepalived_programs_reloaded_and_healthy_real_servers_into_ipvs() {
+fn keepalived_writes_the_configured_and_healthy_real_servers_into_ipvs() {
     let reference = Reference::bring_up("keepalived", ReferenceOptions::default()).unwrap();
     let lb_pod = reference.lab.host(&reference.lb_pods[0].name).unwrap();
     baseline::accept(&lb_pod, &[SERVICE_RANGE.into()]).unwrap();

@@ -1,6 +1,6 @@
-//! The program of the first container of every pod in the lab's cluster.
+//! The program of the pause container, the first container of every pod in the lab's cluster.
 //!
-//! It holds the pod's namespaces until containerd kills it.
+//! The program holds the pod's namespaces until containerd kills the program.
 
 fn main() {
     loop {

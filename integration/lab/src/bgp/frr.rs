@@ -87,12 +87,12 @@ fn route_map(next_hop: std::net::IpAddr) -> String {
 
 pub(super) fn start(host: &Host, config: &str, speaker: &ForeignSpeaker) -> Result<Process> {
     let file = host.write("bgpd.conf", config)?;
-    // The option -N makes FRR keep its sockets in /run/frr/<this name>.
+    // With the option `-N NAME` FRR keeps its sockets in /run/frr/NAME, so several FRR can run.
     let space = host.name().to_owned();
     let sockets = Path::new("/run/frr").join(&space);
     let here = || format!("create {}", sockets.display());
     std::fs::create_dir_all(&sockets).with_context(here)?;
-    // zebra changes from root to the user frr, so this user must own the folder.
+    // zebra changes from root to the user frr, so frr must own the folder.
     let user = User::from_name("frr")?
         .context("the user frr does not exist; install the Debian package frr")?;
     let (uid, gid) = (user.uid.as_raw(), user.gid.as_raw());

@@ -9,7 +9,8 @@ use super::{AddPath, AnnouncedPrefix, ForeignSpeaker, HOLD_TIME_SECONDS, Remote,
 use crate::host::Host;
 use crate::process::Process;
 
-/// Address of gobgpd's API. A daemon of portlb listens on gobgpd's default port.
+/// Address of gobgpd's API. It is not gobgpd's default port, because a daemon of portlb listens on
+/// that port.
 const API: &str = "127.0.0.1:50099";
 
 pub(super) fn config(speaker: &ForeignSpeaker) -> String {

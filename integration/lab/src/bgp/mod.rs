@@ -1,6 +1,6 @@
 //! BIRD, FRR, GoBGP and exabgp, configured from one description.
 //!
-//! A test can replace one of these programs by another without another change.
+//! A test can replace one of these programs by another one without a change of the description.
 
 mod bird;
 mod exabgp;
@@ -35,29 +35,30 @@ pub const HOLD_TIME_SECONDS: u16 = 9;
 #[derive(Debug, Clone)]
 pub struct ForeignSpeaker {
     pub asn: u32,
-    /// The router id. If the speaker is a route reflector, also its cluster id.
+    /// The router id. A route reflector uses this value as its cluster id, too.
     pub router_id: Ipv4Addr,
-    /// The speaker's own address in every session.
+    /// The address that the speaker uses as its own address in every session.
     pub local: IpAddr,
     pub peers: Vec<ForeignPeer>,
     pub announcements: Vec<AnnouncedPrefix>,
-    /// Whether the speaker writes received paths to the kernel: all paths of equal cost of a prefix
-    /// (ECMP).
+    /// Whether the speaker writes the best paths that it has received to the kernel. Several best
+    /// paths of one prefix with equal cost become one route with several next hops (ECMP).
     pub installs_routes: bool,
 }
 
 /// A peer of a foreign speaker, or all peers whose addresses are in one range.
 #[derive(Debug, Clone)]
 pub struct ForeignPeer {
-    /// The name in the program's configuration, so it must be one word.
+    /// The name of the peer in the program's configuration. It must be one word.
     pub name: String,
     pub remote: Remote,
     pub asn: u32,
-    /// Whether the peer is a client of this speaker as a route reflector (RFC 4456).
+    /// Whether this speaker is a route reflector and the peer is its client (RFC 4456).
     pub is_client: bool,
-    /// The add-path mode of both address families.
+    /// The add-path mode of the session, for IPv4 and for IPv6 paths.
     pub add_path: AddPath,
-    /// Whether the speaker only waits for the peer's connection. Always true for a range.
+    /// Whether the speaker waits for the peer's connection and does not connect itself. For a range
+    /// this is always true.
     pub is_passive: bool,
     /// The key of TCP MD5 (RFC 2385). `None`: the session is not signed.
     pub password: Option<String>,
@@ -67,11 +68,11 @@ pub struct ForeignPeer {
 #[derive(Debug, Clone, Copy)]
 pub enum Remote {
     Address(IpAddr),
-    /// Any number of peers, which connect to the speaker.
+    /// Any number of peers with addresses in this range. They connect to the speaker.
     Range(IpNet),
 }
 
-/// The add-path mode of a session (RFC 7911), as the foreign speaker sees it.
+/// The add-path mode of a session (RFC 7911), from the view of the foreign speaker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AddPath {
     /// One path for each prefix, in both directions.
@@ -86,7 +87,7 @@ pub enum AddPath {
 #[derive(Debug, Clone, Copy)]
 pub struct AnnouncedPrefix {
     pub prefix: IpNet,
-    /// The next hop must have the address family of the prefix.
+    /// The next hop of the path. It must have the address family of the prefix.
     pub next_hop: IpAddr,
 }
 
@@ -96,9 +97,9 @@ pub enum Program {
     Bird,
     /// FRR's `bgpd`. A speaker that installs routes also starts `zebra`.
     Frr,
-    /// `gobgpd`. Cannot install routes in the lab, because it panics with Debian's `zebra`.
+    /// `gobgpd`. It cannot install routes in the lab, because it panics with Debian's `zebra`.
     GoBgp,
-    /// exabgp. Can only announce: it has no table and no tool for queries.
+    /// exabgp. It can only announce, because it has no table and no tool for queries.
     ExaBgp,
 }
 
@@ -161,7 +162,7 @@ impl ForeignPeer {
         }
     }
 
-    /// Returns the iBGP peers of a range, which connect to the speaker.
+    /// Returns the iBGP peers whose addresses are in a range. These peers connect to the speaker.
     pub fn range(name: &str, range: IpNet) -> Self {
         Self {
             remote: Remote::Range(range),
@@ -170,7 +171,7 @@ impl ForeignPeer {
         }
     }
 
-    /// Makes the peer a client of the speaker as a route reflector.
+    /// Makes this speaker a route reflector for the peer, which becomes a client (RFC 4456).
     pub fn client(mut self) -> Self {
         self.is_client = true;
         self
@@ -181,13 +182,13 @@ impl ForeignPeer {
         self
     }
 
-    /// Makes the speaker wait for the peer's connection.
+    /// Makes the speaker wait for the peer's connection, and not connect itself.
     pub fn passive(mut self) -> Self {
         self.is_passive = true;
         self
     }
 
-    /// Signs the session with this key (TCP MD5).
+    /// Signs the session with the key `password` (TCP MD5).
     pub fn password(mut self, password: &str) -> Self {
         self.password = Some(password.to_owned());
         self
@@ -195,7 +196,7 @@ impl ForeignPeer {
 }
 
 impl Program {
-    /// Returns the text of this program's configuration file for `speaker`.
+    /// Returns the text of the configuration file of `self`, such as BIRD, for `speaker`.
     pub fn config(self, speaker: &ForeignSpeaker) -> String {
         match self {
             Self::Bird => bird::config(speaker),
@@ -237,8 +238,8 @@ impl RunningSpeaker {
         }
     }
 
-    /// Returns the BGP tables of both families, as the program's own tool prints them. Empty for
-    /// exabgp.
+    /// Returns the BGP tables of IPv4 and IPv6, as the program's own tool prints them. For exabgp
+    /// the text is empty.
     pub fn table(&self) -> Result<String> {
         let commands: &[&str] = match self.program {
             Program::Bird => &["show route all"],

@@ -12,10 +12,10 @@ use super::network::{DNS, PODS};
 /// The image of the pause container, the first container of every pod.
 pub(super) const PAUSE_IMAGE: &str = "localhost/lab/pause:1";
 
-/// Returns `containerd.toml`. All folders are containerd's defaults.
+/// Returns `containerd.toml`. All folders in it are containerd's defaults.
 ///
-/// The container runtime is crun. On the lab kernel forks and system calls are slow, and runc, a Go
-/// program, takes several times as long as crun to start a container.
+/// The container runtime is crun. On the lab kernel forks and system calls are slow, so the Go
+/// program runc would take several times as long as crun to start a container.
 pub(super) fn containerd() -> String {
     format!(
         r#"version = 2
@@ -40,8 +40,8 @@ pub(super) fn containerd() -> String {
     )
 }
 
-/// Returns the CNI configuration of a node whose pods have the addresses of `pods`: a bridge
-/// without address translation. The routes between the nodes are part of the topology.
+/// Returns the CNI configuration of a node: a bridge without address translation, for pods with
+/// addresses in `pods`. The topology of the lab has the routes between the nodes.
 pub(super) fn cni(pods: Ipv4Net) -> String {
     json!({
         "cniVersion": "1.0.0",
@@ -65,7 +65,7 @@ pub(super) fn cni(pods: Ipv4Net) -> String {
 
 /// Returns the `KubeletConfiguration` of a node.
 ///
-/// Evictions are off: the disk that the nodes share with the machine can be nearly full.
+/// Evictions are off, because the nodes use the machine's disk, which can be nearly full.
 pub(super) fn kubelet(resolv_conf: &Path) -> String {
     let never = json!({
         "memory.available": "0%",

@@ -60,7 +60,8 @@ pub(super) fn topology() -> Topology {
         .bridge(BRIDGE)
         .address(BRIDGE, on_network(ROUTER))
         .forwards()
-        // ECMP hashes ports, too, so that the connections of one client go to all load balancers.
+        // ECMP also hashes the ports, so that the connections of one client go to all load
+        // balancers.
         .sysctl("ipv4/fib_multipath_hash_policy", 1);
     topology.veth(("client", "eth0"), (ROUTER_HOST, "client"));
     topology.host(ROUTER_HOST).address("client", UPLINK);
@@ -68,7 +69,8 @@ pub(super) fn topology() -> Topology {
         .host("client")
         .address("eth0", CLIENT)
         .route(format!("default via {}", UPLINK.addr()))
-        // Each request uses another port, and TCP keeps a used port for a minute (TIME_WAIT).
+        // The client needs many source ports, because each request uses a new port, and TCP keeps a
+        // used port for a minute (TIME_WAIT).
         .sysctl("ipv4/ip_local_port_range", "1024 65535");
 
     control_plane_host::plug(&mut topology, ROUTER_HOST);
@@ -91,7 +93,8 @@ pub(super) fn topology() -> Topology {
     topology
 }
 
-/// Returns the configuration of the upstream router. Reflectors connect to it from their pods.
+/// Returns the configuration of the upstream router. The reflectors connect to the router from
+/// their pods.
 pub(super) fn router() -> ForeignSpeaker {
     let pods = PODS.parse().expect("PODS is a valid prefix");
     let mut speaker = ForeignSpeaker::new(IpAddr::V4(ROUTER), ROUTER);

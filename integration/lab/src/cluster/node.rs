@@ -1,4 +1,4 @@
-//! A node with its namespaces, containerd, kubelet and kube-proxy.
+//! A node of the cluster: its namespaces, containerd, kubelet and kube-proxy.
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -13,12 +13,12 @@ use crate::{Host, Process, wait_for};
 /// The longest time until a program of a node has started.
 const START: Duration = Duration::from_secs(120);
 
-/// The values that a node gets from its cluster.
+/// The values that all nodes of a cluster have in common.
 #[derive(Debug)]
 pub(super) struct NodeSetup<'a> {
-    /// The folder of kubelet and kube-proxy.
+    /// The folder with the programs kubelet and kube-proxy.
     pub(super) binaries: &'a Path,
-    /// The parent of the node's cgroup.
+    /// The cgroup in which the node's own cgroup is created.
     pub(super) cgroup: &'a Path,
     pub(super) kubelet_kubeconfig: PathBuf,
     pub(super) proxy_kubeconfig: PathBuf,
@@ -26,20 +26,21 @@ pub(super) struct NodeSetup<'a> {
     pub(super) proxy_mode: ProxyMode,
 }
 
-/// A node that runs. A test can end and start each of its programs alone. Pods continue to run
-/// without these programs.
+/// A running node. A test can end and start each of its programs alone. The pods of the node
+/// continue to run while these programs do not run.
 #[derive(Debug)]
 pub struct ClusterNode {
     /// The name of the node, and of its host in the lab.
     pub name: String,
     /// The node's address on the network of nodes.
     pub address: Ipv4Addr,
-    /// The node's network namespace, without its other namespaces.
+    /// The node's network namespace. Commands of this host do not run in the node's other
+    /// namespaces.
     pub host: Host,
     pub containerd: Process,
     pub kubelet: Process,
     pub kube_proxy: Process,
-    /// The process that holds the node's namespaces and its cgroup.
+    /// The process of node.sh, which holds the node's namespaces and its cgroup.
     first: Process,
     binaries: PathBuf,
     files: NodeFiles,
@@ -54,8 +55,8 @@ struct NodeFiles {
 }
 
 impl ClusterNode {
-    /// Starts a node. Returns when all images are imported and the kubelet has started. The node
-    /// becomes Ready later.
+    /// Starts a node. Returns when all images are imported and the kubelet has started. At this
+    /// time the node is possibly not Ready.
     pub(super) fn start(number: u8, host: Host, setup: &NodeSetup<'_>) -> Result<Self> {
         let name = network::name(number);
         let address = network::node_address(number);
@@ -109,8 +110,9 @@ impl ClusterNode {
         self.containerd.kill()
     }
 
-    /// Starts containerd and the kubelet again. The kubelet exits if containerd still recovers its
-    /// containers. Then this function starts the kubelet once more, as an init system does.
+    /// Starts containerd and the kubelet after [`Self::stop_kubelet_and_containerd`]. The kubelet
+    /// exits if containerd is recovering its containers. In this case the function starts the
+    /// kubelet a second time, as an init system does.
     pub fn start_kubelet_and_containerd(&mut self) -> Result<()> {
         self.containerd = start_containerd(&self.host, &self.first, &self.files)?;
         self.kubelet = wait_for("the kubelet has started", START, || {
@@ -121,7 +123,7 @@ impl ClusterNode {
         Ok(())
     }
 
-    /// Restarts kube-proxy in `mode`. Does not wait until kube-proxy has removed the rules of its
+    /// Restarts kube-proxy in `mode`. Returns before kube-proxy has removed the rules of its
     /// previous mode.
     pub fn set_proxy_mode(&mut self, mode: ProxyMode) -> Result<()> {
         self.kube_proxy.kill()?;
@@ -179,9 +181,10 @@ fn start_kubelet(
     binaries: &Path,
     files: &NodeFiles,
 ) -> Result<Process> {
-    // If node.sh has written /run/cpuinfo, this file covers /proc/cpuinfo, but only in the
-    // kubelet's mount namespace. If a mount covered a file below the node's /proc, the kernel would
-    // not let a pod mount its own /proc.
+    // The kubelet needs /run/cpuinfo, if node.sh has written this file, in the place of
+    // /proc/cpuinfo. The mount is made only in a separate mount namespace of the kubelet. With a
+    // mount on a file below the node's /proc, the kernel would not let a pod mount a /proc of its
+    // own.
     let mut command = Command::new("unshare");
     command
         .args(["--mount", "--propagation", "unchanged", "bash", "-euc"])

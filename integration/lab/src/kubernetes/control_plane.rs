@@ -19,13 +19,13 @@ use crate::{ensure_that, wait_for};
 const API_PORT: u16 = 6443;
 const ETCD_PORT: u16 = 2379;
 const ETCD_PEER_PORT: u16 = 2380;
-/// The longest time until the API server is ready. It is long, because the machine can compile at
-/// the same time.
+/// The longest time until the API server is ready. The limit is long, because compilers can run on
+/// the machine at the same time.
 const READY: Duration = Duration::from_secs(120);
 const SERVICE_CLUSTER_IPS: &str = "10.96.0.0/12,fd00:10:96::/112";
 
-/// A Kubernetes API server with its own etcd. Dropping the value kills both processes. They are
-/// also killed when the program that started them is killed.
+/// A Kubernetes API server with its own etcd. Dropping the value kills both processes. The kernel
+/// also kills them if the program that started them is killed.
 ///
 /// No controller runs until [`start_controllers`](Self::start_controllers) is called. So the API
 /// server has exactly the objects that the test creates: no EndpointSlices of Services, no
@@ -49,7 +49,8 @@ pub struct ControlPlaneSettings {
     pub address: Option<IpAddr>,
     /// Additional command-line options of kube-apiserver, such as `--max-requests-inflight=2`.
     pub options: Vec<String>,
-    /// Additional users, each with its groups. The token of a user is the user's name.
+    /// Additional users: the name of each user and its groups, separated by commas. The token of a
+    /// user is the user's name.
     pub users: Vec<(String, String)>,
 }
 
@@ -92,8 +93,8 @@ impl ControlPlane {
         Ok(control_plane)
     }
 
-    /// Returns the address of the API server. No other program gets this port while the API server
-    /// is stopped.
+    /// Returns the address of the API server. While the API server is stopped, no other program
+    /// gets the port of this address.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -103,8 +104,8 @@ impl ControlPlane {
         format!("https://{}", self.address)
     }
 
-    /// Returns the path of the PEM file with the certificates that a client of the API server must
-    /// trust.
+    /// Returns the path of the PEM file with the certificates that a client must trust to connect
+    /// to the API server.
     pub fn authority(&self) -> PathBuf {
         credentials::authority(&self.directory)
     }
@@ -159,8 +160,8 @@ impl ControlPlane {
             .stdin
             .take()
             .context("cannot open the standard input of kubectl")?;
-        // A write error is ignored. It means that kubectl has failed before it has read all input,
-        // and kubectl's own error is more useful.
+        // A write error is ignored, because it means that kubectl has failed before it has read all
+        // input. In this case kubectl's own error is more useful.
         let _ = stdin.write_all(input.as_bytes());
         drop(stdin);
         let output = child
@@ -194,8 +195,8 @@ impl ControlPlane {
         }
     }
 
-    /// Kills the API server if it runs, starts it with the address and data that it had before, and
-    /// waits until it is ready. A client that continues an earlier watch gets 410 Gone.
+    /// Kills the API server if it runs, starts it with its previous address and data, and waits
+    /// until it is ready. A client that continues a watch from before the restart gets 410 Gone.
     pub fn restart(&mut self) -> Result<()> {
         self.stop()?;
         let mut command = Command::new(binaries()?.join("kube-apiserver"));
@@ -229,7 +230,8 @@ impl ControlPlane {
             if process.is_running() {
                 self.readiness().map_err(|error| format!("{error:#}"))
             } else {
-                // The check below reports the exit, with the end of the log.
+                // An ended process also ends the wait. `ensure_that` below then reports the end,
+                // with the last lines of the log.
                 Ok(())
             }
         })
@@ -249,7 +251,8 @@ impl ControlPlane {
     }
 
     /// Starts kube-controller-manager with its default controllers and additional command-line
-    /// options. It then creates EndpointSlices, pods and ServiceAccounts, and collects garbage.
+    /// options. The controllers then create EndpointSlices, pods and ServiceAccounts, and collect
+    /// garbage.
     pub fn start_controllers(&mut self, options: &[&str]) -> Result<()> {
         let mut all = credentials::controller_options(&self.directory);
         all.extend(options.iter().map(|&option| option.to_owned()));
@@ -265,8 +268,8 @@ impl ControlPlane {
         let mut command = Command::new(binaries()?.join(name));
         command
             .arg(format!("--kubeconfig={}", kubeconfig.display()))
-            // Only one instance of the program runs, so it needs no leader election. No client uses
-            // its HTTPS port.
+            // Only one instance of the component runs, so it needs no leader election. No client
+            // uses its HTTPS port.
             .args(["--leader-elect=false", "--secure-port=0"])
             .args(options);
         self.others.push(spawn(&self.directory, name, command)?);
@@ -348,8 +351,8 @@ fn start_etcd(directory: &Path, address: IpAddr) -> Result<Process> {
         .args(["--listen-peer-urls", &peers])
         .args(["--initial-advertise-peer-urls", &peers])
         .args(["--initial-cluster", &format!("default={peers}")])
-        // The intervals are long, so that a busy machine causes no election in this cluster of one
-        // member.
+        // The intervals are long, because a busy machine could otherwise cause an election,
+        // although this etcd cluster has one member.
         .args(["--heartbeat-interval", "500", "--election-timeout", "5000"])
         .args(["--log-level", "warn"]);
     spawn(directory, "etcd", command)
@@ -361,9 +364,9 @@ fn spawn(directory: &Path, name: &str, command: Command) -> Result<Process> {
 
 /// Returns an address of 127.0.0.0/8 on which all ports of the control plane are free.
 ///
-/// With an unused address, the ports can be the usual ones. These ports are outside of the range
-/// from which the kernel takes the source ports of connections, so no connection uses them while
-/// the API server is stopped.
+/// On an unused address, etcd and the API server can have their usual ports. These ports are
+/// outside of the range from which the kernel takes the source ports of connections. So no
+/// connection takes a port of the API server while the API server is stopped.
 fn free_loopback_address() -> Result<Ipv4Addr> {
     let seed = std::time::UNIX_EPOCH
         .elapsed()

@@ -1,9 +1,10 @@
-//! The program `control-plane` and the client with which tests and benchmarks control it.
+//! The program `control-plane`, and the client with which tests and benchmarks control this
+//! program.
 //!
 //! Inside a guest, a control plane would take most of the CPU time that nodes and pods need. So in
 //! the environment `lab`, `environment/run` starts the program on the control-plane host: outside
-//! of the guest, on the machine's own kernel. One host of the lab reaches it over a network cable.
-//! In the environment `host` the program runs in a host of the lab.
+//! of the guest, on the machine's own kernel. One host of the lab reaches the control-plane host
+//! over a network cable. In the environment `host` the program runs in a host of the lab.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -21,8 +22,8 @@ use serde::{Deserialize, Serialize};
 use super::{ControlPlane, ControlPlaneSettings};
 use crate::{Host, Lab, Topology, daemons, wait_for};
 
-/// The addresses of the control plane and of the lab's host at the other end of the cable. The
-/// script `environment/control-plane-host` uses the same addresses.
+/// The address of the control plane, and the address of the lab's host at the other end of the
+/// cable. The script `environment/control-plane-host` uses the same addresses.
 const CONTROL: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 201, 0, 1), 24);
 const CABLE_END: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 201, 0, 2), 24);
 /// The name of the cable's device in the lab's host.
@@ -48,15 +49,16 @@ enum ControlRequest {
 /// The standard output of kubectl, or the text of an error.
 type ControlReply = Result<String, String>;
 
-/// A client of the program `control-plane`, which runs at the other end of a cable. Other hosts of
-/// the lab reach the control plane only if the host of the cable forwards packets.
+/// A client of the program `control-plane`, which runs at the other end of the cable. Hosts of the
+/// lab without the cable reach the control plane only if the host with the cable forwards packets.
 #[derive(Debug)]
 pub struct RemoteControlPlane {
     host: Host,
 }
 
-/// Adds a control-plane host and its cable to `host`, unless this process runs in a guest. A guest
-/// already has a cable, which [`RemoteControlPlane::connect`] moves into `host`.
+/// Adds the control-plane host and its cable to `host` to a topology, unless this process runs in a
+/// guest. A guest has a cable from its start, which [`RemoteControlPlane::connect`] moves into
+/// `host`.
 pub fn plug(topology: &mut Topology, host: &str) {
     if !is_in_guest() {
         topology.veth((CONTROL_HOST, "eth0"), (host, CABLE));
@@ -83,7 +85,8 @@ impl RemoteControlPlane {
         let this = Self { host };
         wait_for("the control plane answers requests", READY, || {
             this.kubectl(&["version"], "").map_err(|error| {
-                // A longer pause leaves CPU time to the starting control plane.
+                // With this pause the requests take less CPU time from the control plane, which is
+                // starting.
                 thread::sleep(Duration::from_millis(100));
                 format!("{error:#}")
             })
@@ -101,7 +104,8 @@ impl RemoteControlPlane {
         self.kubeconfig_of("admin")
     }
 
-    /// Returns the path of the kubeconfig with this file name, the third value in [`USERS`].
+    /// Returns the path of the kubeconfig with the file name `file`, which must be a third value in
+    /// [`USERS`].
     pub fn kubeconfig_of(&self, file: &str) -> PathBuf {
         directory().join(format!("{file}.kubeconfig"))
     }
@@ -146,17 +150,17 @@ impl RemoteControlPlane {
     }
 }
 
-/// Reports whether this process runs in a guest with a cable to the control-plane host, and the
-/// cable is not yet in a host of the lab.
+/// Reports whether this process runs in a guest with a cable to the control-plane host. After the
+/// cable has been moved into a host of the lab, the result is false.
 fn is_in_guest() -> bool {
     Path::new("/sys/class/net").join(CABLE).exists()
 }
 
 /// Moves the guest's end of the cable into `host` and gives it an address.
 ///
-/// The host routes between the cable and its other networks. A bridge would not work: the device
-/// receives its own outgoing frames again, and drops only frames with its own link-layer address as
-/// the source.
+/// `host` routes between the cable and the other networks of `host`. A bridge would not work,
+/// because the cable's device also receives its own outgoing frames, and drops only frames whose
+/// source is the link-layer address of the device.
 fn bring_in_cable(host: &Host) -> Result<()> {
     let output = Command::new("ip")
         .args(["link", "set", CABLE, "netns"])

@@ -11,13 +11,13 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 
 const ADMIN: (&str, &str) = ("admin", "system:masters");
-/// The components for which the API server has built-in roles. Each name is also the name of a
-/// kubeconfig.
+/// The names of the components kube-controller-manager and kube-scheduler. The API server has
+/// built-in roles for them, and each name is also the name of a kubeconfig.
 pub(super) const CONTROLLERS: &str = "kube-controller-manager";
 pub(super) const SCHEDULER: &str = "kube-scheduler";
 
 /// Writes the files that the API server reads when it starts, and a kubeconfig with all rights.
-/// Each user has its groups as the second value.
+/// `users` has the name of each user and its groups, separated by commas.
 pub(super) fn write(
     directory: &Path,
     server: SocketAddr,
@@ -32,10 +32,9 @@ pub(super) fn write(
     let file = directory.join("tokens.csv");
     fs::write(&file, tokens).with_context(|| format!("cannot write {}", file.display()))?;
     write_kubeconfig(directory, ADMIN.0, server, ADMIN.0)?;
-    // The API server signs the tokens of ServiceAccounts with this key, and verifies them with it.
+    // With this key the API server signs the tokens of ServiceAccounts, and verifies these tokens.
     let output = Command::new("openssl")
-        // `openssl` writes several formats of EC keys. The API server reads only the format of this
-        // command.
+        // The API server reads only the format of EC keys that `openssl ecparam` writes.
         .args(["ecparam", "-name", "prime256v1", "-genkey", "-noout"])
         .arg("-out")
         .arg(service_account_key(directory))
@@ -84,7 +83,7 @@ pub(super) fn controller_options(directory: &Path) -> Vec<String> {
         ),
         format!("--root-ca-file={}", authority(directory).display()),
         "--use-service-account-credentials=true".to_owned(),
-        // The default is a folder below /usr, which kube-controller-manager would create.
+        // The default is a folder below /usr, and kube-controller-manager would create it.
         format!(
             "--flex-volume-plugin-dir={}",
             directory.join("volume-plugins").display()
@@ -92,7 +91,7 @@ pub(super) fn controller_options(directory: &Path) -> Vec<String> {
     ]
 }
 
-/// Writes `<name>.kubeconfig`, and `<name>.token`, to which the kubeconfig refers.
+/// Writes the files `<name>.kubeconfig` and `<name>.token`. The kubeconfig names the token file.
 pub(super) fn write_kubeconfig(
     directory: &Path,
     name: &str,

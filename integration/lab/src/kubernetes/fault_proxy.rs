@@ -21,18 +21,18 @@ const QUEUED_CHUNKS: usize = 64;
 const TICK: Duration = Duration::from_millis(20);
 const SOON: Duration = Duration::from_secs(10);
 
-/// A TCP proxy whose behaviour a test changes while it runs.
+/// A TCP proxy whose behaviour a test can change at any time.
 ///
 /// The proxy listens at the target's address on another port, so that the target's certificate is
-/// valid for the proxy, too. At first it forwards all data. Each method that changes the behaviour
-/// also affects open connections, and returns when the change is in effect. Dropping the value
-/// closes all connections.
+/// valid for the proxy, too. After its start the proxy forwards all data. Each method that changes
+/// the behaviour also affects open connections, and returns when the change is in effect. Dropping
+/// the value closes all connections.
 #[derive(Debug)]
 pub struct FaultProxy {
     address: SocketAddr,
     control: watch::Sender<ProxyState>,
     shared: Arc<Shared>,
-    // The runtime is an Option, so that `drop` can take it out of the value.
+    // With an Option, `drop` can take the runtime out of the value.
     runtime: Option<Runtime>,
 }
 
@@ -48,7 +48,8 @@ enum TrafficMode {
 #[derive(Debug, Clone, Copy)]
 struct ProxyState {
     mode: TrafficMode,
-    // The number of cuts so far. A connection is reset if a cut came after its accept.
+    // The number of calls of `cut`. A connection is reset if `cut` is called after the proxy has
+    // accepted the connection.
     cuts: usize,
 }
 
@@ -61,8 +62,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct ConnectionCounts {
     is_listening: bool,
-    // The number of cuts that the listener has processed. Connections that it accepts later are not
-    // cut.
+    // The number of cuts that the listener has seen. These cuts do not reset connections that it
+    // accepts after this number has changed.
     cuts: usize,
     accepted: usize,
     // The number of open connections, by the number of cuts at their accept.
@@ -127,12 +128,13 @@ impl FaultProxy {
     }
 
     /// Forwards no data, as if the target had stopped. Connections stay open and new connections
-    /// are accepted. Data that arrives in this mode is forwarded after [`pass`](Self::pass).
+    /// are accepted. The proxy keeps the data that arrives, and forwards it after
+    /// [`pass`](Self::pass).
     pub fn hang(&self) -> Result<()> {
         self.set(TrafficMode::Hang)
     }
 
-    /// Resets the open connections. New connections are not affected.
+    /// Resets all open connections. New connections are accepted as before.
     pub fn cut(&self) -> Result<()> {
         let mut cuts = 0;
         self.control.send_modify(|control| {
@@ -145,7 +147,7 @@ impl FaultProxy {
             })
     }
 
-    /// Limits the rate of each connection, in each direction.
+    /// Limits the rate of each connection to `bytes_per_second` in each direction.
     pub fn slow(&self, bytes_per_second: u32) -> Result<()> {
         self.set(TrafficMode::Slow { bytes_per_second })
     }
@@ -184,7 +186,7 @@ impl FaultProxy {
 
 impl Drop for FaultProxy {
     fn drop(&mut self) {
-        // An ordinary drop of a runtime panics inside another runtime.
+        // Inside another runtime, an ordinary drop of a runtime panics.
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
@@ -351,7 +353,7 @@ async fn deliver(
             TrafficMode::Delay(delay) => {
                 tokio::select! {
                     () = sleep_until(read_at + delay) => {}
-                    // The new mode decides again how long this chunk waits.
+                    // The loop computes the wait of this chunk with the new mode.
                     _ = control.changed() => continue,
                 }
                 chunk.len()

@@ -60,7 +60,8 @@ pub(super) fn topology(
             Ipv6Net::new_assert(ROUTER6, NODE_NETWORK6.prefix_len()),
         )
         .forwards()
-        // ECMP hashes ports, too, so that the connections of one client go to all load balancers.
+        // ECMP also hashes the ports, so that the connections of one client go to all load
+        // balancers.
         .sysctl("ipv4/fib_multipath_hash_policy", 1)
         .sysctl("ipv6/fib_multipath_hash_policy", 1);
     topology.veth(("client", "eth0"), ("router", "client"));

@@ -1,4 +1,4 @@
-//! The desired set of a test, with the types of pod-watcher's file format.
+//! The desired set of a test, built from the types of pod-watcher's file format.
 
 use std::{net::IpAddr, num::NonZeroU16, time::Duration};
 
@@ -11,8 +11,8 @@ use virtual_server::{
     Weight,
 };
 
-/// Returns a virtual server with the defaults of the file format, except for a health check three
-/// times a second.
+/// Returns a virtual server with the defaults of the file format. Only the health check differs: it
+/// runs three times a second.
 pub fn virtual_server(
     name: &str,
     addresses: impl IntoIterator<Item = IpAddr>,
@@ -47,8 +47,8 @@ pub fn unchecked(virtual_server: VirtualServer) -> VirtualServer {
     }
 }
 
-/// Returns a ready real server with the default weight. Its port is the port to which the client
-/// connects.
+/// Returns a ready real server with the default weight. It has no port, so a connection keeps the
+/// port that the client has chosen.
 pub fn real_server(address: IpAddr) -> RealServer {
     RealServer {
         address,
@@ -59,7 +59,7 @@ pub fn real_server(address: IpAddr) -> RealServer {
     }
 }
 
-/// Returns a single port.
+/// Returns `Ports` of the single port `port`.
 ///
 /// # Panics
 /// If `port` is 0.

@@ -21,7 +21,7 @@ pub(super) fn pod_watcher(file: &Path) -> Flags {
 }
 
 pub(super) fn ipvs_programmer() -> Flags {
-    // By default ipvs-programmer connects to the pod-watcher of its own pod.
+    // By default ipvs-programmer connects to the pod-watcher in its own pod, so it needs no flags.
     Vec::new()
 }
 
@@ -35,8 +35,8 @@ pub(super) fn bgp_announcer(node: &Node, lb_pod: &LabPod, node_router: &Path) ->
         ("--allowed-prefixes", service_ranges()),
         ("--node-router", format!("unix:{}", node_router.display())),
         ("--hold-time", "3s".to_owned()),
-        // The router needs less than a second to change its routes, and many tests wait for this
-        // delay.
+        // The delay is short, because many tests wait for it. The router needs less than a second
+        // to change its routes.
         ("--withdraw-delay", "1s".to_owned()),
         ("--linger", "1s".to_owned()),
     ]);
@@ -60,7 +60,7 @@ pub(super) fn route_reflector(file: &Path) -> Flags {
     flags([("--config", file.display().to_string())])
 }
 
-/// Replaces all values of the flags in `with`, or adds the flags.
+/// Replaces all values of each flag in `with`. Adds a flag that `flags` does not have.
 pub(super) fn replace(flags: &mut Flags, with: &[(String, String)]) {
     flags.retain(|(flag, _)| !with.iter().any(|(other, _)| other == flag));
     flags.extend_from_slice(with);

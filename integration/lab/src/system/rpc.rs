@@ -21,12 +21,14 @@ use tonic::{Response, Status};
 use super::{DaemonInstance, System};
 use crate::http;
 
-/// The longest time until a daemon answers. `Drain` answers after the withdraw delay.
+/// The longest time until a daemon answers a request. The request `Drain` is answered after the
+/// withdraw delay.
 const ANSWER: Duration = Duration::from_secs(60);
 const CONNECT: Duration = Duration::from_secs(5);
 
 impl System {
-    /// Sends one gRPC request to a daemon. The methods below cover the usual requests.
+    /// Sends one gRPC request to a daemon. The methods below send the requests that most tests
+    /// need.
     pub fn call<T: Send>(
         &self,
         daemon: DaemonInstance,
@@ -44,8 +46,8 @@ impl System {
             .with_context(|| format!("cannot send a request to {daemon}"))
     }
 
-    /// Returns all items of a daemon's list. `page` requests the page of a page token, and returns
-    /// its items and the token of the next page.
+    /// Returns the items of all pages of a daemon's list. `page` requests the page at a page token,
+    /// and returns its items and the token of the next page.
     fn list<T: Send>(
         &self,
         daemon: DaemonInstance,
@@ -58,8 +60,8 @@ impl System {
         })
     }
 
-    /// Returns the desired set that a pod-watcher serves, from all pages, and the state of its
-    /// source.
+    /// Returns the desired set of a pod-watcher, collected from all pages, and the state of the
+    /// source of this pod-watcher.
     pub fn desired(&self, lb_pod: usize) -> Result<discovery::ListResponse> {
         self.call(DaemonInstance::PodWatcher(lb_pod), async |channel| {
             let mut client = DiscoveryServiceClient::new(channel);
@@ -77,7 +79,7 @@ impl System {
         })
     }
 
-    /// Returns the state of each virtual server in an ipvs-programmer.
+    /// Returns the state of each virtual server, as an ipvs-programmer reports it.
     pub fn virtual_servers(&self, lb_pod: usize) -> Result<Vec<dataplane::VirtualServerStatus>> {
         self.list(
             DaemonInstance::IpvsProgrammer(lb_pod),
@@ -93,7 +95,8 @@ impl System {
         )
     }
 
-    /// Returns the service addresses of an ipvs-programmer and whether each is serving.
+    /// Returns the service addresses that an ipvs-programmer reports, and whether each address is
+    /// serving.
     pub fn service_addresses(&self, lb_pod: usize) -> Result<Vec<dataplane::ServiceAddress>> {
         self.list(
             DaemonInstance::IpvsProgrammer(lb_pod),
@@ -125,7 +128,8 @@ impl System {
         )
     }
 
-    /// Drains the bgp-announcer of an lb pod. Returns the withdrawn prefixes, after the withdrawal.
+    /// Drains the bgp-announcer of an lb pod. Returns the withdrawn prefixes, after their
+    /// withdrawal.
     pub fn drain(&self, lb_pod: usize) -> Result<Vec<String>> {
         let response = self.call(DaemonInstance::BgpAnnouncer(lb_pod), async |channel| {
             AnnouncerServiceClient::new(channel)
@@ -135,7 +139,8 @@ impl System {
         Ok(response.withdrawn)
     }
 
-    /// Ends the drain of an lb pod, so that its bgp-announcer announces again.
+    /// Ends the drain of the bgp-announcer of an lb pod, so that it announces its addresses as
+    /// before the drain.
     pub fn undrain(&self, lb_pod: usize) -> Result<()> {
         self.call(DaemonInstance::BgpAnnouncer(lb_pod), async |channel| {
             AnnouncerServiceClient::new(channel)
@@ -226,8 +231,8 @@ impl System {
     }
 }
 
-/// Returns all items of a list. `page` requests the page of a page token, and returns its items and
-/// the token of the next page.
+/// Returns the items of all pages of a list. `page` requests the page at a page token, and returns
+/// its items and the token of the next page.
 pub async fn all_pages<T>(
     mut page: impl AsyncFnMut(String) -> Result<(Vec<T>, String), Status>,
 ) -> Result<Vec<T>, Status> {
