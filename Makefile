@@ -8,14 +8,14 @@ HOST_TRIPLE := x86_64-unknown-linux-gnu
 RELEASE := target/$(HOST_TRIPLE)/release
 DAEMONS := pod-watcher ipvs-programmer bgp-announcer node-router route-reflector
 TOOLS := tunnel-init example-web
-# The output of --version.
+# The version that each program prints with --version.
 PORTLB_VERSION ?= $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)+$(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
 FUZZ_SECONDS ?= 60
-# If FILTER is set, a target runs only the tests whose names contain this text.
+# If FILTER is set, the targets with FILTER in their help run only the tests whose names contain this text.
 FILTER ?=
-# `make check` tests the crates that differ from this commit.
+# `make check` tests the crates that differ from the commit BASE.
 BASE ?=
-# test-runner runs all jobs of a test run, and writes their logs to target/test-runner/.
+# Builds and runs test-runner, which writes the logs of its jobs to target/test-runner/.
 TEST_RUNNER := cargo build --quiet --locked --workspace --bin test-runner && target/$(HOST_TRIPLE)/debug/test-runner
 
 # The images of a test run contain the programs of the tests, so these programs need the version, too.

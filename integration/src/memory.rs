@@ -35,7 +35,7 @@ fn parent_processes() -> Result<Vec<(u32, u32)>> {
         let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {
             continue;
         };
-        // A process that has ended since the folder was listed has no status file.
+        // A process has no status file if it has ended after the folder was listed.
         if let Some(parent) = field(pid, "PPid:") {
             parents.push((pid, u32::try_from(parent)?));
         }

@@ -1,4 +1,4 @@
-//! The table in which a benchmark compares portlb with another program.
+//! The table that a benchmark prints, with figures of portlb and of another program.
 
 use std::io::Write;
 use std::time::Duration;
@@ -9,7 +9,7 @@ pub struct Figures {
     values: Vec<f64>,
 }
 
-/// A table of figures. Each row is also printed when it is added.
+/// A table of figures. Each row is also printed at the time when it is added.
 #[derive(Debug, Default)]
 pub struct BenchmarkTable {
     rows: Vec<Row>,
@@ -33,8 +33,8 @@ impl Figures {
         self.add(time.as_secs_f64() * 1000.0);
     }
 
-    /// Returns one value: the smallest value that at least this share of all values does not
-    /// exceed.
+    /// Returns figures with one value, a quantile: the smallest value that is at least as large as
+    /// the share `share` of all values.
     pub fn quantile(&self, share: f64) -> Self {
         let mut values = self.values.clone();
         values.sort_by(f64::total_cmp);
@@ -111,7 +111,7 @@ impl BenchmarkTable {
         self.rows.push(row);
     }
 
-    /// Prints the whole table, and then the conditions of the measurement.
+    /// Prints the whole table, and below the table the conditions of the measurement.
     pub fn print(&self, conditions: &str) {
         print_line(
             "\n| What | Unit | portlb, median / max | Other program | Other, median / max | Other : portlb |",
@@ -148,7 +148,7 @@ impl Row {
 }
 
 fn print_line(text: &str) {
-    // An error is ignored: the reader of the pipe has ended.
+    // An error is ignored: it means that the reader of the pipe has ended.
     let _ = writeln!(std::io::stdout(), "{text}");
 }
 

@@ -9,7 +9,7 @@ use clap::{Parser, Subcommand};
 #[derive(Debug, Parser)]
 #[command(name = "test-runner")]
 pub(crate) struct Args {
-    /// Print the output of all jobs immediately. Each line begins with the name of its job.
+    /// Print each line of output at once, with the name of its job at the beginning.
     #[arg(long, global = true)]
     pub(crate) live: bool,
     /// Run only the tests whose names contain this text. An empty text means all tests.

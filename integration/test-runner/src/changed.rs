@@ -10,15 +10,15 @@ use cargo_metadata::{Message, Metadata, MetadataCommand};
 
 use crate::output::print_line;
 
-/// Files outside of crates whose content tests read: the beginning of the path, and the crates of
-/// the tests.
+/// Files outside of crates that tests of crates read: the beginning of the path of the files, and
+/// the names of the crates.
 const READ_BY: [(&str, &[&str]); 2] = [
     ("proto/", &["daemon-api"]),
     ("docs/", &["pod-watcher", "route-reflector"]),
 ];
-/// Crates whose tests read source files of other crates.
+/// Crates whose tests read source files of all other crates, so they are tested after every change.
 const GUARDS: [&str; 2] = ["integration", "test-runner"];
-/// Folders that no test of a crate reads. Only other jobs read them.
+/// Folders that no unit test reads. Only other jobs than `unit` read them.
 const READ_BY_NO_CRATE: [&str; 3] = ["containers/", "integration/fuzz", "manifests/"];
 
 /// Compiles all unit tests. Runs the unit tests of the crates that differ from the commit `base`,
@@ -41,7 +41,7 @@ pub(crate) fn run_unit_tests(root: &Path, base: Option<&str>) -> Result<bool> {
     for test in build(root, &affected)? {
         let status = Command::new(&test.program)
             .current_dir(&test.folder)
-            // cargo sets this variable and the working directory, too.
+            // cargo also sets this variable and this working directory when it runs a test.
             .env("CARGO_MANIFEST_DIR", &test.folder)
             .status()
             .with_context(|| format!("cannot start {}", test.program.display()))?;
@@ -98,8 +98,9 @@ fn crates(metadata: &Metadata, root: &Path) -> Result<BTreeMap<String, Member>> 
     members.iter().map(member).collect()
 }
 
-/// Returns the crates that contain a changed file or read it in a test, and all crates that depend
-/// on them. Returns all crates if a changed file, such as Cargo.lock, has an unknown effect.
+/// Returns the crates that contain a file of `changed` or that read such a file in a test, and all
+/// crates that depend on them. Returns all crates if the effect of a file is unknown, such as the
+/// effect of Cargo.lock.
 fn affected(crates: &BTreeMap<String, Member>, changed: &[PathBuf]) -> BTreeSet<String> {
     let mut affected: BTreeSet<String> = BTreeSet::new();
     for file in changed {
@@ -127,7 +128,7 @@ fn affected(crates: &BTreeMap<String, Member>, changed: &[PathBuf]) -> BTreeSet<
     }
 }
 
-/// Reports whether no test of a crate reads `file`.
+/// Reports whether no unit test of any crate reads `file`.
 fn has_no_reader(file: &Path) -> bool {
     let is_markdown = file.extension().is_some_and(|extension| extension == "md");
     let names = ["LICENSE", "Makefile", ".gitignore", ".ci/run", "deny.toml"];
@@ -173,9 +174,9 @@ fn git(root: &Path, arguments: &[&str]) -> Result<String> {
     String::from_utf8(output.stdout).context("cannot decode the output of git")
 }
 
-/// Compiles the unit tests of the whole workspace and returns the programs of the affected crates.
-/// With a part of the workspace, cargo would select other features of the dependencies and compile
-/// the dependencies again.
+/// Compiles the unit tests of the whole workspace and returns the test programs of the crates
+/// `affected`. If cargo compiled only these crates, it would select other features of the
+/// dependencies and compile the dependencies a second time.
 fn build(root: &Path, affected: &BTreeSet<String>) -> Result<Vec<TestProgram>> {
     let mut cargo = Command::new("cargo")
         .args([

@@ -17,31 +17,33 @@ pub(crate) struct Job {
     pub(crate) environment: Vec<(&'static str, String)>,
     /// The runner ends the command if it takes longer than this time.
     pub(crate) limit: Duration,
-    /// Whether the command runs tests. If it reports no test, the job fails.
+    /// Whether the command runs tests. If this is true and the command reports no test, the job
+    /// fails.
     pub(crate) has_tests: bool,
-    /// Whether the end of the output is also printed if the job passes.
+    /// Whether the end of the output is printed also if the job passes.
     pub(crate) is_shown: bool,
 }
 
-/// The CPU time that a job needs, which decides the jobs that run at the same time.
+/// The CPU time that a job needs. It decides which other jobs run at the same time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CpuDemand {
-    /// The job keeps this number of cores busy. Other jobs start while cores are free.
+    /// The job keeps this number of cores busy. Other jobs start while enough cores are free.
     Cores(usize),
-    /// The job uses only idle CPU time (`SCHED_IDLE`). One background job runs at a time.
+    /// The job uses only idle CPU time (`SCHED_IDLE`). At most one background job runs at a time.
     Background,
-    /// Only background jobs run at the same time, because the job measures times.
+    /// The job measures times, so only a background job runs at the same time.
     Alone,
 }
 
 /// The result of a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// The exit status is 0. If the job has tests, tests have run and none has failed.
+    /// The exit status of the command is 0. If the job has tests, at least one test has run, and no
+    /// test has failed.
     Passed,
-    /// The reason, which the table shows.
+    /// The job has failed. The text is the reason, which the table shows.
     Failed(String),
-    /// A job that this job needs has not passed.
+    /// The job was not run, because a job that it needs has not passed.
     NotRun {
         /// The name of the job that has not passed.
         because_of: &'static str,
@@ -98,14 +100,13 @@ impl Job {
         self
     }
 
-    /// Sets the number of cores that the job keeps busy, so that other jobs can use the other
-    /// cores.
+    /// Sets the number of cores that the job keeps busy. Other jobs can use the remaining cores.
     pub(crate) fn on_cores(mut self, cores: usize) -> Self {
         self.cpu = CpuDemand::Cores(cores);
         self
     }
 
-    /// Makes the job a background job, with a longer time limit.
+    /// Makes the job a background job, and triples its time limit.
     pub(crate) fn in_background(mut self) -> Self {
         self.cpu = CpuDemand::Background;
         // A background job can wait long for idle CPU time.

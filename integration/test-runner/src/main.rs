@@ -30,10 +30,10 @@ fn main() -> ExitCode {
     }
 }
 
-/// Carries out the command line. Reports whether all jobs have passed.
+/// Runs the command of the command line. Reports whether all jobs have passed.
 fn start(args: &Args) -> Result<bool> {
-    // The root is the working directory. The folder in which the runner was compiled can belong to
-    // another checkout.
+    // The working directory must be the root of the repository. The folder in which the runner was
+    // compiled is not used, because it can belong to another checkout.
     let root = std::env::current_dir().context("cannot read the working directory")?;
     let is_root = root.join("integration/test-runner").is_dir();
     ensure!(
@@ -57,7 +57,7 @@ fn start(args: &Args) -> Result<bool> {
 
 fn options(root: &std::path::Path, args: &Args) -> RunOptions {
     let filter = args.filter.clone().filter(|filter| !filter.is_empty());
-    // With a filter, a test runs with all its cases.
+    // A filter selects few tests, so these tests run with all their cases.
     let sample = match args.complete || filter.is_some() {
         true => None,
         false => Some(args.seed()),

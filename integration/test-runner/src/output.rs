@@ -9,7 +9,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, BufReader};
 
 use crate::summary::Tests;
 
-/// The largest part of a failed job's output that is printed, in bytes. The log has the whole
+/// The largest part of a failed job's output that is printed, in bytes. The log contains the whole
 /// output.
 const SHOWN_BYTES: u64 = 512 * 1024;
 /// The number of lines of a failed job's output that are repeated at the end of a run.
@@ -17,6 +17,7 @@ const LAST_LINES: usize = 4;
 /// The largest number of characters of each repeated line.
 const LAST_LINE_CHARS: usize = 160;
 /// The beginnings of lines that cargo and the test harness print after the reason of a failure.
+/// These lines are not repeated at the end of a run.
 const FRAME: [&str; 7] = [
     "test result: ",
     "failures:",
@@ -26,14 +27,14 @@ const FRAME: [&str; 7] = [
     "note: ",
     "error: 1 target failed",
 ];
-/// The longest line of a log, in bytes. A longer line is split.
+/// The longest line of a log, in bytes. A longer line becomes several lines of the log.
 const LONGEST_LINE: u64 = 64 * 1024;
 /// The largest log, in bytes. A job that prints more fails.
 const LONGEST_LOG: usize = 256 * 1024 * 1024;
 
 /// Writes the output of a command to its log, and returns the counts of the tests that the output
-/// reports. Replaces bytes that are not UTF-8. If `shown_as` is given, also prints each line with
-/// this name in front.
+/// reports. Replaces bytes that are not UTF-8. If `shown_as` is `Some`, also prints each line with
+/// this name in front of the line.
 pub(crate) async fn record(
     output: impl AsyncRead + Unpin,
     log: PathBuf,

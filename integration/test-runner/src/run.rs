@@ -20,15 +20,16 @@ use crate::output::{self, print_line};
 use crate::schedule::Schedule;
 use crate::summary::{self, Row, Tests};
 
-/// The time between SIGTERM and SIGKILL when a job is ended. A guest needs some time to end with
-/// its network namespaces.
+/// The time from SIGTERM to SIGKILL when a job is ended. A guest needs some seconds to end with its
+/// network namespaces.
 const GRACE: Duration = Duration::from_secs(20);
-/// The largest number of cores that jobs use. With more guests at the same time, many machines
-/// would not have enough memory.
+/// The largest number of cores that jobs use. On more cores, more guests would run at the same
+/// time, and many machines would not have enough memory for them.
 const MOST_CORES: usize = 4;
-/// A shell script that runs a background job with the lowest priority. The kernel first divides CPU
-/// time between sessions (`autogroup` of sched(7)), and then within each session. The job is its
-/// own session. A container can refuse each of the three settings, so the script ignores errors.
+/// A shell script that runs a background job with the lowest priority. The kernel divides CPU time
+/// first between sessions (`autogroup` of sched(7)), and then between the processes of each
+/// session. The job has a session of its own, so the script lowers both priorities. A container can
+/// refuse each of these settings, so the script ignores errors.
 const IN_BACKGROUND: &str = "echo 19 2>/dev/null >/proc/self/autogroup
 chrt --idle 0 true 2>/dev/null && exec chrt --idle 0 \"$@\"
 exec nice -n 19 \"$@\"";
@@ -54,7 +55,7 @@ struct RunResult {
 #[derive(Debug)]
 struct EndedJob {
     job: Job,
-    /// The time since the beginning of the run.
+    /// The time from the beginning of the run to the start of the job.
     started: Duration,
     took: Duration,
     tests: Tests,
@@ -90,8 +91,8 @@ pub(crate) fn run_and_report(root: PathBuf, live: bool, jobs: Vec<Job>) -> Resul
     Ok(report.rows.iter().all(|row| row.outcome == Outcome::Passed))
 }
 
-/// Runs all jobs, and returns when all jobs have ended. SIGINT, SIGTERM, SIGHUP or SIGQUIT ends all
-/// jobs and is an error.
+/// Runs all jobs, and returns when all jobs have ended. If the runner receives SIGINT, SIGTERM,
+/// SIGHUP or SIGQUIT, it ends all jobs and returns an error.
 async fn run(setting: &RunSetting, jobs: Vec<Job>) -> Result<RunResult> {
     let logs = setting.root.join("target/test-runner");
     fs::create_dir_all(&logs).with_context(|| format!("cannot create {}", logs.display()))?;
@@ -101,7 +102,7 @@ async fn run(setting: &RunSetting, jobs: Vec<Job>) -> Result<RunResult> {
         let root = setting.root.display();
         format!("test-runner already runs in {root}; wait until the other run has ended")
     })?;
-    // Logs of an earlier run could be mistaken for logs of this run.
+    // The logs of an earlier run are deleted, so that they are not mistaken for logs of this run.
     for entry in fs::read_dir(&logs).with_context(|| format!("cannot read {}", logs.display()))? {
         let path = entry
             .with_context(|| format!("cannot read {}", logs.display()))?
@@ -227,14 +228,14 @@ async fn stop(groups: &BTreeMap<&'static str, Pid>, mut running: JoinSet<EndedJo
 
 fn signal_all(groups: &BTreeMap<&'static str, Pid>, signal: Signal) {
     for group in groups.values() {
-        // An error is ignored: the group can have ended already.
+        // An error is ignored: it means that all processes of the group have ended.
         let _ = killpg(*group, signal);
     }
 }
 
-/// Starts the command of a job in a new process group, so that all its processes can be ended
-/// together. Standard output and standard error go to one pipe, in the order in which they are
-/// printed.
+/// Starts the command of a job in a new process group, so that all processes of the job can be
+/// ended together. Standard output and standard error go to one pipe, in the order in which they
+/// are printed.
 fn spawn(setting: &RunSetting, job: &Job) -> Result<(Child, pipe::Receiver)> {
     let is_background = job.cpu == CpuDemand::Background;
     let mut words: Vec<&str> = match is_background {
@@ -259,8 +260,8 @@ fn spawn(setting: &RunSetting, job: &Job) -> Result<(Child, pipe::Receiver)> {
     let child = command
         .spawn()
         .with_context(|| format!("cannot start {program}"))?;
-    // `command` still holds the write end of the pipe. Without the drop, the output would never
-    // end.
+    // `command` also holds the write end of the pipe. Without this drop, the reader would never see
+    // the end of the output.
     drop(command);
     let output = pipe::Receiver::from_owned_fd(reader.into()).context("cannot register a pipe")?;
     Ok((child, output))
@@ -286,8 +287,8 @@ async fn follow(
     };
     let recorded = timeout(GRACE, &mut record).await;
     if let Some(group) = group {
-        // Ends processes that the command has left, which is rare. An error means that there are
-        // none.
+        // Kills processes of the job that run after the end of its command, which is rare. An error
+        // is ignored: it means that there are none.
         let _ = killpg(group, Signal::SIGKILL);
     }
     let failed = |reason: String| (Tests::default(), Outcome::Failed(reason));
@@ -305,7 +306,7 @@ async fn follow(
 
 async fn end(child: &mut Child, group: Option<Pid>) -> std::io::Result<ExitStatus> {
     if let Some(group) = group {
-        // An error is ignored: the group can have ended already.
+        // An error is ignored: it means that all processes of the group have ended.
         let _ = killpg(group, Signal::SIGTERM);
         if let Ok(status) = timeout(GRACE, child.wait()).await {
             return status;
@@ -360,8 +361,8 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let setting = RunSetting {
             root: root.path().to_owned(),
-            // Each printed line begins with the name of the job. So the runner that runs this test
-            // does not count the results of the script.
+            // With `live`, each printed line begins with the name of the job. So the test-runner
+            // that runs this test does not count the results that the script prints.
             live: true,
         };
         let job = Job::new("script", &["bash", "-c", script])
@@ -417,8 +418,8 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let setting = RunSetting {
             root: root.path().to_owned(),
-            // Each printed line begins with the name of the job. So the runner that runs this test
-            // does not count the results of the script.
+            // With `live`, each printed line begins with the name of the job. So the test-runner
+            // that runs this test does not count the results that the script prints.
             live: true,
         };
         let jobs = vec![Job::new("missing", &["/no/such/program"])];
@@ -430,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn a_job_over_its_time_limit_is_ended_with_its_children() {
+    fn a_job_that_exceeds_its_time_limit_is_ended_with_its_children() {
         assert_failure("sleep 600 & sleep 601", "has not ended after 5 s");
     }
 }

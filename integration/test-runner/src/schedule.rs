@@ -24,17 +24,17 @@ enum State {
 }
 
 impl Schedule {
-    /// Returns a schedule in which all jobs wait. If two jobs could start, the earlier one in
-    /// `jobs` starts first.
+    /// Returns a schedule in which all jobs wait. If several jobs can start, they start in the
+    /// order of `jobs`.
     pub(crate) fn new(cores: usize, jobs: Vec<Job>) -> Self {
         let entries = jobs.into_iter().map(|job| (job, State::Waiting)).collect();
         Self { cores, entries }
     }
 
-    /// Returns the jobs that can start now, and marks them as running.
+    /// Returns the jobs that can start at the time of the call, and marks them as running.
     ///
-    /// While a foreground job waits for cores, later foreground jobs do not start. Otherwise small
-    /// jobs could keep a large job waiting forever.
+    /// While a foreground job waits for cores, foreground jobs behind it in the order do not start.
+    /// Otherwise small jobs could keep a large job waiting forever.
     pub(crate) fn start(&mut self) -> Vec<Job> {
         let mut started = Vec::new();
         let mut free = self.free_cores();
@@ -54,7 +54,8 @@ impl Schedule {
                     free = 0;
                     continue;
                 }
-                // A job that runs alone waits. Later jobs can start before it.
+                // A job that runs alone waits until all cores are free. Jobs behind it in the order
+                // can start before it.
                 CpuDemand::Alone => continue,
             }
             started.push(job.clone());
@@ -63,8 +64,8 @@ impl Schedule {
         started
     }
 
-    /// Records the result of a job. If the job has not passed, the jobs that need it are never run:
-    /// records this, too, and returns their names.
+    /// Records the result of a job. If the job has not passed, also records the jobs that need it
+    /// as not run, and returns the names of these jobs.
     pub(crate) fn end(&mut self, name: &'static str, outcome: Outcome) -> Vec<&'static str> {
         let mut not_passed = match outcome {
             Outcome::Passed => Vec::new(),
@@ -119,8 +120,8 @@ impl Schedule {
         self.cores.saturating_sub(taken)
     }
 
-    /// Returns the number of cores that a job takes: at most all cores, all cores if it runs alone,
-    /// none in the background.
+    /// Returns the number of cores that a job occupies: all cores if it runs alone, none in the
+    /// background, and otherwise its number of cores, at most all cores.
     fn cores_of(&self, job: &Job) -> usize {
         match job.cpu {
             CpuDemand::Cores(cores) => cores.min(self.cores),

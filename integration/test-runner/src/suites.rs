@@ -14,13 +14,13 @@ const INSTALL: &str = "integration/lab/environment/install";
 const CARGO_RUNNER: &str = "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER";
 /// The folder of the programs that the job `build` compiles.
 const PROGRAMS: &str = "target/x86_64-unknown-linux-gnu/debug";
-/// The target folder of the lints. Cargo locks a target folder. If the lints used the folder of
-/// `build`, a lint in the background would delay every job that starts a test.
+/// The target folder of the lints. It is not the folder of the job `build`, because cargo locks a
+/// target folder: a lint in the background would delay every job that starts a test.
 const LINT_TARGET: &str = "target/lint";
-/// The arguments of cargo that select all targets with tests. They include the tests that need a
-/// part of the lab, which `cargo test` does not run by default. Every command of cargo here has
-/// `--workspace`: with another selection of crates, cargo would select other features and compile
-/// the dependencies again.
+/// The arguments of cargo that select all targets with tests, also the tests that need a part of
+/// the lab. `cargo test` does not run these tests by default. Every command of cargo in this module
+/// has `--workspace`: with another selection of crates, cargo would select other features and
+/// compile the dependencies a second time.
 const EVERY_TEST: [&str; 5] = ["--locked", "--workspace", "--lib", "--test", "*"];
 
 /// The jobs that run tests in a guest: the name of the job, the name of the test binary, and the
@@ -54,7 +54,7 @@ pub(crate) struct RunOptions {
     pub(crate) sample: Option<u64>,
 }
 
-/// Returns all jobs. If several jobs could start, the earlier one starts first.
+/// Returns all jobs. If several jobs can start, they start in this order.
 pub(crate) fn all(options: &RunOptions) -> Vec<Job> {
     let mut jobs = vec![
         Job::new("packages", &[INSTALL, "packages"]),
@@ -89,9 +89,9 @@ pub(crate) fn all(options: &RunOptions) -> Vec<Job> {
         jobs.push(release.needs(&["packages"]).in_background());
     }
     jobs.extend([images(options), cluster(options)]);
-    // No other job needs these jobs. They use mostly the CPU time that the cluster tests leave
-    // idle. They need `packages`, so that they do not start before the earlier background jobs,
-    // which need `packages`, too.
+    // No other job needs these jobs, so they are last and mostly use the CPU time that the cluster
+    // tests leave idle. They need `packages`, because without a need they would start before the
+    // background jobs above, which need `packages`.
     jobs.extend([
         clippy().needs(&["packages"]).in_background(),
         documentation().needs(&["packages"]).in_background(),
@@ -163,8 +163,8 @@ fn install(name: &'static str, part: &str) -> Job {
         .in_background()
 }
 
-/// Returns the job that runs clippy. Its second command checks the tests that need a part of the
-/// lab. All other crates are already checked at that time.
+/// Returns the job that runs clippy. The second command of the script checks the tests that need a
+/// part of the lab. The first command has checked all other targets.
 fn clippy() -> Job {
     let script = "cargo clippy --locked --workspace --all-targets -- -D warnings
         cargo clippy --locked --workspace --test '*' -- -D warnings";
@@ -180,8 +180,8 @@ fn documentation() -> Job {
     .with("CARGO_TARGET_DIR", LINT_TARGET)
 }
 
-/// Returns a job that runs the named test binaries, or without names all test binaries that `cargo
-/// test` runs by default.
+/// Returns a job that runs the test binaries `binaries`. If `binaries` is empty, the job runs all
+/// tests that `cargo test` runs by default.
 fn test(options: &RunOptions, name: &'static str, binaries: &[&str], arguments: &[&str]) -> Job {
     let mut job = Job::new(
         name,
@@ -229,9 +229,9 @@ fn in_guest(options: &RunOptions, job: Job) -> Job {
     )
 }
 
-/// Returns the job that builds the images. A complete run uses the release build, like the images
-/// of users. Other runs use the programs of the job `build`, which have debug assertions and need
-/// no second compilation.
+/// Returns the job that builds the images. A complete run uses the programs of the release build,
+/// like the images of users. Other runs use the programs of the job `build`, which have debug
+/// assertions and are compiled for the tests anyway.
 fn images(options: &RunOptions) -> Job {
     let job = Job::new("images", &["containers/build"])
         .needs(&[
@@ -250,7 +250,8 @@ fn images_test(options: &RunOptions) -> Job {
     with_programs(options, job)
 }
 
-/// Sets the folder of the programs and the size limit of the images.
+/// Sets the environment variables that name the folder of the programs and the size limit of the
+/// images.
 fn with_programs(options: &RunOptions, job: Job) -> Job {
     match options.complete {
         true => job,
@@ -354,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn with_a_filter_one_job_runs_all_guest_tests() {
+    fn with_a_filter_one_job_runs_the_tests_of_all_guest_jobs() {
         let options = RunOptions {
             filter: Some("drain".to_owned()),
             ..RunOptions::default()

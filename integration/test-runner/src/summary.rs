@@ -1,4 +1,4 @@
-//! Counts of tests in the output of a command, and the table of a run.
+//! The counts of tests in the output of a command, and the table of a test run.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -12,8 +12,8 @@ pub(crate) struct Tests {
     pub(crate) failed: usize,
     /// Tests that the test harness reports as ignored.
     pub(crate) skipped: usize,
-    /// Tests that test binaries have announced at their start. Each of them has a result, unless a
-    /// test binary crashes.
+    /// Tests that test binaries have announced at their start. Each announced test has a result,
+    /// unless its test binary crashes.
     pub(crate) announced: usize,
 }
 
@@ -21,7 +21,7 @@ pub(crate) struct Tests {
 #[derive(Debug)]
 pub(crate) struct Row {
     pub(crate) job: &'static str,
-    /// The time since the beginning of the run.
+    /// The time from the beginning of the run to the start of the job.
     pub(crate) started: Duration,
     pub(crate) took: Duration,
     pub(crate) tests: Tests,
@@ -38,9 +38,9 @@ impl Row {
 }
 
 impl Tests {
-    /// Adds the counts of a line of output, if the line has one of three forms: `running 3 tests`
-    /// and `test result: ok. 3 passed; 0 failed; 0 ignored; ...` of Rust's test harness, and
-    /// `images: 3 passed, 0 failed` of the scripts.
+    /// Adds the counts of a line of output, if the line has one of these forms: `running 3 tests`
+    /// or `test result: ok. 3 passed; 0 failed; 0 ignored; ...` of Rust's test harness, or `images:
+    /// 3 passed, 0 failed` of a script.
     pub(crate) fn read_line(&mut self, line: &str) {
         let is_harness = line.starts_with("test result: ");
         let words: Vec<&str> = line

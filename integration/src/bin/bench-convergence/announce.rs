@@ -1,6 +1,8 @@
-//! Times from a served address, or an announcer's start and death, to the router's FIB.
+//! Times from an event at a load balancer to the change in the router's FIB.
 //!
-//! The start and the death of portlb's announcer are compared with exabgp.
+//! The events are: the data plane reports the service range as serving, a new file is written, an
+//! announcer starts, and an announcer is killed. For the start and the kill, portlb's announcer is
+//! compared with exabgp.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -74,8 +76,8 @@ pub(crate) fn measure(rounds: usize, report: &mut BenchmarkTable) -> Result<()> 
     Ok(())
 }
 
-/// Measures the time from the data plane's event "the service range is serving" to the next hop in
-/// the router's FIB.
+/// Measures the time from the data plane's event that the service range is serving to the next hop
+/// in the router's FIB.
 fn from_ready(
     system: &mut System,
     rounds: usize,
@@ -105,8 +107,8 @@ fn from_ready(
     Ok(figures)
 }
 
-/// Measures the time from a new file, through the kernel, the node route and the reflector, to the
-/// next hop in the router's FIB.
+/// Measures the time from the write of a new file to the next hop in the router's FIB. In this time
+/// the change passes the kernel's table, the node route and the reflector.
 fn from_file(
     system: &mut System,
     rounds: usize,
@@ -132,8 +134,8 @@ fn withdraw(system: &System) -> Result<()> {
     Ok(())
 }
 
-/// Watches the data plane, and returns the time at which it reports the range as serving. Sends a
-/// message to `watching` when the watch is synced. Must run inside the lb pod's namespace.
+/// Watches the data plane, and returns the time at which the data plane reports `range` as serving.
+/// Sends a message to `watching` when the watch is synced. Must run inside the lb pod's namespace.
 fn served_at(range: IpNet, watching: oneshot::Sender<()>) -> Result<Instant> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

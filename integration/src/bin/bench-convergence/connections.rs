@@ -1,8 +1,8 @@
-//! Lost connections of a client when the set of load balancers changes, and the memory of an lb
-//! pod.
+//! Connections of a client that are lost when the set of load balancers changes, and the memory of
+//! an lb pod.
 //!
-//! portlb is compared with the paper's setup: the scheduler `lc` without `sloppy_tcp`, exabgp and
-//! GoBGP.
+//! portlb is compared with the paper's setup: exabgp, GoBGP, and the scheduler `lc` without
+//! `sloppy_tcp`.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -144,14 +144,15 @@ fn start_load(client: &lab::Host) -> Result<PersistentConnections> {
     )
 }
 
-/// Replaces the load by a new one, so that each change affects the same number of connections.
+/// Stops the load and starts a new load, so that each change affects the same number of
+/// connections.
 fn restart(load: PersistentConnections, client: &lab::Host) -> Result<PersistentConnections> {
     load.stop()?;
     start_load(client)
 }
 
-/// Waits until every connection has been used after the change, and returns the number of lost
-/// connections.
+/// Waits until every connection has been used after the change of the load balancers, and returns
+/// the number of lost connections.
 fn lost_after_change(load: &PersistentConnections) -> Result<f64> {
     load.wait_for_answers(3 * CONNECTIONS, DEADLINE)?;
     Ok(load.tally().lost() as f64)

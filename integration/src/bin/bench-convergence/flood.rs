@@ -1,7 +1,8 @@
 //! The delay of one client's changes while another client floods the reflector.
 //!
-//! The delay is the time from the change to its arrival at the router. The flooding client changes
-//! a few prefixes as fast as it can. The reflector is portlb's, then BIRD, then FRR.
+//! The delay is the time from a change to its arrival at the router. The flooding client changes a
+//! few prefixes as fast as it can. The benchmark runs with portlb's reflector, with BIRD and with
+//! FRR.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpStream};
@@ -94,7 +95,8 @@ fn start(lab: &Lab, program: Option<Program>) -> Result<Process> {
     host.start("route-reflector", command)
 }
 
-/// Returns the delays without a flood and the delays with a flood.
+/// Measures the reflector that runs. Returns the delays without a flood and the delays with a
+/// flood.
 fn measure_side(lab: &Lab, rounds: usize) -> Result<(Figures, Figures)> {
     let mut other = establish(lab, "other", OTHER)?;
     let router = establish(lab, "router", ROUTER)?;

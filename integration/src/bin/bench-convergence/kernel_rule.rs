@@ -1,6 +1,6 @@
 //! The time from a new file to a real server in the kernel's table.
 //!
-//! portlb runs in lb-a and keepalived in lb-b, both with the same real servers.
+//! portlb runs in lb-a and keepalived runs in lb-b, with the same real servers.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -46,8 +46,8 @@ pub(crate) fn measure(rounds: usize, report: &mut BenchmarkTable) -> Result<()> 
     let mut figures: [Figures; 6] = Default::default();
     for _ in 0..rounds {
         for (checked, offset) in [(false, 0), (true, 2)] {
-            // The change of the health check itself is not measured, so it is complete before the
-            // clock starts.
+            // The change of the health check is not measured, so it is applied before the measured
+            // changes.
             system.write_desired(&desired(&stay, checked))?;
             wait_for_rule(&portlb, changing.address, false)?;
             wait_for_checks(&system, checked)?;
@@ -106,8 +106,8 @@ pub(crate) fn measure(rounds: usize, report: &mut BenchmarkTable) -> Result<()> 
     Ok(())
 }
 
-/// Returns the desired set with these real servers. A removed real server does not drain, as with
-/// keepalived.
+/// Returns the desired set with the real servers `pods`. A real server that is removed does not
+/// drain, because keepalived drains none.
 fn desired(pods: &[LabPod], checked: bool) -> Desired {
     let real_servers = pods.iter().map(|pod| IpAddr::from(pod.address));
     let web = system::virtual_server(
@@ -136,8 +136,8 @@ fn virtual_server(pods: &[LabPod]) -> KeepalivedVirtualServer {
     }
 }
 
-/// Waits until ipvs-programmer has applied the change of the health check, which the kernel's table
-/// does not show.
+/// Waits until ipvs-programmer has applied the change of the health check. The kernel's table does
+/// not show this change.
 fn wait_for_checks(system: &System, checked: bool) -> Result<()> {
     lab::wait_for(
         "ipvs-programmer has applied the health check",
@@ -158,15 +158,14 @@ fn wait_for_checks(system: &System, checked: bool) -> Result<()> {
     )
 }
 
-/// Waits until the kernel's table has the real server with a weight above 0, or, if `present` is
-/// false, does not have it. Returns the time of the successful read.
+/// Waits until the kernel's table has the real server with a weight above 0. If `present` is false,
+/// waits until the table does not have it with such a weight. Returns the time of the last read.
 fn wait_for_rule(host: &Host, real_server: Ipv4Addr, present: bool) -> Result<Instant> {
     let line = format!("-> {:08X}:", real_server.to_bits());
     host.inside(|| {
         let deadline = Instant::now() + DEADLINE;
         loop {
-            // Only this thread is in the host's namespace, so /proc/self would be another
-            // namespace.
+            // Only this thread is in the host's namespace: /proc/self would show another namespace.
             let table = fs::read_to_string("/proc/thread-self/net/ip_vs")?;
             let weight = table.lines().find_map(|text| {
                 text.trim_start().strip_prefix(&line)?.split_whitespace().nth(2)?.parse::<u32>().ok()

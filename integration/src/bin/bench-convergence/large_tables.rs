@@ -20,18 +20,20 @@ use virtual_server::{EntryKey, Protocol, TableEntry};
 use integration::memory;
 use integration::report::{BenchmarkTable, Figures};
 
-/// The longest time until a change is complete. A change of the largest table takes seconds.
+/// The longest time until the kernel's table has a change. A change of the largest table takes
+/// seconds.
 const DEADLINE: Duration = Duration::from_secs(120);
 /// The time between two reads of the kernel's entry. It is the resolution of the measured times.
 const POLL_INTERVAL: Duration = Duration::from_micros(200);
-/// The pause after each change, in which both programs finish their remaining work.
+/// The pause after each change, in which portlb and keepalived finish the work of the change.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// The numbers of virtual servers. Each virtual server has [`REAL_SERVERS`] real servers.
+/// The sizes of the measured tables: numbers of virtual servers, with [`REAL_SERVERS`] real servers
+/// each.
 const SIZES: [u32; 4] = [1, 100, 500, 5000];
 const REAL_SERVERS: u32 = 10;
 
-/// The key of the first virtual server, the only one that changes.
+/// The key of the first virtual server. Only this virtual server changes.
 const CHANGING: EntryKey = EntryKey::Address {
     protocol: Protocol::Tcp,
     address: IpAddr::V4(service(0).0),
@@ -105,7 +107,7 @@ fn memory_of(pids: &[u32]) -> Result<Figures> {
     Ok(figures)
 }
 
-/// A thread that reads the entry of the changing virtual server until it has a given number of real
+/// A thread that reads the entry of [`CHANGING`] until the entry has a given number of real
 /// servers.
 struct EntryWatcher(mpsc::Receiver<Result<Instant>>);
 
@@ -183,7 +185,7 @@ fn real_servers(virtual_server: u32, more: u32) -> impl Iterator<Item = Ipv4Addr
 }
 
 /// Returns the text of a file for pod-watcher, in YAML's block style, which most users write. A
-/// removed real server does not drain, as with keepalived.
+/// real server that is removed does not drain, because keepalived drains none.
 fn portlb_file(size: u32, more: u32) -> String {
     let mut text = format!(
         "apiVersion: portlb.io/v1\nkind: VirtualServers\nserviceRanges: [{SERVICE_RANGE}]\n"

@@ -1,10 +1,11 @@
-//! A benchmark that compares portlb with the parts of the paper's setup.
+//! A benchmark that compares portlb with the programs of the paper's load balancer.
 //!
 //! The load balancer of the paper (docs/decisions/0001-contracts-before-code.md) consists of
-//! keepalived, exabgp and a GoBGP reflector. In each round both sides are measured in turn, on one
-//! topology. Prints a Markdown table for `docs/reference/benchmarks.md`.
+//! keepalived, exabgp and a GoBGP reflector. In each round portlb and the other program are
+//! measured in turn, on one topology. The benchmark prints a Markdown table for
+//! `docs/reference/benchmarks.md`.
 //!
-//! Usage: `bench-convergence [ROUNDS [PART]]`. By default 10 rounds of all parts.
+//! Usage: `bench-convergence [ROUNDS [PART]]`. By default all parts run, with 10 rounds each.
 
 mod announce;
 mod connections;

@@ -1,4 +1,4 @@
-//! Times from an announcer's start or death to the change in the router's FIB.
+//! Times from the start or the kill of an announcer to the change in the router's FIB.
 //!
 //! In each round all announcers are measured in turn.
 
@@ -32,8 +32,8 @@ struct Foreign {
     speaker: ForeignSpeaker,
 }
 
-/// The figures of one announcer: start to next hop (ms), death to removal (ms), resident memory
-/// (MiB).
+/// The figures of one announcer: the time from its start to the next hop (ms), the time from its
+/// kill to the removal of the next hop (ms), and its resident memory (MiB).
 #[derive(Debug, Clone, Default)]
 pub(crate) struct LifetimeFigures {
     pub(crate) start: Figures,
@@ -56,8 +56,8 @@ impl Announcer {
         Self::foreign(system, 1, Program::ExaBgp, reflector)
     }
 
-    /// Returns BIRD in lb-c, which announces directly to the router. The router needs
-    /// [`bird_announcer`] as a peer.
+    /// Returns BIRD in lb-c, which announces directly to the router. The router must have the peer
+    /// [`bird_announcer`].
     pub(crate) fn bird(system: &System) -> Result<Self> {
         Self::foreign(
             system,
@@ -116,7 +116,7 @@ impl Announcer {
     }
 }
 
-/// Starts GoBGP, the paper's reflector, for the pods of node-b only.
+/// Starts GoBGP, the paper's reflector. Only the pods of node-b can be its clients.
 pub(crate) fn start_gobgp(system: &System) -> Result<RunningSpeaker> {
     let address = reflector_address(2);
     let pods = system.network.nodes[1].pods.trunc();
@@ -130,7 +130,8 @@ pub(crate) fn start_gobgp(system: &System) -> Result<RunningSpeaker> {
     Program::GoBgp.start(&system.network.reflector(2)?, &speaker)
 }
 
-/// Returns the router's peer for [`Announcer::bird`], with the address of the pod lb-c.
+/// Returns the peer that the router needs for [`Announcer::bird`]. Its address is the address of
+/// the pod lb-c.
 pub(crate) fn bird_announcer() -> ForeignPeer {
     ForeignPeer::new("announcer", IpAddr::from([10, 2, 3, 2])).passive()
 }
@@ -141,8 +142,8 @@ pub(crate) fn measure<const N: usize>(
     system: &mut System,
     announcers: &[Announcer; N],
 ) -> Result<[LifetimeFigures; N]> {
-    // The first round includes the time until the reflectors have sessions with the router, so it
-    // does not count.
+    // This round is not measured, because it includes the time until the reflectors have sessions
+    // with the router.
     for announcer in announcers {
         announcer.measure_lifetime(system, &mut LifetimeFigures::default())?;
     }

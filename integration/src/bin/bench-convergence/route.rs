@@ -1,6 +1,8 @@
-//! Times from an event of the data plane, or an announcer's start and death, to the router's FIB.
+//! Times from an event of the data plane, or from the start or the kill of an announcer, to the
+//! change in the router's FIB.
 //!
-//! A fake data plane sends the events, so this benchmark needs no IPVS and runs on any kernel.
+//! A fake data plane sends the events, so this part of the benchmark needs no IPVS and runs on any
+//! kernel.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};

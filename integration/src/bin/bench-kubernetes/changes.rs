@@ -1,4 +1,5 @@
-//! Times from a change of one endpoint, or of a thousand endpoints, to the kernel's table.
+//! Times from a change of one endpoint, or of a thousand endpoints, to the change in the kernel's
+//! table.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -17,17 +18,18 @@ use crate::sides::{OTHER, Programmers, Sides, in_use};
 
 /// The number of endpoints that change in [`rolling`].
 const ROLLED: u32 = 1000;
-/// The time between two reads of a whole table.
+/// The time between two reads of the whole table of the kernel.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Returns the number of changes that are measured with kube-proxy if `changes` are measured with
-/// portlb. It is lower, because kube-proxy needs seconds for each change of a large table.
+/// Returns the number of changes that are measured with kube-proxy if `changes` changes are
+/// measured with portlb. kube-proxy needs seconds for each change of a large table, so its number
+/// is lower.
 pub(crate) fn changes_of_other(changes: u32) -> u32 {
     changes.div_ceil(20)
 }
 
-/// Measures the time from the API server's event of each change, as [`PlainWatch`] receives it, to
-/// the kernel's table.
+/// Measures, for each change of one endpoint, the time from the event of the API server to the
+/// change in the kernel's table. [`PlainWatch`] receives the event.
 pub(crate) fn one_by_one(
     setup: &BenchSetup,
     sides: &Sides,
@@ -61,8 +63,8 @@ pub(crate) fn one_by_one(
         };
         eprintln!("the kernel has {changes} changes of one endpoint");
         programmers.only_other()?;
-        // kube-proxy was stopped and first applies the earlier changes. So its first change is not
-        // measured.
+        // The first change of kube-proxy is not measured: kube-proxy was suspended while portlb was
+        // measured, and has to apply the changes of this time first.
         for (number, change) in scale
             .changes(changes, changes_of_other(changes) + 1)
             .enumerate()
@@ -96,8 +98,8 @@ pub(crate) fn one_by_one(
     Ok(())
 }
 
-/// Changes many endpoints, as in a rolling update, and measures the time from the last change until
-/// Discovery and the kernel's tables are equal to the state of the API server.
+/// Changes many endpoints, as in a rolling update. Measures the time from the last change until
+/// Discovery and the kernel's tables have the state of the API server.
 pub(crate) fn rolling(
     setup: &BenchSetup,
     sides: &Sides,
@@ -152,8 +154,8 @@ fn join<T>(task: thread::ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
     ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-/// Returns the expected table: endpoints by the address of the virtual server. `address` is the
-/// address of a Service in portlb or in kube-proxy.
+/// Returns the expected table: for the address of each virtual server, its endpoints. `address`
+/// returns the address of a Service in the table of portlb or of kube-proxy.
 fn table(wanted: &BTreeMap<u32, BTreeSet<String>>, address: fn(u32) -> SocketAddr) -> Served {
     let named = wanted
         .iter()
@@ -177,8 +179,8 @@ fn wait_for_discovery(sides: &Sides, wanted: &Served) -> Result<Instant> {
     }
 }
 
-/// Adds the time from `sent` to `seen`, in milliseconds. The time is negative if the plain watch
-/// received the event after `seen`.
+/// Adds the time from `sent` to `seen`, in milliseconds. The time is negative if the change was
+/// seen before the plain watch received its event.
 fn add(figures: &mut Figures, sent: Instant, seen: Instant) {
     let after = seen.saturating_duration_since(sent).as_secs_f64();
     let before = sent.saturating_duration_since(seen).as_secs_f64();

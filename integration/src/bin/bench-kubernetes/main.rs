@@ -1,7 +1,8 @@
 //! A benchmark that compares portlb with kube-proxy in IPVS mode.
 //!
-//! Both sides use one API server with etcd, in one run and on one kernel. If the kernel has no
-//! IPVS, only pod-watcher is measured. Prints a Markdown table for `docs/reference/benchmarks.md`.
+//! In one run, portlb and kube-proxy use one kernel and one API server with etcd. If the kernel has
+//! no IPVS, only pod-watcher is measured. The benchmark prints a Markdown table for
+//! `docs/reference/benchmarks.md`.
 //!
 //! Usage: `bench-kubernetes [SCALE [CHANGES]]`. SCALE is the number of Services, of slices of each
 //! Service and of endpoints of each slice, by default 5000x1x10. CHANGES is the number of changes,
@@ -48,7 +49,7 @@ fn measure(scale: &Scale, changes: u32, report: &mut BenchmarkTable) -> Result<(
     let setup = BenchSetup::start(scale)?;
     let sides = Sides::start(&setup, scale, report)?;
     changes::one_by_one(&setup, &sides, scale, changes, report)?;
-    // The number of a change decides its new address, so no number is used twice. The changes of
-    // `one_by_one` have smaller numbers.
+    // The changes of `rolling` have larger numbers than the changes of `one_by_one`. The number of
+    // a change decides the new address of the endpoint, so each address is used once.
     changes::rolling(&setup, &sides, scale, 2 * changes + 1, report)
 }

@@ -1,4 +1,4 @@
-//! Services and EndpointSlices in bulk, and one change of one endpoint.
+//! The Services and EndpointSlices of the benchmark, and changes of their endpoints.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Display};
@@ -16,7 +16,7 @@ pub(crate) const NAMESPACE: &str = "bench";
 pub(crate) const SERVICE_RANGE: &str = "10.1.0.0/16";
 const PORT: u16 = 80;
 
-/// The number of objects in the API server.
+/// The number of objects that the benchmark creates in the API server.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Scale {
     pub(crate) services: u32,
@@ -49,7 +49,7 @@ impl Scale {
     }
 
     /// Returns `count` changes, numbered from `first`. The changes go to all Services and slices in
-    /// turn. Each change has another address.
+    /// turn. Each change has an address of its own.
     pub(crate) fn changes(&self, first: u32, count: u32) -> impl Iterator<Item = Change> {
         let Self {
             services,
@@ -89,13 +89,13 @@ impl Display for Scale {
     }
 }
 
-/// Returns the address of a Service that portlb serves.
+/// Returns the service address of a Service for portlb.
 pub(crate) fn service_address(service: u32) -> SocketAddr {
     let first = Ipv4Addr::new(10, 1, 0, 1).to_bits();
     SocketAddr::new(Ipv4Addr::from_bits(first + service).into(), PORT)
 }
 
-/// Returns the address of a Service that kube-proxy serves: its ClusterIP.
+/// Returns the ClusterIP of a Service, for kube-proxy.
 pub(crate) fn cluster_address(service: u32) -> SocketAddr {
     let first = Ipv4Addr::new(10, 97, 0, 1).to_bits();
     SocketAddr::new(Ipv4Addr::from_bits(first + service).into(), PORT)
@@ -175,15 +175,15 @@ fn service(number: u32) -> Value {
             "annotations": {
                 "portlb.io/address": service_address(number).ip(),
                 "portlb.io/health-check": "none",
-                // The default scheduler of kube-proxy.
+                // `rr` is the default scheduler of kube-proxy.
                 "portlb.io/scheduler": "rr",
             },
         },
         "spec": {
             "type": "LoadBalancer",
             "loadBalancerClass": "portlb.io/portlb",
-            // No Service gets a node port, because the range of node ports is smaller than the
-            // number of Services.
+            // The range of node ports is smaller than the number of Services, so no Service gets a
+            // node port.
             "allocateLoadBalancerNodePorts": false,
             "clusterIP": cluster_address(number).ip(),
             "ports": [{"port": PORT, "targetPort": PORT}],

@@ -1,7 +1,7 @@
 //! Observers of a changed endpoint.
 //!
-//! They are a plain watch of the EndpointSlices, a client of Discovery, and a reader of the
-//! kernel's table.
+//! The observers are a plain watch of the EndpointSlices, a client of Discovery, and a reader of
+//! the kernel's table.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -25,18 +25,18 @@ use crate::objects::NAMESPACE;
 use crate::setup::{BenchSetup, DEADLINE};
 use crate::sides::{in_use, key};
 
-/// The shortest time between two reads of the kernel's entry. It is the resolution of the measured
-/// times.
+/// The shortest time between two reads of one entry of the kernel. It is the resolution of the
+/// measured times.
 const POLL_INTERVAL: Duration = Duration::from_micros(200);
 
 /// The addresses of the real servers of each virtual server, by the address of the virtual server.
 pub(crate) type Served = BTreeMap<String, BTreeSet<String>>;
 
-/// The channel of an observer: the address and the time of each new endpoint, or the error that
-/// ended the observer.
+/// The sender of an observer's channel. An observer sends the address of each new endpoint with the
+/// time, or the error that ended the observer.
 type Sender = mpsc::Sender<Result<(Ipv4Addr, Instant)>>;
 
-/// The receiving end of an observer's channel.
+/// The receiver of an observer's channel.
 #[derive(Debug)]
 struct EndpointEvents(Mutex<mpsc::Receiver<Result<(Ipv4Addr, Instant)>>>);
 
@@ -111,11 +111,13 @@ pub(crate) struct Discovery {
     served: Arc<Mutex<Parts>>,
 }
 
-/// The parts of the real servers of each virtual server, by its address.
+/// The parts of each virtual server, by the address of the virtual server. A part is a set of real
+/// servers.
 type Parts = BTreeMap<String, Vec<BTreeSet<String>>>;
 
 impl Discovery {
-    /// Starts the client. Waits for pod-watcher if it does not listen yet.
+    /// Starts the client. If pod-watcher does not listen at the call, the client waits for
+    /// pod-watcher.
     pub(crate) fn start(host: &Host) -> Result<Self> {
         let (sender, receiver) = mpsc::channel();
         let (synced, syncs) = mpsc::channel();
@@ -195,8 +197,8 @@ async fn watch(
                 }
                 let address = part.virtual_server.unwrap_or_default().address;
                 let mut served = lock(served);
-                // pod-watcher sends the head of a virtual server before its parts, so the slot
-                // exists.
+                // pod-watcher sends the head of a virtual server before the parts, so the part has
+                // a place in the list.
                 let parts = served.entry(address).or_default();
                 if let Some(slot) = parts.get_mut(part.number as usize) {
                     *slot = in_use;
@@ -259,8 +261,8 @@ fn until(kernel: &mut LinuxKernel, entry: SocketAddr, address: Ipv4Addr) -> Resu
     }
 }
 
-/// Sends an event if `address` is a new one. Only changed endpoints have addresses in
-/// 10.210.0.0/16.
+/// Sends `address` and `at` if `address` is in 10.210.0.0/16. Only changed endpoints have such
+/// addresses.
 fn send_if_new(sender: &Sender, address: Option<&str>, at: Instant) {
     let new = address.filter(|address| address.starts_with("10.210."));
     if let Some(address) = new.and_then(|address| address.parse().ok()) {

@@ -1,7 +1,7 @@
 //! The network and the processes of the benchmark.
 //!
 //! An lb pod without an announcer and a node with kube-proxy are connected to a router. The router
-//! leads to the control plane, which runs outside of the guest.
+//! also connects both to the control plane, which runs outside of the guest.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::Command;
@@ -22,8 +22,8 @@ const ROUTER: Ipv4Addr = Ipv4Addr::new(10, 230, 0, 1);
 const LB_POD: Ipv4Addr = Ipv4Addr::new(10, 230, 0, 2);
 const NODE: Ipv4Addr = Ipv4Addr::new(10, 230, 0, 3);
 
-/// The network, the control plane and the objects of the benchmark. The fields are dropped in their
-/// order.
+/// The network, the control plane and the objects of the benchmark. The order of the fields is the
+/// order in which they are dropped.
 #[derive(Debug)]
 pub(crate) struct BenchSetup {
     pub(crate) control_plane: RemoteControlPlane,
@@ -88,7 +88,7 @@ impl BenchSetup {
         self.lb_pod.start("ipvs-programmer", command)
     }
 
-    /// Starts kube-proxy with the settings of kubeadm.
+    /// Starts kube-proxy in IPVS mode, with the settings that kubeadm writes.
     pub(crate) fn start_kube_proxy(&self) -> Result<Process> {
         self.register_node()?;
         let kubeconfig = self.control_plane.kubeconfig_of("kube-proxy");
@@ -99,7 +99,7 @@ impl BenchSetup {
             "clusterCIDR": "10.200.0.0/13",
             "hostnameOverride": "node",
             "clientConnection": {"kubeconfig": kubeconfig},
-            // With the value 0, kube-proxy does not change the machine's limits of connection
+            // The value 0 means that kube-proxy does not change the machine's limits of connection
             // tracking.
             "conntrack": {
                 "maxPerCore": 0, "min": 0,
@@ -112,7 +112,7 @@ impl BenchSetup {
         self.node.start("kube-proxy", command)
     }
 
-    /// Creates the Node object, from which kube-proxy reads the node's address.
+    /// Creates the Node object. kube-proxy reads the address of its node from this object.
     fn register_node(&self) -> Result<()> {
         let node = json!({
             "apiVersion": "v1", "kind": "Node", "metadata": {"name": "node"},
@@ -133,6 +133,6 @@ fn network(address: Ipv4Addr) -> Result<IpNet> {
     IpNet::new(IpAddr::from(address), 24).context("24 is not a valid prefix length")
 }
 
-/// The longest time until a change is complete. It is long, because system calls are slow in a
-/// guest.
+/// The longest time until a change is in the kernel's table. The limit is long, because system
+/// calls are slow in a guest.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(300);

@@ -1,4 +1,4 @@
-//! The processes of portlb and of kube-proxy, and the times of their start.
+//! The processes of portlb and of kube-proxy, and the measurement of their start.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -16,9 +16,10 @@ use crate::objects::Scale;
 use crate::observers::Discovery;
 use crate::setup::{BenchSetup, DEADLINE};
 
-/// The time between two reads of a whole table. It is the resolution of the measured times.
+/// The time between two reads of the kernel's whole table. It is the resolution of the measured
+/// times.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
-/// The name of the other program in the table.
+/// The name of kube-proxy in the table of the benchmark.
 pub(crate) const OTHER: &str = "kube-proxy";
 
 /// The processes of portlb and of kube-proxy, and a client of Discovery.
@@ -39,8 +40,8 @@ pub(crate) struct Programmers {
 }
 
 impl Sides {
-    /// Starts the processes one after the other, and adds the times of their start and their memory
-    /// to the report.
+    /// Starts the processes one after the other, and adds the time of each start and the memory of
+    /// each program to the report.
     pub(crate) fn start(
         setup: &BenchSetup,
         scale: &Scale,
@@ -144,7 +145,8 @@ pub(crate) fn key(address: SocketAddr) -> EntryKey {
     }
 }
 
-/// Returns the real servers with a weight above 0, which get new connections.
+/// Returns the real servers of an entry with a weight above 0. Only these real servers get new
+/// connections.
 pub(crate) fn in_use(entry: &TableEntry) -> impl Iterator<Item = SocketAddr> {
     let used = |(address, real_server): (&SocketAddr, &virtual_server::RealServerEntry)| {
         (real_server.weight > 0).then_some(*address)

@@ -1,7 +1,7 @@
 //! A demo of the whole load balancer on one machine, step by step.
 //!
-//! `make demo` runs all steps. `make lab` runs this program with `--prompt`: the first step, then
-//! an interactive shell.
+//! `make demo` runs all steps. `make lab` runs this program with `--prompt`: the first step, and
+//! then an interactive shell.
 
 mod introduction;
 mod prompt;

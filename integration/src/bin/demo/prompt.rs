@@ -1,4 +1,4 @@
-//! The commands that the prompt suggests.
+//! The example commands that the demo prints before its prompt.
 
 use anyhow::Result;
 use lab::system::{DaemonInstance, System};

@@ -19,7 +19,7 @@ pub(crate) struct StepPrinter {
 
 /// The result of a step.
 pub(crate) struct StepResult {
-    /// The measured time. `None`: the time of the whole step.
+    /// The measured time. `None`: the demo prints the time of the whole step.
     pub(crate) took: Option<Duration>,
     pub(crate) text: String,
 }
@@ -51,7 +51,7 @@ impl StepPrinter {
     }
 
     pub(crate) fn print(&self, text: &str) {
-        // An error is ignored: the reader of the pipe has ended.
+        // An error is ignored: it means that the reader of the pipe has ended.
         let _ = writeln!(std::io::stdout(), "{text}");
     }
 
@@ -72,7 +72,7 @@ impl StepPrinter {
         Ok(value)
     }
 
-    /// Prints the number of steps, the time of all steps, and the environment.
+    /// Prints the number of steps, the time since the start of the demo, and the environment.
     pub(crate) fn end(&self) -> Result<()> {
         let all = self.paint("32", &format!("all {} steps succeeded", self.steps));
         let took = describe_duration(self.began.elapsed());

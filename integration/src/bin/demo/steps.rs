@@ -262,7 +262,7 @@ fn reflector_dies(system: &mut System) -> Result<StepResult> {
     })
 }
 
-/// Runs an event while a client keeps connections open. It is an error if the client loses a
+/// Runs an event while a client keeps connections open. Returns an error if the client loses a
 /// connection.
 fn under_load(
     system: &mut System,
@@ -278,7 +278,7 @@ fn under_load(
         },
     )?;
     let (took, text) = event(system)?;
-    // Every connection is used again after the event.
+    // The wait ends after every connection has been used at least once after the event.
     load.wait_for_answers(2 * CONNECTIONS, DEADLINE)?;
     let tally = load.stop()?;
     ensure!(
