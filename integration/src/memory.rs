@@ -1,4 +1,4 @@
-//! Resident memory of processes and their children.
+//! The resident memory of processes and of all their descendants.
 
 use std::collections::HashSet;
 use std::fs;
@@ -27,7 +27,7 @@ pub fn resident_mebibytes(pids: &[u32]) -> Result<f64> {
     Ok(kibibytes as f64 / 1024.0)
 }
 
-/// Returns the process id of each process and of its parent.
+/// Returns the id of each process, with the id of its parent.
 fn parent_processes() -> Result<Vec<(u32, u32)>> {
     let mut parents = Vec::new();
     for entry in fs::read_dir("/proc").context("cannot read /proc")? {

@@ -36,7 +36,7 @@ fn termination_grace_period(manifest: &str) -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// Returns the value that a manifest sets for a flag.
+/// Returns the value that a manifest sets for the flag `flag`.
 fn flag_in_manifest(manifest: &str, flag: &str) -> Duration {
     let text = fs::read_to_string(format!("{MANIFESTS}{manifest}")).unwrap();
     let (_, rest) = text.split_once(&format!("- --{flag}=")).unwrap();

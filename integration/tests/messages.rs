@@ -1,4 +1,5 @@
-//! Comparison of the WARN and ERROR messages of the daemons with `docs/reference/messages.md`.
+//! A test that compares the WARN and ERROR messages of the daemons with
+//! `docs/reference/messages.md`.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -50,8 +51,8 @@ fn literal(text: &str) -> Option<String> {
     }
 }
 
-/// Returns the message of a log macro: the first argument that is a string literal. `arguments`
-/// begins after the opening parenthesis.
+/// Returns the message of a log macro: the first argument that is a string literal. `arguments` is
+/// the text after the opening parenthesis of the macro.
 fn message(arguments: &str) -> Option<String> {
     let (mut depth, mut is_start) = (0, true);
     let mut rest = arguments;

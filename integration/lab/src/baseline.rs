@@ -68,7 +68,7 @@ pub fn route(node: &Host, ranges: &[IpNet], lb_pod: &LabPod) -> Result<()> {
     node.ip(&routes)
 }
 
-/// Exempts packets from and to the service ranges from connection tracking on a node.
+/// Exempts packets from and to the service ranges from the connection tracking of a node.
 pub fn exempt(node: &Host, ranges: &[IpNet]) -> Result<()> {
     let mut rules = String::new();
     for hook in ["prerouting", "output"] {

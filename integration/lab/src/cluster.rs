@@ -184,7 +184,8 @@ impl LabCluster {
         self.control.stop_api_server()
     }
 
-    /// Starts the API server again and waits until it is ready.
+    /// Starts the API server after [`stop_api_server`](Self::stop_api_server), and waits until it
+    /// is ready.
     pub fn start_api_server(&self) -> Result<()> {
         self.control.start_api_server()
     }
@@ -216,9 +217,9 @@ impl Display for ProxyMode {
     }
 }
 
-/// Returns the manifests of CoreDNS. Its container runs the program from the node's file system,
-/// since the import of an image of CoreDNS would take longer than the import of all other images
-/// together.
+/// Returns the manifests of CoreDNS. The container runs the program CoreDNS from the node's file
+/// system, because the import of a CoreDNS image would take longer than the import of all other
+/// images together.
 fn cluster_dns(binaries: &Path) -> String {
     include_str!("cluster/dns.yaml")
         .replace("@ADDRESS@", &DNS.to_string())

@@ -25,7 +25,8 @@ pub fn binary(name: &str) -> Result<PathBuf> {
         return Ok(PathBuf::from(folder).join(name));
     }
     let program = env::current_exe().context("cannot find the path of the running program")?;
-    // Cargo puts test binaries into the folder deps, one level below the programs.
+    // Cargo puts test binaries into the folder `deps` next to the programs, so the parent folder is
+    // searched, too.
     let folders = program.ancestors().skip(1).take(2);
     let mut candidates = folders.map(|folder| folder.join(name));
     match candidates.find(|file| file.is_file()) {

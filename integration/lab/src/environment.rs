@@ -17,8 +17,8 @@ pub enum Environment {
 }
 
 impl Environment {
-    /// Returns the environment of this process, which `environment/run` has written to
-    /// `LAB_CURRENT_ENVIRONMENT`.
+    /// Returns the environment of this process, from the variable `LAB_CURRENT_ENVIRONMENT` that
+    /// `environment/run` sets.
     pub fn current() -> Result<Self> {
         match env::var("LAB_CURRENT_ENVIRONMENT").as_deref() {
             Ok("host") => Ok(Self::Host),

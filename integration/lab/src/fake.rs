@@ -91,7 +91,7 @@ impl FakeDiscoveryServer {
         Ok(Self { desired, _server })
     }
 
-    /// Replaces the real servers of the virtual server.
+    /// Replaces the real servers of the virtual server by `real_servers`.
     pub fn set(&self, real_servers: &[Ipv4Addr]) {
         self.desired.send_replace(web(real_servers));
     }
@@ -204,14 +204,14 @@ pub struct FakeDataPlaneServer {
 /// Whether a fake data plane sends heartbeats to its watchers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Heartbeats {
-    /// The server sends heartbeats at the interval that the watcher has requested.
+    /// The server sends heartbeats, at the interval that the watcher has requested.
     Sent,
     Missing,
 }
 
 impl FakeDataPlaneServer {
-    /// Starts the server on the host's loopback address. The service range is not serving until
-    /// [`set`](Self::set).
+    /// Starts the server on the host's loopback address. The service range is not serving until the
+    /// test calls [`set`](Self::set).
     pub fn start(host: &Host, heartbeats: Heartbeats) -> Result<Self> {
         Self::start_with(host, heartbeats, &[])
     }

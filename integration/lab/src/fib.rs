@@ -95,13 +95,14 @@ impl FibWatcher {
         last(&self.shared.lock(), prefix).map_or_else(Vec::new, |change| change.next_hops.clone())
     }
 
-    /// Returns all changes since the start, in order.
+    /// Returns all changes since the start of the watch, in order.
     pub fn changes(&self) -> Vec<FibChange> {
         self.shared.lock().clone()
     }
 
-    /// Waits until a prefix has exactly these next hops, in any order, and returns the change that
-    /// led to them. With an empty list, waits until the prefix is not in the table.
+    /// Waits until a prefix has exactly the next hops `next_hops`, in any order, and returns the
+    /// change after which this is true. With an empty list, waits until the prefix is not in the
+    /// table.
     pub fn wait_for(
         &self,
         prefix: IpNet,
@@ -267,8 +268,8 @@ fn aligned(message: &NetlinkMessage<RouteNetlinkMessage>) -> usize {
     (message.header.length as usize).max(4).next_multiple_of(4)
 }
 
-/// Returns the destination and the gateways of a route. `None` if the route has no gateway or is in
-/// another table than the main table.
+/// Returns the destination and the gateways of a route. Returns `None` if the route has no gateway
+/// or is not in the main table.
 fn gateways(route: &RouteMessage) -> Option<(IpNet, Vec<IpAddr>)> {
     if route.header.table != RouteHeader::RT_TABLE_MAIN {
         return None;

@@ -134,7 +134,8 @@ impl Host {
         Ok(path)
     }
 
-    /// Returns the path of the namespace, for tools such as `ip netns` and for netlink sockets.
+    /// Returns the path of the network namespace, which tools such as `ip` and netlink sockets
+    /// need.
     pub fn namespace(&self) -> &Path {
         self.namespace.path()
     }

@@ -67,7 +67,7 @@ pub fn spread(
 #[derive(Debug, Clone)]
 pub struct Load {
     pub server: SocketAddr,
-    /// The number of open connections.
+    /// The number of connections that the load keeps open.
     pub connections: usize,
     /// The time between two requests of one connection.
     pub interval: Duration,
@@ -82,9 +82,9 @@ pub struct RequestCounts {
     /// Connections that were established, including the connections at the start of the load.
     pub connected: usize,
     pub answered: usize,
-    /// Established connections that were reset or closed.
+    /// Established connections that the server or the network has reset or closed.
     pub reset: usize,
-    /// Established connections that did not answer in time.
+    /// Established connections over which an answer took longer than `Load::patience`.
     pub timed_out: usize,
     /// Attempts to connect that failed.
     pub refused: usize,
@@ -149,7 +149,7 @@ impl PersistentConnections {
     }
 
     /// Waits until each connection has finished its current request, closes all connections, and
-    /// returns the results.
+    /// returns the results of all requests.
     pub fn stop(mut self) -> Result<RequestCounts> {
         self.end()?;
         Ok(self.tally())

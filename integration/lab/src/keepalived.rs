@@ -1,4 +1,4 @@
-//! keepalived, which fills the kernel's IPVS table and checks real servers.
+//! keepalived, a program that fills the kernel's IPVS table and checks real servers.
 //!
 //! The load balancer of the paper (docs/decisions/0001-contracts-before-code.md) uses keepalived,
 //! so the benchmarks compare portlb with keepalived.
@@ -15,7 +15,7 @@ use nix::sys::signal::Signal;
 use crate::host::Host;
 use crate::process::Process;
 
-/// A virtual server of keepalived's configuration. Its forwarding method is the tunnel.
+/// A virtual server in keepalived's configuration. Its forwarding method is `Tunnel`.
 #[derive(Debug, Clone)]
 pub struct KeepalivedVirtualServer {
     pub address: SocketAddr,

@@ -1,4 +1,4 @@
-//! A running network of namespaces.
+//! A running network of namespaces, with its processes.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -28,7 +28,8 @@ pub struct Lab {
     environment: Environment,
     hosts: BTreeMap<String, Arc<Namespace>>,
     shared: Arc<Directory>,
-    // The lock is the last field, so that it is released after all other fields have been dropped.
+    // Fields are dropped in the order of their declaration, so the lock is released after all other
+    // fields are dropped.
     _lock: File,
 }
 
@@ -120,7 +121,7 @@ impl Lab {
             .map(|setup| Ok((setup, self.host(&setup.name)?)))
             .collect::<Result<_>>()?;
         let environment = self.environment;
-        // The hosts are set up in parallel, because the setup of each host starts one to three
+        // The hosts are set up at the same time, because the setup of each host starts one to three
         // processes.
         thread::scope(|scope| {
             let tasks: Vec<_> = in_namespaces

@@ -2,8 +2,9 @@
 //!
 //! A [`Topology`] describes a network, and [`Lab::bring_up`] creates it. A [`Host`] runs processes
 //! and threads inside a namespace. Dropping the [`Lab`] ends all processes and removes the network.
-//! `environment/run` runs a program on a kernel with IPVS. [`mod@reference`] is the network that
-//! most tests and the demo use. [`system`] runs the daemons of portlb on this network.
+//! [`mod@reference`] is the network that most tests and the demo use. [`system`] runs the daemons
+//! of portlb on this network. The script `environment/run` runs a test program on a kernel with
+//! IPVS.
 
 mod environment;
 mod fib;

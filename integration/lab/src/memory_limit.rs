@@ -9,7 +9,8 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use crate::Process;
 
-/// The folder with the mount points of cgroup hierarchies, one mount point for each limit.
+/// The folder of the mount points: each limit mounts the cgroup hierarchy at a mount point of its
+/// own.
 const MOUNTS: &str = "/run/lab/memory-limits";
 
 /// A cgroup with a memory limit for one process. The kernel kills the process if it exceeds the
@@ -56,7 +57,7 @@ impl MemoryLimit {
             .with_context(|| format!("memory.current is not a number: {number:?}"))
     }
 
-    /// Returns how often the kernel has killed a process because of the limit.
+    /// Returns the number of processes that the kernel has killed because of the limit.
     pub fn kills(&self) -> Result<u64> {
         let text = self.read("memory.events")?;
         let number = text.lines().find_map(|line| line.strip_prefix("oom_kill "));

@@ -26,9 +26,9 @@ table inet kube-proxy {
 /// node.
 #[derive(Debug, Clone)]
 pub struct Node {
-    /// The name of the node, of its host, and of its port on the bridge of the network of nodes.
+    /// The name of the node, of its host, and of its port on the bridge that connects the nodes.
     pub name: String,
-    /// The node's address on the network of nodes, with the prefix length of this network.
+    /// The node's address on the network of nodes, with the prefix length of the network of nodes.
     pub address: Ipv4Net,
     pub address6: Ipv6Net,
     /// The range of the addresses of the node's pods.
@@ -90,7 +90,7 @@ impl Node {
             .route(format!("default via {}", gateway6(self.pods6).addr()));
     }
 
-    /// Returns the routes to the node's pods, for other hosts of the network of nodes.
+    /// Returns the routes to the node's pods, which other hosts of the network of nodes need.
     pub fn pod_routes(&self) -> [String; 2] {
         [
             format!("{} via {}", self.pods.trunc(), self.address.addr()),

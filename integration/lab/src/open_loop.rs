@@ -26,7 +26,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(50);
 #[derive(Debug, Clone)]
 pub struct Pace {
     pub server: SocketAddr,
-    /// Requests per second, each over a new connection.
+    /// The number of requests per second that each use a new connection.
     pub fresh_per_second: u32,
     /// The number of lasting connections. Each lasting connection carries many requests.
     pub lasting: usize,
@@ -52,7 +52,7 @@ struct RequestRecord {
     due: Instant,
     took: Duration,
     connection: ConnectionKind,
-    // The first line of the answer's body, or the reason of the loss.
+    // The first line of the answer's body, or the reason for which the request is lost.
     outcome: Result<Arc<str>, String>,
 }
 
@@ -87,7 +87,8 @@ pub struct Count {
     pub slowest: Duration,
     /// Answers, counted by the first line of the body, which is the name of the web server.
     pub servers: BTreeMap<String, usize>,
-    /// All lost and late requests: the due time since the beginning of the span, and a description.
+    /// All lost and late requests: the time from the beginning of the span to the due time of the
+    /// request, the kind of connection, and a description.
     pub incidents: Vec<(Duration, ConnectionKind, String)>,
 }
 

@@ -102,8 +102,8 @@ impl Process {
                 None => bound.env_remove(variable),
             };
         }
-        // PR_SET_PDEATHSIG refers to the thread that starts the process, see prctl(2). So this
-        // thread must exist until the process or this program ends.
+        // PR_SET_PDEATHSIG kills the process at the end of the thread that has started it, see
+        // prctl(2). So this thread must exist until the process or this program ends.
         let (started, starts) = mpsc::channel();
         let (name, log) = (name.to_owned(), log.to_owned());
         thread::spawn(move || {
@@ -135,7 +135,8 @@ impl Process {
         &self.log
     }
 
-    /// Reports whether the process has not ended. True for a process that SIGSTOP has stopped.
+    /// Reports whether the process has not ended. The result is also true for a process that
+    /// SIGSTOP has stopped.
     pub fn is_running(&self) -> bool {
         self.shared.lock().ended.is_none()
     }

@@ -53,10 +53,10 @@ pub const ROUTER: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 1);
 pub const ROUTER6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x10, 0, 1, 0, 0, 0, 1);
 
 /// The bridge in the router's host to which the nodes and the reflectors are connected. Each port
-/// of the bridge has the name of the connected host.
+/// of the bridge has the name of the host that is connected to it.
 pub const NODE_BRIDGE: &str = "nodes";
 
-/// The longest time until a web server answers.
+/// The longest time from the start of a web server to its first answer.
 const START: Duration = Duration::from_secs(15);
 
 const fn v4(octets: [u8; 4], length: u8) -> Ipv4Net {
@@ -72,7 +72,8 @@ const fn v6(segments: [u16; 8], length: u8) -> Ipv6Net {
 /// The settings of the reference network that differ between tests.
 #[derive(Debug, Clone)]
 pub struct ReferenceOptions {
-    /// The number of web pods. They are assigned to the nodes in turn.
+    /// The number of web pods. The first is on node-a, the second on node-b, the third on node-c,
+    /// the fourth on node-a, and so on.
     pub web_pods: u8,
     pub reception: Reception,
     /// The ports on which every web server listens.
@@ -84,13 +85,13 @@ pub struct ReferenceOptions {
     pub lb_pods: LbPods,
 }
 
-/// The purpose of the lb pods, which decides their sysctls.
+/// The purpose of the lb pods. It decides which sysctls the lab sets in the lb pods.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LbPods {
     /// Load balancing with the kernel's IPVS.
     Balance,
-    /// Announcing only, which works on a kernel without IPVS. A fake server replaces the data
-    /// plane.
+    /// Only announcing. This works on a kernel without IPVS, because a fake server replaces the
+    /// data plane.
     Announce,
 }
 
@@ -121,7 +122,7 @@ impl Default for ReferenceOptions {
     }
 }
 
-/// A running reference network.
+/// The reference network while it runs.
 #[derive(Debug)]
 pub struct Reference {
     /// The nodes node-a, node-b and node-c, in this order.

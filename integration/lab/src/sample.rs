@@ -30,7 +30,7 @@ pub fn sample<T>(cases: impl IntoIterator<Item = T>, count: usize) -> Vec<T> {
         .collect()
 }
 
-/// Reports whether this run covers every case of each matrix, because `LAB_SAMPLE` is `all` or not
+/// Reports whether this run covers every case of each test matrix: `LAB_SAMPLE` is `all` or not
 /// set.
 pub fn is_complete() -> bool {
     matches!(env::var(VARIABLE).as_deref(), Err(_) | Ok("all"))

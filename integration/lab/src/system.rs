@@ -30,7 +30,8 @@ use crate::reference::{
 };
 use crate::{FibWatcher, Host, Process, Signal, daemons};
 
-/// The longest time until all daemons serve, in the slowest environment.
+/// The longest time from the start of all daemons until all of them serve, in the slowest
+/// environment.
 const START: Duration = Duration::from_secs(30);
 /// The longest time until a daemon has ended after SIGTERM, including its withdraw delay and its
 /// linger.
@@ -157,7 +158,7 @@ impl System {
         all
     }
 
-    /// Returns the three daemons of an lb pod.
+    /// Returns pod-watcher, ipvs-programmer and bgp-announcer of an lb pod.
     pub fn lb_pod(lb_pod: usize) -> [DaemonInstance; 3] {
         [
             DaemonInstance::PodWatcher(lb_pod),
@@ -231,8 +232,8 @@ impl System {
         Ok(())
     }
 
-    /// Waits until exactly these lb pods are the next hops of both service ranges in the router's
-    /// table.
+    /// Waits until the router's next hops of both service ranges are exactly the nodes of
+    /// `lb_pods`.
     pub fn wait_until_announced(&self, lb_pods: &[usize], within: Duration) -> Result<()> {
         for range in [IpNet::from(SERVICE_RANGE), SERVICE_RANGE6.into()] {
             self.fib

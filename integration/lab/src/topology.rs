@@ -34,7 +34,7 @@ impl Topology {
         Self::default()
     }
 
-    /// Returns the host with this name. Adds the host if it does not exist.
+    /// Returns the host with this name. Adds the host if the topology does not have it.
     pub fn host(&mut self, name: &str) -> &mut Setup {
         let index = match self.hosts.iter().position(|host| host.name == name) {
             Some(index) => index,
@@ -82,7 +82,7 @@ impl Topology {
 impl Setup {
     /// Adds a bridge without ports.
     pub fn bridge(&mut self, name: &str) -> &mut Self {
-        // Multicast snooping would delay IPv6 neighbour discovery.
+        // Multicast snooping would delay IPv6 neighbour discovery, so it is off.
         self.ip(format!("link add {name} type bridge mcast_snooping 0"))
             .ip(format!("link set {name} up"))
     }

@@ -101,7 +101,7 @@ pub struct SteadyClient {
 }
 
 impl SteadyClient {
-    /// Creates a client with a free port of the host.
+    /// Creates a client that sends from a free port of the host to `server`.
     pub fn new(host: &Host, server: SocketAddr) -> Result<Self> {
         let socket = host.inside(|| bind_for(server))?;
         Ok(Self { socket, server })

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-/// The first pause between two attempts. Each later pause is twice as long as the previous one.
+/// The first pause between two attempts. Each further pause is twice as long as the pause before
+/// it, up to `LONGEST_PAUSE`.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 /// The longest pause between two attempts. A shorter pause would slow down the work that the caller
 /// waits for, and a longer pause would delay the caller.

@@ -15,7 +15,7 @@ pub struct Wrk {
     duration: Duration,
 }
 
-/// The figures in the report of a finished `wrk`.
+/// The numbers in the report of a `wrk` process that has ended.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct WrkReport {
     /// The number of answered requests.
@@ -28,7 +28,7 @@ pub struct WrkReport {
     pub write_errors: u64,
     /// Requests without an answer within `wrk`'s time limit.
     pub timeouts: u64,
-    /// Answers with a status other than 2xx and 3xx.
+    /// Answers whose status is neither 2xx nor 3xx.
     pub other_statuses: u64,
 }
 

@@ -116,7 +116,7 @@ fn a_client_that_trusts_the_old_certificate_authority_refuses_the_new_certificat
 }
 
 #[test]
-fn controllers_create_endpoint_slices_of_pods_that_a_test_marks_ready() {
+fn controllers_create_endpoint_slices_of_pods_that_are_ready() {
     let mut control_plane = ControlPlane::start(&directory("kubernetes-controllers")).unwrap();
     control_plane.start_controllers(&[]).unwrap();
     control_plane

@@ -16,7 +16,7 @@ pub(crate) struct Args {
     #[arg(long, global = true, value_name = "TEXT")]
     pub(crate) filter: Option<String>,
     /// Run every case of the long test matrices instead of a sample. Property tests also run more
-    /// cases, and the images contain programs of the release build.
+    /// cases, and the images contain the programs of the release build.
     #[arg(long, global = true)]
     pub(crate) complete: bool,
     /// The seed that selects the sample of the long test matrices. By default each run uses another
@@ -34,8 +34,9 @@ pub(crate) enum Selection {
     /// Check the format and the lints, and run the unit tests of the changed crates and of the
     /// crates that depend on them.
     Check {
-        /// A file counts as changed if it differs from this commit. By default the common ancestor
-        /// with the branch's upstream, or the parent of HEAD if there is no upstream.
+        /// The commit with which the files are compared: a file that differs counts as changed. The
+        /// default is the common ancestor with the branch's upstream, or the parent of HEAD if
+        /// there is no upstream.
         #[arg(long)]
         base: Option<String>,
     },

@@ -22,7 +22,7 @@ const GUARDS: [&str; 2] = ["integration", "test-runner"];
 const READ_BY_NO_CRATE: [&str; 3] = ["containers/", "integration/fuzz", "manifests/"];
 
 /// Compiles all unit tests. Runs the unit tests of the crates that differ from the commit `base`,
-/// and of the crates that depend on them.
+/// of the crates that depend on these crates, and of the crates of `GUARDS`.
 pub(crate) fn run_unit_tests(root: &Path, base: Option<&str>) -> Result<bool> {
     let metadata = MetadataCommand::new()
         .manifest_path(root.join("Cargo.toml"))

@@ -109,7 +109,7 @@ impl Job {
     /// Makes the job a background job, and triples its time limit.
     pub(crate) fn in_background(mut self) -> Self {
         self.cpu = CpuDemand::Background;
-        // A background job can wait long for idle CPU time.
+        // The limit is longer, because a background job can wait a long time for idle CPU time.
         self.limit *= 3;
         self
     }

@@ -12,9 +12,9 @@ use crate::summary::Tests;
 /// The largest part of a failed job's output that is printed, in bytes. The log contains the whole
 /// output.
 const SHOWN_BYTES: u64 = 512 * 1024;
-/// The number of lines of a failed job's output that are repeated at the end of a run.
+/// The number of lines of a failed job's output that are printed a second time at the end of a run.
 const LAST_LINES: usize = 4;
-/// The largest number of characters of each repeated line.
+/// The largest number of characters of each line that is printed a second time.
 const LAST_LINE_CHARS: usize = 160;
 /// The beginnings of lines that cargo and the test harness print after the reason of a failure.
 /// These lines are not repeated at the end of a run.
@@ -29,7 +29,7 @@ const FRAME: [&str; 7] = [
 ];
 /// The longest line of a log, in bytes. A longer line becomes several lines of the log.
 const LONGEST_LINE: u64 = 64 * 1024;
-/// The largest log, in bytes. A job that prints more fails.
+/// The largest size of a log, in bytes. A job whose output is larger fails.
 const LONGEST_LOG: usize = 256 * 1024 * 1024;
 
 /// Writes the output of a command to its log, and returns the counts of the tests that the output
@@ -114,7 +114,7 @@ fn end_of(log: &Path, most: u64) -> Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Prints a line. Ignores write errors: closing standard output does not stop the run.
+/// Prints a line. Ignores write errors, so that the run continues after standard output is closed.
 pub(crate) fn print_line(text: &str) {
     let _ = writeln!(std::io::stdout(), "{text}");
 }

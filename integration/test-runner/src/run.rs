@@ -1,4 +1,4 @@
-//! Starts, follows and ends the jobs of a run.
+//! The start, the supervision and the end of the jobs of a run.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -34,7 +34,7 @@ const IN_BACKGROUND: &str = "echo 19 2>/dev/null >/proc/self/autogroup
 chrt --idle 0 true 2>/dev/null && exec chrt --idle 0 \"$@\"
 exec nice -n 19 \"$@\"";
 
-/// The settings of a run.
+/// The settings of a run that do not affect the jobs themselves.
 #[derive(Debug)]
 struct RunSetting {
     /// The root of the repository.
@@ -69,8 +69,8 @@ pub(crate) fn run_and_report(root: PathBuf, live: bool, jobs: Vec<Job>) -> Resul
     let report = runtime.block_on(run(&setting, jobs))?;
     let table = summary::table(&report.rows, report.took);
     print_line(&format!("\n{table}"));
-    // The reasons of failures are repeated near the end of the output, because CI shows only the
-    // last lines of a long output.
+    // The reasons of failures are printed a second time near the end of the output, because CI
+    // shows only the last lines of a long output.
     let logs = setting.root.join("target/test-runner");
     for row in &report.rows {
         if let Outcome::Failed(reason) = &row.outcome {

@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn a_job_that_runs_alone_starts_after_foreground_jobs_and_delays_later_foreground_jobs() {
+    fn a_job_that_runs_alone_starts_when_all_cores_are_free_and_delays_other_foreground_jobs() {
         let jobs = vec![
             job("kernel").in_background(),
             job("build").on_cores(1),

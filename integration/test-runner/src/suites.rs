@@ -10,7 +10,7 @@ use crate::job::Job;
 /// The script that runs a program in an environment of the lab, on a kernel with IPVS.
 const RUN_IN_LAB: &str = "integration/lab/environment/run";
 const INSTALL: &str = "integration/lab/environment/install";
-/// The environment variable with the program by which cargo runs test binaries.
+/// The environment variable that names the program by which cargo runs test binaries.
 const CARGO_RUNNER: &str = "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER";
 /// The folder of the programs that the job `build` compiles.
 const PROGRAMS: &str = "target/x86_64-unknown-linux-gnu/debug";
@@ -24,8 +24,8 @@ const LINT_TARGET: &str = "target/lint";
 const EVERY_TEST: [&str; 5] = ["--locked", "--workspace", "--lib", "--test", "*"];
 
 /// The jobs that run tests in a guest: the name of the job, the name of the test binary, and the
-/// beginning of the names of the tests. Each job boots its own guest, in which one test runs at a
-/// time.
+/// beginning of the names of the tests. Each job boots a guest of its own, in which one test runs
+/// at a time.
 const GUEST_TESTS: [(&str, &str, &str); 12] = [
     ("system-forwarding", "system", "forwarding::"),
     ("system-interop", "system", "interop::"),
@@ -46,7 +46,7 @@ const GUEST_TESTS: [(&str, &str, &str); 12] = [
 pub(crate) struct RunOptions {
     /// The root of the repository.
     pub(crate) root: PathBuf,
-    /// The jobs run only tests whose names contain this text. `None`: all tests.
+    /// The jobs run only tests whose names contain this text. `None`: the jobs run all tests.
     pub(crate) filter: Option<String>,
     /// Whether property tests run more cases, and the images are made from the release build.
     pub(crate) complete: bool,
@@ -109,8 +109,8 @@ pub(crate) fn all(options: &RunOptions) -> Vec<Job> {
 pub(crate) fn check(base: Option<&str>) -> Result<Vec<Job>> {
     let runner = std::env::current_exe()?;
     let runner = runner.to_string_lossy().into_owned();
-    // The job does not call `runs_tests`, because a change of the documents affects no crate, and
-    // then no test runs.
+    // The job must not fail if it runs no test, so it does not call `runs_tests`: a change of a
+    // document can affect no crate.
     let mut unit = Job::new("unit", &[&runner, "changed-unit"]);
     if let Some(base) = base {
         unit = unit.arguments(&["--base", base]);
@@ -345,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_job_is_an_error_that_names_all_jobs() {
+    fn the_error_of_an_unknown_job_names_all_jobs() {
         let error = with_needs(all(&RunOptions::default()), &["nonsense".to_owned()]).unwrap_err();
         let text = error.to_string();
         assert!(
@@ -375,7 +375,7 @@ mod tests {
         );
     }
 
-    /// Without a job in [`GUEST_TESTS`], the tests of a module would never run.
+    /// A module of the system tests that has no job in [`GUEST_TESTS`] would never run.
     #[test]
     fn every_module_of_the_system_tests_has_a_job() {
         let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/system/main.rs");

@@ -75,7 +75,7 @@ pub(crate) fn stop_kubelet_and_containerd(runner: &mut CaseRunner) -> Result<Cas
 }
 
 /// Stops the API server for [`OUTAGE`], or for [`LONG_OUTAGE`] in a complete run, and kills all
-/// processes of a web pod.
+/// processes of a web pod at the beginning of the outage.
 ///
 /// Without the API server only health checks can detect that the web pod has failed.
 pub(crate) fn stop_api_server(runner: &mut CaseRunner) -> Result<CaseOutcome> {

@@ -30,7 +30,7 @@ pub(crate) enum AllowedLoss {
 /// The result of a case that has finished without an error, before its losses are compared.
 #[derive(Debug)]
 pub(crate) struct CaseOutcome {
-    /// The losses that the client may have counted during the case.
+    /// The losses that the client may count during the case without a failure of the case.
     pub(crate) allowed_loss: AllowedLoss,
     /// A measurement for the reader of the report.
     pub(crate) note: String,

@@ -18,9 +18,9 @@ use crate::report::{CaseOutcome, CaseRow};
 pub(crate) const NAMESPACES: [&str; 3] = ["web", "shop", "portlb-system"];
 /// The service address of the application `web`.
 pub(crate) const WEB: Ipv4Addr = Ipv4Addr::new(10, 1, 1, 10);
-/// Number of connections that the load keeps open.
+/// Number of lasting connections of the load on each application.
 pub(crate) const LASTING: usize = 20;
-/// Requests per second, each over a new connection.
+/// Requests per second of the load on each application, each over a new connection.
 pub(crate) const FRESH_PER_SECOND: u32 = 20;
 /// Time limit for a wait, long enough for a rolling update in a guest with two CPUs.
 pub(crate) const LONG: Duration = Duration::from_secs(300);

@@ -58,7 +58,7 @@ fn delete(runner: &mut CaseRunner, folders: [&str; 2]) -> Result<CaseOutcome> {
     })
 }
 
-/// Reports whether a line of `ip route` is a route of the uplink guard.
+/// Reports whether a line of `ip route show table all` is a route of the uplink guard.
 fn is_uplink_guard_route(route: &str) -> bool {
     route.starts_with("blackhole ") && route.contains(" table 112 ")
 }

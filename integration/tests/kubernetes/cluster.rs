@@ -103,8 +103,8 @@ impl TestNamespace<'_> {
             .unwrap()
     }
 
-    /// Applies a Service of the class of portlb on port 80. `annotations` is a YAML flow mapping
-    /// without braces.
+    /// Applies a Service with portlb's load balancer class and port 80. `annotations` is a YAML
+    /// flow mapping without braces.
     pub(crate) fn apply_service(&self, name: &str, annotations: &str) {
         self.apply(&format!(
             "apiVersion: v1

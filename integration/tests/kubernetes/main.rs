@@ -2,7 +2,7 @@
 //!
 //! pod-watcher connects through a proxy that refuses, cuts, stalls or slows connections.
 //! node-router verifies tokens that the API server has issued. `make test-kubernetes` runs these
-//! tests. They need no guest and no privilege.
+//! tests. The tests need no guest and no privilege.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 

@@ -199,12 +199,12 @@ fn synced_is_sent_only_after_all_lists_of_a_slow_api_server() {
     let stream = watcher.watch();
     let all = format!("tcp/10.1.1.10:80 -> {}", addresses.join(", "));
     stream.wait_for(&[&all], STALE);
-    // The stream has sent two events: the complete virtual server, and `synced`.
+    // The stream has sent two events: the virtual server with all real servers, and `synced`.
     assert_eq!(stream.event_count(), 2);
 }
 
 #[test]
-fn a_throttling_api_server_is_reported_and_asked_less_often() {
+fn an_api_server_that_answers_429_is_reported_and_gets_requests_less_often() {
     let served = ServedService::start(TestControlPlane::shared(), "throttled");
     let control = &served.namespace.cluster.control;
     // The API server serves one request of the ServiceAccount `portlb` at a time, and rejects
@@ -268,7 +268,7 @@ spec:
                 path,
             ];
             let began = Instant::now();
-            // The API server applies the new Role after a moment, so the first lists can fail.
+            // The new rules of the Role take effect after a moment, so the first requests can fail.
             while !has_ended.load(Ordering::Relaxed) && began.elapsed() < 3 * STALE {
                 let _ = control.kubectl(&ask);
             }
@@ -330,7 +330,8 @@ fn a_rotated_certificate_authority_is_used() {
         } = served;
     }
     cluster.control.restart_with_new_authority().unwrap();
-    // The restart has written the new certificate into the file that the kubeconfig names.
+    // pod-watcher reads the new certificate from the file that the kubeconfig names. The restart
+    // has replaced the content of this file.
     watcher.wait_for_readyz(&["200 OK", "2 virtual servers, 0 service ranges\n"], STALE);
     let namespace = TestNamespace {
         cluster: &cluster,
@@ -360,7 +361,7 @@ fn a_forbidden_verb_is_reported_with_the_rule_that_grants_it() {
         ],
         SOON,
     );
-    // pod-watcher sends no event while one of its lists is missing.
+    // pod-watcher sends no event, because it has no list of EndpointSlices.
     assert_eq!(stream.event_count(), 0, "{readyz}");
     let failures =
         "portlb_kubernetes_request_failures_total{resource=\"endpointslices\",reason=\"403\"}";
@@ -372,7 +373,7 @@ fn a_forbidden_verb_is_reported_with_the_rule_that_grants_it() {
     let lines = watcher.process.lines();
     let reports = lines.iter().filter(|line| line.contains("forbids"));
     assert_eq!(reports.count(), 1, "{lines:#?}");
-    // pod-watcher works after the Role has the rule that the message recommends.
+    // pod-watcher serves after the Role has the rule that the message recommends.
     namespace.grant(
         "[{apiGroups: [\"\"], resources: [services], verbs: [list, watch]},
           {apiGroups: [\"discovery.k8s.io\"], resources: [\"endpointslices\"], verbs: [\"list\", \"watch\"]}]",

@@ -352,7 +352,7 @@ fn the_status_keeps_the_address_when_one_of_two_pod_watchers_ends() {
     let leads_by = first.process.ended_at().unwrap() + HANDOVER;
     namespace.wait_for_value("lease/portlb", HOLDER, "lb-2", SOON);
     assert!(std::time::Instant::now() < leads_by);
-    // The address was in the status all the time, so there is no Event `Withdrawn`.
+    // The status had the address all the time, so there is no Event `Withdrawn`.
     let events = namespace.events();
     let withdrawn = |event: &String| event.starts_with("Withdrawn");
     assert!(!events.iter().any(withdrawn), "{events:?}");
@@ -428,8 +428,8 @@ fn a_service_keeps_its_pool_address_after_a_restart() {
     stream.wait_for(&[&served], SOON);
     drop(watcher);
 
-    // The new pod-watcher allocates addresses from the beginning. The Service `first`, which is
-    // created now, must not get the address that the status of the older Service records.
+    // The new pod-watcher allocates all addresses a second time. A further Service, `first`, must
+    // not get the address that the status of `second` records.
     namespace.apply_service("first", "");
     namespace.apply_endpoints("first", &["10.0.0.1"]);
     let watcher = start(&namespace, "lb-2", &kubeconfig, &announcer, &pool);

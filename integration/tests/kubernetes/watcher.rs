@@ -15,7 +15,7 @@ use virtual_server::DesiredChange;
 
 use crate::cluster::TestNamespace;
 
-/// Limit for waits that take milliseconds on an idle machine.
+/// Limit for waits. On an idle machine such a wait takes milliseconds.
 pub(crate) const SOON: Duration = Duration::from_secs(30);
 
 pub(crate) struct PodWatcherProcess {
@@ -142,7 +142,7 @@ impl Drop for PodWatcherProcess {
         if std::thread::panicking() {
             eprintln!("{}", self.process.tail());
         }
-        // Killing fails if the process has already ended.
+        // An error is ignored: it means that the process has ended.
         let _ = self.process.kill();
     }
 }

@@ -35,9 +35,10 @@ fn start(test: &str) -> ControlPlane {
     ControlPlane::start(&directory).unwrap()
 }
 
-/// Creates the Namespaces of the manifests with their ServiceAccount `default`.
+/// Creates the Namespaces of the manifests, and the ServiceAccount `default` in each Namespace.
 ///
-/// In a whole cluster a controller creates this ServiceAccount.
+/// In a cluster a controller creates this ServiceAccount, but the API server of the tests has no
+/// controllers.
 fn create_namespaces(api: &ControlPlane, rendered: &RenderedManifests) {
     for namespace in rendered.of_kind("Namespace") {
         let name = text(&namespace["metadata"]["name"]);
@@ -85,7 +86,7 @@ fn the_api_server_accepts_all_manifests_without_a_warning() {
         let output = apply(&[]);
         let objects = applied(path).objects.len();
         assert_eq!(output.lines().count(), objects, "{output}");
-        // A second apply changes no workload, so no pod is replaced.
+        // A second apply of the same manifests changes no workload. A change would replace pods.
         let before = generations(&api);
         apply(&[]);
         assert_eq!(generations(&api), before, "{path}");
@@ -202,7 +203,8 @@ fn a_delete_by_the_label_of_portlb_keeps_the_namespaces() {
     assert_eq!(remaining, ["namespace/portlb-system", "namespace/web"]);
 }
 
-/// Returns the name of each workload, and whether the API server admits its pod into the namespace.
+/// Returns the name of each workload, and whether the API server admits the pod of the workload
+/// into the namespace.
 ///
 /// The pods are created with `--dry-run`, so no pod exists afterwards.
 fn admission(
@@ -346,7 +348,8 @@ impl Account<'_> {
         (status.to_owned(), answer.to_owned())
     }
 
-    /// Checks that the account may list and watch. The API server ends the watch after one second.
+    /// Checks that the account may list and watch the objects at `path`. The API server ends the
+    /// watch after one second.
     #[track_caller]
     fn may_list_and_watch(&self, path: &str) {
         self.may(&["get", "--raw", path]);
@@ -409,8 +412,8 @@ fn pod_watcher_has_exactly_the_rights_that_it_uses() {
     let renewed = json!({"spec": {"leaseTransitions": 1}});
     watcher.may_patch(&format!("{reports}/portlb-load-balancer-0"), &renewed);
     watcher.may_list_and_watch(reports);
-    // Other programs in the namespace can also use Leases, so pod-watcher must not delete any
-    // Lease.
+    // pod-watcher must not delete any Lease, because other programs in the namespace can also use
+    // Leases.
     for name in ["portlb", "portlb-load-balancer-0"] {
         watcher.may_not(&["delete", "lease", name, "-n", "web"]);
     }

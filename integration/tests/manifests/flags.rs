@@ -76,7 +76,7 @@ fn every_flag_and_variable_of_the_manifests_exists_in_its_program() {
     }
 }
 
-/// Values of the downward API for the addresses of a pod and of its node.
+/// Values of the downward API: the addresses of a pod and of its node.
 struct DownwardAddresses {
     pod_ip: &'static str,
     pod_ips: &'static str,
@@ -84,9 +84,10 @@ struct DownwardAddresses {
     host_ips: &'static str,
 }
 
-/// Addresses in an IPv4 cluster, an IPv4-first and an IPv6-first dual-stack cluster.
+/// Addresses of a pod and its node in an IPv4 cluster, in an IPv4-first and in an IPv6-first
+/// dual-stack cluster.
 ///
-/// The addresses are in the address plan of `overlays/flat-l2`.
+/// The addresses belong to the address plan of `overlays/flat-l2`.
 const CLUSTERS: [DownwardAddresses; 3] = [
     DownwardAddresses {
         pod_ip: "10.244.1.7",
@@ -177,8 +178,8 @@ fn every_daemon_accepts_its_configuration_in_ipv4_and_dual_stack_clusters() {
     ];
     let mut checked = BTreeSet::new();
     for rendered in everything() {
-        // A component on its base lacks the values that an overlay sets, such as addresses. Only
-        // file-source gives pod-watcher a complete configuration.
+        // An overlay sets values such as addresses, so a component on its base is not complete. The
+        // only exception is pod-watcher with the component file-source.
         if rendered.name.starts_with("components/") && !rendered.name.ends_with("file-source") {
             continue;
         }
@@ -190,7 +191,8 @@ fn every_daemon_accepts_its_configuration_in_ipv4_and_dual_stack_clusters() {
                     continue;
                 }
                 let folder = tempfile::tempdir().unwrap();
-                // In a cluster the daemon uses its ServiceAccount token instead of a kubeconfig.
+                // In this test a kubeconfig replaces the ServiceAccount token that the daemon uses
+                // in a cluster.
                 let kubeconfig = folder.path().join("kubeconfig");
                 fs::write(&kubeconfig, KUBECONFIG).unwrap();
                 for addresses in &CLUSTERS {

@@ -152,7 +152,7 @@ fn only_pod_watcher_has_a_token_for_the_api_server() {
 }
 
 #[test]
-fn announcer_and_node_router_have_one_group_and_mount_only_the_socket_folder() {
+fn announcer_and_node_router_share_a_group_and_mount_only_the_socket_folder() {
     each_container(|pod, container| {
         if ["bgp-announcer", "node-router"].contains(&container.program) {
             assert_eq!(

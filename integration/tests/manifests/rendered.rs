@@ -24,7 +24,8 @@ pub(crate) struct RenderedManifests {
 
 /// The pod template of a workload.
 pub(crate) struct WorkloadPod<'a> {
-    /// Name in messages, such as `overlays/flat-l2: web/Deployment/load-balancer`.
+    /// The name that messages of the tests show, such as `overlays/flat-l2:
+    /// web/Deployment/load-balancer`.
     pub(crate) name: String,
     pub(crate) kind: &'a str,
     pub(crate) spec: &'a Value,
@@ -32,7 +33,7 @@ pub(crate) struct WorkloadPod<'a> {
 
 /// A container or an init container of a pod.
 pub(crate) struct Container<'a> {
-    /// Name in messages: the name of the pod and the name of the container.
+    /// The name that messages of the tests show: the name of the pod and the name of the container.
     pub(crate) name: String,
     pub(crate) is_init: bool,
     /// The program of portlb in the container's image.
@@ -128,7 +129,7 @@ impl RenderedManifests {
             .filter(move |object| object["kind"] == kind)
     }
 
-    /// Returns the object of this kind, namespace and name.
+    /// Returns the object with this kind, namespace and name.
     ///
     /// `name` does not include the suffix that kustomize adds to the name of a ConfigMap.
     #[track_caller]
@@ -164,7 +165,8 @@ impl RenderedManifests {
             .collect()
     }
 
-    /// Returns names and values of the variables that a container gets from ConfigMaps.
+    /// Returns the names and values of the environment variables that a container gets from
+    /// ConfigMaps.
     pub(crate) fn variables_from<'a>(&'a self, container: &'a Value) -> Vec<(&'a str, &'a str)> {
         let mut variables = Vec::new();
         for source in list(&container["envFrom"]) {
@@ -201,7 +203,7 @@ impl WorkloadPod<'_> {
     }
 }
 
-/// Returns the items of a list; no items if the value is not a list.
+/// Returns the items of a list, or an empty slice if the value is not a list.
 pub(crate) fn list(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }

@@ -95,7 +95,8 @@ fn a_reflector_accepts_a_path_for_each_address_of_a_load_balancer() {
             })
             .sum();
         assert!(addresses > 0, "{name}: {announced}");
-        // The announcer can also announce the ranges themselves, so the limit must be larger.
+        // The announcer can also announce each range as a whole, so the limit must be larger than
+        // the number of addresses.
         assert!(
             maximum_paths > addresses,
             "{name}: maximumPaths must be larger than {addresses} addresses"

@@ -60,19 +60,21 @@ fn terminate(system: &System, daemon: DaemonInstance) -> Result<Process> {
 }
 
 #[test]
-fn a_terminated_lb_pod_drains_step_by_step_and_loses_no_request() {
+fn a_terminated_lb_pod_drains_step_by_step_and_no_request_is_lost() {
     let system = start_with_delays("drain-order", "1500ms", "1500ms").unwrap();
     let client = system.network.client().unwrap();
     let connections = persistent_connections(&system).unwrap();
     let url = format!("http://{}/", service());
     let load = Wrk::start(&client, &url, 8, Duration::from_secs(6)).unwrap();
 
-    // Kubernetes terminates all containers of a pod simultaneously.
+    // All three daemons get SIGTERM at the same time, because Kubernetes terminates all containers
+    // of a pod simultaneously.
     let began = Instant::now();
     let processes = System::lb_pod(0).map(|daemon| terminate(&system, daemon).unwrap());
     wait_for_graceful_shutdown(&system).unwrap();
     assert!(began.elapsed() < Duration::from_millis(1500));
-    // The router prefers the other lb pods before lb-a withdraws its path.
+    // lb-a's path becomes least preferred before its withdrawal, so the router uses only the other
+    // lb pods.
     system.wait_until_announced(&[1, 2], SOON).unwrap();
     assert!(
         path_of_lb_a(&system).unwrap().is_some(),
@@ -90,8 +92,8 @@ fn a_terminated_lb_pod_drains_step_by_step_and_loses_no_request() {
         withdrawn >= Duration::from_millis(1500),
         "after {withdrawn:?}"
     );
-    // Late packets are still forwarded: the node routes and the kernel's table stay during the
-    // linger.
+    // During the linger the node routes and the kernel's table stay, so that late packets are
+    // forwarded.
     let [_, _, announcer] = &processes;
     assert!(announcer.is_running());
     assert_eq!(system.node_routes(0).unwrap().len(), 2);
@@ -128,7 +130,7 @@ fn a_terminated_lb_pod_drains_step_by_step_and_loses_no_request() {
 }
 
 #[test]
-fn drain_and_undrain_lose_no_request() {
+fn no_request_is_lost_when_an_announcer_is_drained_and_undrained() {
     let mut system = start_with_delays("drain-rpc", "500ms", "300ms").unwrap();
     under_load(&mut system, |system| {
         let withdrawn = system.drain(0)?;
@@ -148,7 +150,7 @@ fn drain_and_undrain_lose_no_request() {
 #[test]
 fn a_drain_does_not_wait_for_reflectors_that_do_not_answer() {
     let mut system = start_with_delays("drain-alone", "500ms", "500ms").unwrap();
-    // Reflector 1 is dead and reflector 2 hangs.
+    // Reflector 1 has ended and reflector 2 does not answer.
     system.kill(DaemonInstance::RouteReflector(0)).unwrap();
     let hanging = system
         .process(DaemonInstance::RouteReflector(1))

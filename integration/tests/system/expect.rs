@@ -122,7 +122,7 @@ pub(crate) fn ensure_no_connection_was_lost(connections: PersistentConnections) 
 
 /// Runs `event` while a client keeps connections open and continuously makes new connections.
 ///
-/// Returns an error if a connection is lost or a request fails.
+/// Returns an error if a connection is lost or a request over a new connection fails.
 pub(crate) fn under_load<T>(
     system: &mut System,
     event: impl FnOnce(&mut System) -> Result<T>,

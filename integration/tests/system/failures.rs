@@ -68,7 +68,7 @@ fn without_pod_watchers_nothing_is_withdrawn_and_health_checks_continue() {
         })
         .unwrap();
     }
-    // A desired set of the new pod-watchers takes effect.
+    // The new pod-watchers serve a changed desired set, and the change takes effect.
     system
         .write_desired(&System::web_of(&system.network.web_pods[1..]))
         .unwrap();
@@ -165,7 +165,8 @@ fn a_stopped_announcer_does_not_count_its_own_sleep_as_silence_of_the_data_plane
     let before = made();
     let process = system.process(announcer).unwrap();
     process.signal(Signal::SIGSTOP).unwrap();
-    // The sleep is longer than the data plane timeout and shorter than the hold time.
+    // The announcer sleeps longer than the data plane timeout (500 ms) and shorter than the hold
+    // time.
     std::thread::sleep(Duration::from_millis(1500));
     process.signal(Signal::SIGCONT).unwrap();
     wait_until_ready(&system, announcer).unwrap();
@@ -330,8 +331,8 @@ fn no_connection_is_lost_when_whole_lb_pods_are_killed_in_turn() {
 #[test]
 fn the_path_of_a_disconnected_node_is_withdrawn_when_the_hold_timer_expires() {
     let mut system = System::new("cut", ReferenceOptions::default()).unwrap();
-    // The desired set has only web pods of the other nodes, because clients cannot reach web pods
-    // of node-b.
+    // The web pods of node-b are not in the desired set, because packets cannot reach them after
+    // node-b is disconnected.
     let reachable = system.network.web_pods.iter().cloned();
     let reachable: Vec<_> = reachable.filter(|pod| pod.node != "node-b").collect();
     system.write_desired(&System::web_of(&reachable)).unwrap();

@@ -1,6 +1,7 @@
 //! Tests with entries, routes and tables of other programs.
 //!
-//! portlb never changes foreign state, and repairs its own state when another program changes it.
+//! portlb never changes foreign state. When another program changes the state of portlb, portlb
+//! repairs its state.
 
 use std::{net::SocketAddr, process::Command, time::Duration};
 
@@ -188,7 +189,7 @@ fn web(system: &System) -> Desired {
     only_ranges().with(virtual_server(1, port(80), &system.network.web_pods))
 }
 
-/// Waits until ipvs-programmer has finished `count` more audits.
+/// Waits until ipvs-programmer has finished `count` audits that have started after the call.
 fn wait_for_audits(system: &System, count: u32) {
     // Each round sets a wrong weight and waits until an audit has repaired the weight. So the
     // repairing audit has read the weight after the round began.
@@ -394,7 +395,7 @@ fn a_restart_writes_only_the_entries_that_differ_from_the_desired_set() {
     let server = SocketAddr::new(service(1)[0], 80);
     http::spread(&client, server, 6, SOON).unwrap();
     // A new entry has no connection counts, and a new real server changes the order of the real
-    // servers. So an equal table shows that no entry was written again.
+    // servers. So an unchanged table shows that ipvs-programmer has not replaced an entry.
     let entries = || {
         lb_host
             .output("ipvsadm", ["-L", "-n"])
@@ -403,7 +404,8 @@ fn a_restart_writes_only_the_entries_that_differ_from_the_desired_set() {
     };
     let expected = entries();
 
-    // The kernel reports each change of routes and of nftables to monitors, but no change of IPVS.
+    // `ip monitor` and `nft monitor` print each change of routes and of nftables. No monitor exists
+    // for changes of IPVS.
     let monitors = [("ip", "monitor route"), ("nft", "monitor")].map(|(program, arguments)| {
         let mut command = Command::new(program);
         command.args(arguments.split(' '));
@@ -474,9 +476,10 @@ fn flush_monitors(host: &Host, monitors: &[lab::Process; 2], address: &str, name
     .unwrap();
 }
 
-/// Returns the lines of the table without the numbers of inactive connections.
+/// Returns the lines of an IPVS table without the numbers of inactive connections.
 ///
-/// Closed connections expire while the test runs, so these numbers change.
+/// Closed connections expire while the test runs, so these numbers change without a change by a
+/// program.
 fn without_inactive(table: String) -> Vec<String> {
     let words = |line: &str| {
         let mut words: Vec<_> = line.split_whitespace().collect();

@@ -35,7 +35,8 @@ pub(crate) const SILENCE: Duration = Duration::from_millis(400);
 
 /// Starts one lb pod, one reflector and the node-router of each node.
 ///
-/// Returns after every virtual server of `desired` is serving and its service range is announced.
+/// Returns after every virtual server of `desired` is serving and the service ranges of `desired`
+/// are announced.
 pub(crate) fn one_lb_pod(
     name: &str,
     options: ReferenceOptions,
@@ -163,6 +164,6 @@ pub(crate) fn weight(
 /// Lets processes of a host bind a service address that the host has only as a local route, not on
 /// an interface.
 pub(crate) fn allow_binding(host: &Host) {
-    // IPv4 allows such a bind without a sysctl.
+    // For IPv4 the kernel allows such a bind without a sysctl.
     host.sysctl("ipv6/ip_nonlocal_bind", "1").unwrap();
 }

@@ -1,6 +1,6 @@
-//! Tests of all daemons together with real programs.
+//! Tests of all daemons of portlb together with real routers and clients.
 //!
-//! Run by `make test-integration`, one test at a time in an environment of the lab.
+//! `make test-integration` runs these tests, one at a time, in an environment of the lab.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 

@@ -45,8 +45,8 @@ fn each_missing_step_delays_the_announcement_and_readyz_names_it() {
     let lb_pod = system.host(PROGRAMMER).unwrap();
     let lb_address = system.network.lb_pods[0].address;
 
-    // Each obstacle of this test causes one missing step. The kernel refuses a real server at a
-    // broadcast address.
+    // Each obstacle of this test causes one missing step. The first obstacle: the address of a real
+    // server is a broadcast address, and the kernel refuses such a real server.
     let web_1 = system.network.web_pods[0].address;
     let refused = format!("broadcast {web_1} dev eth0 table local");
     lb_pod.ip(&format!("route add {refused}")).unwrap();

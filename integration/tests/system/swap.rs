@@ -23,7 +23,7 @@ const REPLACED_BY_DATA_PLANE: [DaemonInstance; 2] = [
     DaemonInstance::IpvsProgrammer(0),
 ];
 
-/// Starts lb-a, the node-router of each node and both reflectors, except the `replaced` daemons.
+/// Starts lb-a, the node-router of each node and both reflectors, but not the daemons `replaced`.
 fn start_without(system: &mut System, replaced: &[DaemonInstance]) {
     let reflectors = [0, 1].map(DaemonInstance::RouteReflector);
     let node_routers = [0, 1, 2].map(DaemonInstance::NodeRouter);
@@ -122,8 +122,8 @@ fn the_paths_of_a_data_plane_without_heartbeats_are_least_preferred_after_each_t
         .unwrap();
     let changes = system.fib.changes().len();
     let began = Instant::now();
-    // After each timeout the announcer makes the paths least preferred. Then it watches the data
-    // plane again, and the paths become normal. Each change makes an announcement.
+    // After each timeout the announcer makes the paths least preferred. Then it starts a new watch
+    // of the data plane, and the paths become normal. Each of these changes is an announcement.
     eventually("the announcer has made four announcements", || {
         let made = metric(&system, ANNOUNCER, "portlb_announcements_made_total")?;
         ensure!(made >= 4.0, "{made}");

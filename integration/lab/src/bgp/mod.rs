@@ -30,8 +30,8 @@ const START: Duration = Duration::from_secs(10);
 /// The hold time that every foreign speaker of the lab proposes, in seconds.
 pub const HOLD_TIME_SECONDS: u16 = 9;
 
-/// The configuration of a foreign BGP speaker, in a form that fits every program. The speaker
-/// accepts every path that a peer sends.
+/// The configuration of a foreign BGP speaker, in a form that is independent of the program. The
+/// speaker accepts every path that a peer sends.
 #[derive(Debug, Clone)]
 pub struct ForeignSpeaker {
     pub asn: u32,
@@ -46,7 +46,7 @@ pub struct ForeignSpeaker {
     pub installs_routes: bool,
 }
 
-/// A peer of a foreign speaker, or all peers whose addresses are in one range.
+/// A peer of a foreign speaker, or several peers whose addresses are in one range.
 #[derive(Debug, Clone)]
 pub struct ForeignPeer {
     /// The name of the peer in the program's configuration. It must be one word.
@@ -75,11 +75,11 @@ pub enum Remote {
 /// The add-path mode of a session (RFC 7911), from the view of the foreign speaker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AddPath {
-    /// One path for each prefix, in both directions.
+    /// The session carries one path for each prefix, in both directions.
     No,
-    /// The speaker can receive several paths of one prefix.
+    /// The foreign speaker can receive several paths of one prefix.
     Receive,
-    /// The speaker sends all paths of a prefix.
+    /// The foreign speaker sends all paths of a prefix.
     Send,
 }
 
@@ -114,7 +114,8 @@ pub struct RunningSpeaker {
 }
 
 impl ForeignSpeaker {
-    /// Returns a speaker in the lab's autonomous system, without peers and announcements.
+    /// Returns a speaker in the lab's autonomous system, without a peer and without an
+    /// announcement.
     pub fn new(local: IpAddr, router_id: Ipv4Addr) -> Self {
         Self {
             asn: ASN,
@@ -137,7 +138,7 @@ impl ForeignSpeaker {
         self
     }
 
-    /// Makes the speaker write received paths to the kernel.
+    /// Makes the speaker write its best paths to the kernel.
     pub fn install_routes(mut self) -> Self {
         self.installs_routes = true;
         self
@@ -206,8 +207,8 @@ impl Program {
         }
     }
 
-    /// Starts the program on a host. Returns before any session is established: wait for paths with
-    /// [`RunningSpeaker::wait_for_table`] or [`FibWatcher`](crate::FibWatcher).
+    /// Starts the program on a host. Returns before any session is established, so callers wait for
+    /// paths with [`RunningSpeaker::wait_for_table`] or [`FibWatcher`](crate::FibWatcher).
     pub fn start(self, host: &Host, speaker: &ForeignSpeaker) -> Result<RunningSpeaker> {
         let config = self.config(speaker);
         let run = host.run_directory()?;
@@ -254,8 +255,8 @@ impl RunningSpeaker {
         Ok(table)
     }
 
-    /// Waits until the output of [`table`](Self::table) contains each text of `wanted`: prefixes or
-    /// next hops.
+    /// Waits until the output of [`table`](Self::table) contains each text of `wanted`, such as a
+    /// prefix or a next hop.
     pub fn wait_for_table(&self, wanted: &[&str], within: Duration) -> Result<()> {
         let what = format!("the table of {} contains {wanted:?}", self.process.name());
         crate::wait_for(&what, within, || {

@@ -95,8 +95,9 @@ pub(super) fn kubelet(resolv_conf: &Path) -> String {
     .to_string()
 }
 
-/// Returns the `KubeProxyConfiguration` of a node. All limits of connection tracking are 0, so that
-/// kube-proxy does not set them: a network namespace other than the initial one cannot write them.
+/// Returns the `KubeProxyConfiguration` of a node. All limits of connection tracking are 0, which
+/// means that kube-proxy does not set them. Only the initial network namespace can set these
+/// limits, and a node has another one.
 pub(super) fn kube_proxy(
     mode: ProxyMode,
     name: &str,

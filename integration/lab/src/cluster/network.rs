@@ -37,17 +37,17 @@ const BRIDGE: &str = "nodes";
 const CLIENT: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 100, 0, 10), LENGTH);
 const UPLINK: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 100, 0, 1), LENGTH);
 
-/// Returns the name of a node. Numbers begin with 1.
+/// Returns the name of the node with this number. Numbers begin with 1.
 pub(super) fn name(number: u8) -> String {
     format!("n{number}")
 }
 
-/// Returns the address of a node. Numbers begin with 1.
+/// Returns the address of the node with this number. Numbers begin with 1.
 pub fn node_address(number: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 200, 0, 10 + number)
 }
 
-/// Returns the range of the addresses of a node's pods.
+/// Returns the range of the pod addresses of the node with this number.
 pub(super) fn pods(number: u8) -> Ipv4Net {
     Ipv4Net::new_assert(Ipv4Addr::new(10, 244, number, 0), LENGTH)
 }

@@ -56,7 +56,7 @@ pub struct ControlPlaneSettings {
 
 impl ControlPlane {
     /// Starts etcd and the API server with their files in `directory`, and returns when the API
-    /// server is ready. Deletes the old content of `directory`.
+    /// server is ready. Deletes all files that `directory` contains before the start.
     pub fn start(directory: &Path) -> Result<Self> {
         Self::start_with(directory, ControlPlaneSettings::default())
     }
@@ -115,9 +115,9 @@ impl ControlPlane {
         self.directory.join("admin.kubeconfig")
     }
 
-    /// Writes a kubeconfig that connects to `server`, such as a [`FaultProxy`](super::FaultProxy),
-    /// with `token`. The kubeconfig names the file `<name>.token` in the same folder, so that a
-    /// test can replace the token.
+    /// Writes a kubeconfig that connects with `token` to `server`, which can be the address of a
+    /// [`FaultProxy`](super::FaultProxy). The token is in the file `<name>.token` next to the
+    /// kubeconfig, so that a test can replace the token.
     pub fn kubeconfig_for(&self, name: &str, server: SocketAddr, token: &str) -> Result<PathBuf> {
         credentials::write_kubeconfig(&self.directory, name, server, token)
     }
@@ -129,8 +129,8 @@ impl ControlPlane {
         Ok(token.trim().to_owned())
     }
 
-    /// Creates a namespace and its ServiceAccount `default`, without which the API server accepts
-    /// no pods.
+    /// Creates a namespace and its ServiceAccount `default`. Without this ServiceAccount the API
+    /// server accepts no pods in the namespace.
     pub fn create_namespace(&self, name: &str) -> Result<()> {
         self.kubectl(&["create", "namespace", name])?;
         self.kubectl(&["create", "serviceaccount", "default", "-n", name])?;
@@ -187,7 +187,7 @@ impl ControlPlane {
         self.api_server.as_ref()
     }
 
-    /// Kills the API server. etcd continues and keeps its data.
+    /// Kills the API server. etcd continues to run and keeps its data.
     pub fn stop(&mut self) -> Result<()> {
         match self.api_server.take() {
             Some(api_server) => api_server.kill(),
@@ -215,8 +215,8 @@ impl ControlPlane {
             .args(["--authorization-mode=Node,RBAC", "--allow-privileged=true"])
             .args(&self.options);
         if self.address.ip().is_loopback() {
-            // The API server refuses loopback addresses in Endpoints, and would retry forever to
-            // write its own address.
+            // The API server cannot write its own address into Endpoints if it is a loopback
+            // address. Without this option it would retry forever.
             command.arg("--endpoint-reconciler-type=none");
         }
         let name = match self.starts {
@@ -282,8 +282,8 @@ impl ControlPlane {
             let client = self.client().await?;
             anyhow::Ok(client.request_text(readyz).await?)
         };
-        // The request is sent from a new thread, because a test can call this function inside a
-        // tokio runtime, which cannot block on a second runtime.
+        // A test can call this function inside a tokio runtime, and such a thread cannot block on a
+        // second runtime. So a new thread sends the request.
         let answer = thread::scope(|scope| {
             let answer = scope.spawn(|| block_on(request)?).join();
             answer.unwrap_or_else(|panic| std::panic::resume_unwind(panic))

@@ -119,12 +119,13 @@ impl RemoteControlPlane {
         })
     }
 
-    /// Kills the API server. etcd continues and keeps its data.
+    /// Kills the API server. etcd continues to run and keeps its data.
     pub fn stop_api_server(&self) -> Result<()> {
         self.request(&ControlRequest::StopApiServer).map(drop)
     }
 
-    /// Starts the API server again and waits until it is ready.
+    /// Starts the API server after [`stop_api_server`](Self::stop_api_server), and waits until it
+    /// is ready.
     pub fn start_api_server(&self) -> Result<()> {
         self.request(&ControlRequest::StartApiServer).map(drop)
     }
@@ -179,14 +180,14 @@ fn bring_in_cable(host: &Host) -> Result<()> {
     ))
 }
 
-/// Returns the folder of the control plane's files. It is on the file system that a guest shares
-/// with the machine.
+/// Returns the folder of the control plane's files. A guest can read it, because it is on the file
+/// system that the guest shares with the machine.
 fn directory() -> PathBuf {
     crate::repository().join("target/lab/control-plane-host/control-plane")
 }
 
-/// The users with a kubeconfig: user name, group, and file name of the kubeconfig without its
-/// extension.
+/// The users with a kubeconfig: the name of the user, its group, and the file name of the
+/// kubeconfig without its extension.
 pub const USERS: [(&str, &str, &str); 4] = [
     ("system:node:n1", "system:nodes", "n1"),
     ("system:node:n2", "system:nodes", "n2"),
@@ -195,7 +196,8 @@ pub const USERS: [(&str, &str, &str); 4] = [
 ];
 
 /// Runs the program `control-plane`: starts etcd and the API server in this network namespace, then
-/// carries out requests until the program is killed. etcd and the API server are killed with it.
+/// handles requests until the program is killed. The kernel then also kills etcd and the API
+/// server.
 pub fn serve() -> Result<()> {
     let directory = directory();
     fs::create_dir_all(&directory)
@@ -204,8 +206,8 @@ pub fn serve() -> Result<()> {
     let settings = ControlPlaneSettings {
         address: Some(CONTROL.addr().into()),
         users: users.to_vec(),
-        // No DNS server has the names of the nodes, so the API server must connect to their
-        // addresses.
+        // The names of the nodes are not in DNS, so the API server must connect to the addresses of
+        // the nodes.
         options: vec!["--kubelet-preferred-address-types=InternalIP".to_owned()],
     };
     let control_plane = ControlPlane::start_with(&directory, settings)?;
@@ -233,7 +235,7 @@ pub fn serve() -> Result<()> {
     Ok(())
 }
 
-/// Reads one request from a connection, carries it out and sends the answer.
+/// Reads one request from a connection, handles the request and sends the answer.
 fn carry_out(stream: TcpStream, control_plane: &RwLock<ControlPlane>) -> Result<()> {
     let mut line = String::new();
     BufReader::new(&stream)

@@ -49,8 +49,8 @@ pub(super) fn write(
     Ok(())
 }
 
-/// Returns the path of the file with the certificates of the API server and of its authority. The
-/// API server creates this file when it starts and the file does not exist.
+/// Returns the path of the file with the certificate of the API server and the certificate of its
+/// authority. If the file does not exist, the API server creates it at its start.
 pub(super) fn authority(directory: &Path) -> PathBuf {
     directory.join("certificates/apiserver.crt")
 }

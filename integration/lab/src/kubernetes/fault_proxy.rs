@@ -13,11 +13,11 @@ use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
-/// The largest number of bytes that the proxy reads at a time.
+/// The largest number of bytes of one read from a connection.
 const CHUNK: usize = 16 * 1024;
 /// The largest number of queued chunks in one direction of one connection.
 const QUEUED_CHUNKS: usize = 64;
-/// The interval at which a connection with a limited rate sends.
+/// The interval between two writes to a connection in the mode `Slow`.
 const TICK: Duration = Duration::from_millis(20);
 const SOON: Duration = Duration::from_secs(10);
 
@@ -66,7 +66,7 @@ struct ConnectionCounts {
     // accepts after this number has changed.
     cuts: usize,
     accepted: usize,
-    // The number of open connections, by the number of cuts at their accept.
+    // The number of open connections, by the number of cuts at the time when each was accepted.
     open: BTreeMap<usize, usize>,
 }
 
@@ -116,7 +116,7 @@ impl FaultProxy {
         self.address
     }
 
-    /// Forwards all data without delay.
+    /// Forwards all data without a delay. Ends the effect of the methods below.
     pub fn pass(&self) -> Result<()> {
         self.set(TrafficMode::Pass)
     }
@@ -167,7 +167,7 @@ impl FaultProxy {
         self.shared.lock().open.values().sum()
     }
 
-    /// Waits until `count` connections have been accepted since the start.
+    /// Waits until `count` connections have been accepted since the start of the proxy.
     pub fn wait_for_accepted(&self, count: usize, within: Duration) -> Result<()> {
         let what = format!("the proxy has accepted {count} connections");
         self.shared
@@ -275,7 +275,7 @@ impl ConnectionCounts {
     }
 }
 
-/// Forwards one connection until both sides have closed it or a cut resets it.
+/// Forwards one connection until both sides have closed it or `cut` resets it.
 async fn serve(
     mut client: TcpStream,
     target: SocketAddr,
@@ -303,13 +303,14 @@ async fn serve(
     };
     if has_failed {
         for stream in [Some(&client), server.as_ref()].into_iter().flatten() {
-            // An error is ignored: it means that the peer has already reset the connection.
+            // An error is ignored: it means that the peer has reset the connection.
             let _ = stream.set_zero_linger();
         }
     }
 }
 
-/// Forwards one direction of a connection, including its end.
+/// Forwards the data of one direction of a connection, and closes this direction after the last
+/// data.
 async fn carry(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
@@ -366,7 +367,7 @@ async fn deliver(
     Ok(())
 }
 
-/// Waits until the mode lets data through, and returns the mode.
+/// Waits while data must not be forwarded, and returns the mode in which it is forwarded.
 async fn wait_until_flowing(control: &mut watch::Receiver<ProxyState>) -> io::Result<TrafficMode> {
     let flows = |control: &ProxyState| match control.mode {
         TrafficMode::Hang | TrafficMode::Refuse => false,
@@ -388,7 +389,7 @@ mod tests {
 
     const SHORT: Duration = Duration::from_millis(200);
 
-    /// Starts a server that returns all received data, and returns its address. The server ends
+    /// Starts a server that sends all received data back, and returns its address. The server ends
     /// with the test program.
     fn echo() -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -153,7 +153,8 @@ fn served_at(range: IpNet, watching: oneshot::Sender<()>) -> Result<Instant> {
         while let Some(message) = stream.message().await? {
             match message.event {
                 Some(Event::Synced(_)) => {
-                    // An error is ignored: the send fails only if the measurement has failed.
+                    // An error is ignored: the send fails only if the receiving thread has stopped
+                    // the measurement.
                     let _ = watching.take().map(|watching| watching.send(()));
                 }
                 Some(Event::ServiceAddress(address))

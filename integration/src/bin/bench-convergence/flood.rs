@@ -31,7 +31,7 @@ const ROUTERS: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 2, 0), 24);
 /// The prefix of the client that does not flood.
 const CHANGED: Ipv4Addr = Ipv4Addr::new(10, 1, 1, 10);
 
-/// The number of the flooding client's prefixes: 10.1.0.0/32, 10.1.0.1/32 and so on.
+/// The number of prefixes that the flooding client changes: 10.1.0.0/32, 10.1.0.1/32 and so on.
 const FLOODED: u32 = 100;
 
 const OPEN: u8 = 1;

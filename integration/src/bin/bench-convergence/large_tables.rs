@@ -1,7 +1,7 @@
 //! The time from a new file to a real server in the kernel's table, for several table sizes.
 //!
-//! portlb runs in lb-a and keepalived in lb-b. The real servers do not exist, so neither program
-//! checks them.
+//! portlb runs in lb-a and keepalived in lb-b. The real servers do not exist, so neither portlb nor
+//! keepalived checks them.
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -23,7 +23,8 @@ use integration::report::{BenchmarkTable, Figures};
 /// The longest time until the kernel's table has a change. A change of the largest table takes
 /// seconds.
 const DEADLINE: Duration = Duration::from_secs(120);
-/// The time between two reads of the kernel's entry. It is the resolution of the measured times.
+/// The time between two reads of the changing entry in the kernel. It is the resolution of the
+/// measured times.
 const POLL_INTERVAL: Duration = Duration::from_micros(200);
 /// The pause after each change, in which portlb and keepalived finish the work of the change.
 const PAUSE: Duration = Duration::from_millis(500);

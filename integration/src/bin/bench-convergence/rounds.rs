@@ -17,7 +17,8 @@ use integration::report::Figures;
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// An announcer that is measured: portlb's or a foreign one. At most one announcer runs at a time.
+/// An announcer that the benchmark measures: portlb's or a foreign one. At most one announcer runs
+/// at a time.
 #[derive(Debug)]
 pub(crate) struct Announcer {
     next_hop: IpAddr,

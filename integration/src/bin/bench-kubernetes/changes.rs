@@ -116,7 +116,8 @@ pub(crate) fn rolling(
     })?;
     eprintln!("changed {ROLLED} endpoints in {:?}", last - began);
     let what = format!("{scale}: {ROLLED} endpoints rolled, last one ->");
-    // Each table has its own thread, so that the polls of one table do not delay the others.
+    // A separate thread polls each table, so that the polls of one table do not delay the polls of
+    // another one.
     let (discovery, portlb, other) = thread::scope(|scope| {
         let discovery = scope.spawn(|| wait_for_discovery(sides, &table(&wanted, service_address)));
         let tables = sides.programmers.as_ref().map(|_| {

@@ -53,8 +53,8 @@ impl EndpointEvents {
     }
 }
 
-/// A plain watch of the EndpointSlices on its own connection. The arrival of an event counts as the
-/// time at which the API server has sent the event.
+/// A watch of the EndpointSlices on a separate connection, without other work. The time at which an
+/// event arrives counts as the time at which the API server has sent the event.
 #[derive(Debug)]
 pub(crate) struct PlainWatch(EndpointEvents);
 
@@ -255,7 +255,7 @@ fn until(kernel: &mut LinuxKernel, entry: SocketAddr, address: Ipv4Addr) -> Resu
                 "timed out after {DEADLINE:?}, waiting for: {address} among the real servers of {entry}"
             );
         }
-        // The pause is at least as long as the read, so that the reads of a large entry take at
+        // The pause is at least as long as the last read, so that reads of a large entry use at
         // most half of a processor.
         thread::sleep(POLL_INTERVAL.max(began.elapsed()));
     }

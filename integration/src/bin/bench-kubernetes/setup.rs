@@ -27,7 +27,7 @@ const NODE: Ipv4Addr = Ipv4Addr::new(10, 230, 0, 3);
 #[derive(Debug)]
 pub(crate) struct BenchSetup {
     pub(crate) control_plane: RemoteControlPlane,
-    /// The only host that is directly connected to the control plane.
+    /// The host of the router. Only this host is directly connected to the control plane.
     pub(crate) router: Host,
     pub(crate) lb_pod: Host,
     pub(crate) node: Host,

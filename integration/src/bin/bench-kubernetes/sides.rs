@@ -26,7 +26,7 @@ pub(crate) const OTHER: &str = "kube-proxy";
 #[derive(Debug)]
 pub(crate) struct Sides {
     pub(crate) discovery: Discovery,
-    /// `None` if the kernel has no IPVS.
+    /// The processes that program the kernel; `None` if the kernel has no IPVS.
     pub(crate) programmers: Option<Programmers>,
 }
 

@@ -13,7 +13,7 @@ pub(crate) struct StepPrinter {
     is_colour: bool,
     began: Instant,
     steps: usize,
-    /// The title of the running step.
+    /// The title of the step that runs.
     current: Option<&'static str>,
 }
 

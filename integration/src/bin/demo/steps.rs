@@ -19,7 +19,7 @@ use virtual_server::{RealServer, RealServerState};
 
 use crate::step_printer::StepResult;
 
-/// The longest time until a step has its effect, in the slowest environment.
+/// The longest time from the start of a step to its effect, in the slowest environment.
 const DEADLINE: Duration = Duration::from_secs(20);
 /// The number of connections that a client keeps open while load balancers end and start.
 const CONNECTIONS: usize = 48;

@@ -45,8 +45,8 @@ fn an_invalid_or_missing_file_of_virtual_servers_changes_nothing_until_it_is_cor
     wait_until_in_use(&system, true).unwrap();
     ensure_no_connection_was_lost(connections).unwrap();
 
-    // A changed file takes effect. With a drain timeout of 0 the real server is removed
-    // immediately, although it has established connections.
+    // The corrected file takes effect. With a drain timeout of 0 the removed real server leaves the
+    // table immediately, although it has established connections.
     let mut fewer = System::web_of(&system.network.web_pods[1..]);
     for virtual_server in &mut fewer.virtual_servers {
         virtual_server.drain_timeout = Some(Duration::ZERO);

@@ -48,8 +48,8 @@ fn a_failed_real_server_is_quiesced_or_removed_and_below_the_minimum_its_address
     )
     .unwrap();
     let pods = system.network.web_pods.clone();
-    // In the range, one virtual server quiesces failed real servers and another one removes them. A
-    // virtual server outside of the range needs both of its real servers.
+    // Two virtual servers are in the range: one quiesces its failed real servers, and one removes
+    // them. A virtual server outside of the range needs both of its real servers.
     let quiesce = virtual_server(1, port(80), &pods);
     let remove = VirtualServer {
         on_failure: FailureAction::Remove,
@@ -132,8 +132,8 @@ fn a_failed_real_server_is_quiesced_or_removed_and_below_the_minimum_its_address
     let answers = http::spread(&client, host_address, 4, SOON).unwrap();
     assert_eq!(answers.len(), 2, "{answers:?}");
 
-    // The range stays announced while one of its virtual servers is serving. Then all real servers
-    // fail.
+    // The range stays announced as long as one of its virtual servers is serving. At the end of the
+    // test all real servers fail.
     let changes = system.fib.changes().len();
     kill_web_server(&system, 2);
     wait_for_table(&system, 0, "the failed real server has weight 0", |table| {
@@ -277,7 +277,7 @@ fn a_udp_client_moves_from_a_draining_or_failed_real_server_to_another_real_serv
         );
         answer
     };
-    // The client sends without pause, so its connection entry does not expire.
+    // The client sends without a pause, so IPVS's connection entry of the client does not expire.
     let wait_for_other_pod = |client: &udp::SteadyClient, former: &str| {
         lab::wait_for("an answer of another real server", SOON, || {
             let answer = client.ask(Duration::from_millis(100));

@@ -33,8 +33,8 @@ fn tunnels_fail_without_the_connection_tracking_exemption_until_it_is_repaired()
     wait_until_serving(&system, 0);
 
     let client = system.network.client().unwrap();
-    // The node of the lb pod forwards only packets of clients. The node of the web pods forwards
-    // only answers.
+    // Both directions need the exemption: the node of the lb pod forwards only packets of clients,
+    // and the node of the web pods forwards only answers.
     for node in [0, 1] {
         for address in service(1) {
             let server = SocketAddr::new(address, 80);
@@ -86,7 +86,7 @@ fn the_network_stack_of_the_lb_pod_sends_no_answer_from_a_service_address() {
         .map(|address| udp::NameServer::start(&lb_host, SocketAddr::new(address, 9001)).unwrap());
     let _udp: Vec<_> = name_servers.collect();
 
-    // The servers answer on the lb pod's own addresses.
+    // Clients can reach the servers at the lb pod's own addresses.
     for address in own {
         peer_server::ask(&client, SocketAddr::new(address, 9000), SOON).unwrap();
         let answer = udp::ask(&client, SocketAddr::new(address, 9001), SOON).unwrap();
@@ -159,9 +159,9 @@ fn a_client_of_a_virtual_server_without_real_servers_gets_no_error() {
         let failure = peer_server::failure(&client, server, SILENCE);
         assert_eq!(failure, Some(ErrorKind::TimedOut), "{server}");
     }
-    // The counters show that the guard has dropped the errors. The missing answer alone is no
-    // proof: an IPv6 error has the pod's own address as source, and the node can drop it because it
-    // does not track the connection.
+    // The counters show that the guard has dropped the errors. A missing answer alone does not show
+    // this: an IPv6 error has the pod's own address as source, and the node can drop such an error,
+    // because it does not track the connection.
     let lb_host = system.host(DaemonInstance::IpvsProgrammer(0)).unwrap();
     let rules = lb_host
         .output("nft", ["list", "chain", "inet", "portlb-ipvs", "output"])

@@ -24,7 +24,8 @@ use super::{
 const NAME_PORT: u16 = 5353;
 const PEER_PORT: u16 = 9000;
 
-/// Checks that HTTP and UDP requests reach each real server exactly twice, as `rr` must share them.
+/// Checks that HTTP and UDP requests reach each real server exactly twice, because the scheduler is
+/// `rr`.
 fn check_spread(system: &System, number: u8, real_servers: &[LabPod], names: &[udp::NameServer]) {
     assert!(!names.is_empty());
     let client = system.network.client().unwrap();
@@ -43,7 +44,7 @@ fn check_spread(system: &System, number: u8, real_servers: &[LabPod], names: &[u
     }
 }
 
-/// Returns two virtual servers with a forwarding method: HTTP on port 80, and UDP on `NAME_PORT`.
+/// Returns two virtual servers with one forwarding method: HTTP on port 80, and UDP on `NAME_PORT`.
 fn http_and_udp(
     method: ForwardingMethod,
     number: u8,
@@ -61,7 +62,8 @@ fn http_and_udp(
     [http, names]
 }
 
-/// Starts UDP servers in each pod that answer with the pod's name, on `addresses` of the pod.
+/// Starts UDP servers in each pod, on the addresses that `addresses` returns for the pod. The
+/// servers answer with the pod's name.
 fn name_servers(
     system: &System,
     pods: &[LabPod],
@@ -81,7 +83,7 @@ fn name_servers(
 
 #[test]
 fn tunnels_carry_http_and_udp_of_both_ip_versions_to_every_web_pod() {
-    // One service address has two forwarding methods, each on another port.
+    // A service address has a different forwarding method on each of two ports.
     let desired = |system: &System, method_of_peer_ports: [ForwardingMethod; 2]| {
         let pods = &system.network.web_pods;
         let peers = (PEER_PORT..).zip(method_of_peer_ports);
@@ -198,7 +200,7 @@ fn masquerade_carries_http_and_udp_of_both_ip_versions_with_the_lb_pod_as_source
             ports: vec![port(PEER_PORT)],
             ..servers[0].clone()
         };
-        // The real servers listen on another port than the virtual server.
+        // The port on which the real servers listen differs from the port of the virtual server.
         let mut other_port = VirtualServer {
             ports: vec![port(81)],
             ..servers[0].clone()
@@ -246,8 +248,8 @@ fn masquerade_carries_http_and_udp_of_both_ip_versions_with_the_lb_pod_as_source
         let answers = http::spread(&client, other_port, pods.len(), SOON).unwrap();
         assert_eq!(answers.len(), pods.len(), "{other_port}: {answers:?}");
     }
-    // IPVS translates only packets of the service address, so the lb pod's own connections still
-    // work.
+    // IPVS translates only packets to a service address, so a connection from the lb pod to a real
+    // server still works.
     let lb_host = system.host(DaemonInstance::IpvsProgrammer(0)).unwrap();
     let web = SocketAddr::new(pods[0].address.into(), 80);
     assert_eq!(http::get(&lb_host, web, SOON).unwrap().trim(), "web-1");

@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use lab::Host;
 
-/// A server that writes the client's address into each connection and closes it.
+/// A server that writes the client's address into each connection and then closes the connection.
 #[derive(Debug)]
 pub(super) struct PeerServer {
     ended: Arc<AtomicBool>,
@@ -73,7 +73,8 @@ pub(super) fn ask(host: &Host, server: SocketAddr, within: Duration) -> Result<S
     })
 }
 
-/// Returns the kind of error of [`ask`], such as refused or timed out; `None` if it succeeds.
+/// Returns the kind of the error of [`ask`], such as refused or timed out, or `None` if `ask`
+/// succeeds.
 pub(super) fn failure(host: &Host, server: SocketAddr, within: Duration) -> Option<ErrorKind> {
     let error = ask(host, server, within).err()?;
     error.downcast_ref().map(std::io::Error::kind)

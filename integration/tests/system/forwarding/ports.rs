@@ -15,7 +15,7 @@ use super::{
     virtual_server,
 };
 
-/// Sends one request for each web pod, and checks that every web pod answers one of them.
+/// Sends as many requests as there are web pods, and checks that every web pod answers one request.
 fn check_http(system: &System, number: u8, port: u16) {
     let client = system.network.client().unwrap();
     for address in service(number) {

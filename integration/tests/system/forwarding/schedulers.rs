@@ -25,9 +25,10 @@ struct SchedulerCase {
 
 /// All schedulers with the expected share of the first real server.
 ///
-/// The kernel counts a connection only after it is established. All connections are opened at the
-/// same time, so schedulers that count connections differ by a few. A hash shares connections
-/// randomly: a result outside of these bounds happens once in a million runs.
+/// All connections are opened at the same time, and the kernel counts a connection only after it is
+/// established. So the result of a scheduler that counts connections can be wrong by a few
+/// connections. A hash shares connections randomly: a result outside of these bounds happens once
+/// in a million runs.
 const CASES: &[SchedulerCase] = &[
     SchedulerCase {
         scheduler: "rr",

@@ -217,7 +217,7 @@ fn open() -> Vec<u8> {
     body.extend(lab_asn().to_be_bytes());
     body.extend([0, 60]);
     body.extend(HOSTILE.address().octets());
-    // Capabilities: both families, and four-octet AS numbers.
+    // The capabilities: IPv4 unicast, IPv6 unicast, and four-octet AS numbers.
     body.extend([20, 2, 18, 1, 4, 0, 1, 0, 1, 1, 4, 0, 2, 0, 1, 65, 4]);
     body.extend(u32::from(lab_asn()).to_be_bytes());
     message(OPEN, &body)

@@ -19,7 +19,7 @@ const OPEN: usize = 2_000;
 /// A request without the empty line at its end, so that the daemon waits for more header fields.
 const HALF: &[u8] = b"GET /metrics HTTP/1.1\r\nHost: portlb\r\n";
 
-/// A daemon with the memory limit of its manifest.
+/// A daemon process with the memory limit that the daemon's manifest sets.
 struct FloodTarget {
     daemon: DaemonInstance,
     address: SocketAddr,
@@ -53,7 +53,8 @@ impl FloodTarget {
         for number in 0..requests {
             let connection = timeout(SOON, TcpStream::connect(self.address)).await;
             let mut stream = connection.context("the connection was not established in time")??;
-            // The write fails if the daemon has closed the connection to accept a newer connection.
+            // An error is ignored: it means that the daemon has closed this connection to accept a
+            // newer one.
             let _ = stream.write_all(HALF).await;
             open.push_back(stream);
             if open.len() > OPEN {

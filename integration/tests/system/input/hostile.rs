@@ -90,12 +90,12 @@ impl RawConnection {
         Ok(self.0.write_all(bytes).await?)
     }
 
-    /// Reads the next message; `None` at the end of the connection.
+    /// Returns the next message, or `None` if the connection has ended.
     async fn read(&mut self) -> Result<Option<(u8, Vec<u8>)>> {
         let read = async {
             let mut header = [0; 19];
-            // A reset also counts as the end: the reflector sends a reset if it has not read all
-            // octets.
+            // A reset also counts as the end of the connection, because the reflector sends a reset
+            // if it has not read all octets.
             if self.0.read_exact(&mut header).await.is_err() {
                 return Ok(None);
             }

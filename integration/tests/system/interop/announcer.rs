@@ -14,7 +14,8 @@ use super::network::{LinkMember, Network, SERVICE, SERVICE6, prefix};
 use crate::expect::{SOON, eventually};
 
 pub(super) const ANNOUNCER: LinkMember = LinkMember::Client(1);
-/// The reflectors, sorted by the names that the router gives them.
+/// The reflectors and their programs, sorted by the names of the reflectors in the router's
+/// configuration.
 const REFLECTOR: [(LinkMember, Program); 3] = [
     (LinkMember::Router(1), Program::Bird),
     (LinkMember::Router(2), Program::Frr),
@@ -22,7 +23,7 @@ const REFLECTOR: [(LinkMember, Program); 3] = [
 ];
 const ROUTER: LinkMember = LinkMember::Router(9);
 
-/// A bgp-announcer with a fake data plane, foreign reflectors, and a router behind them.
+/// A bgp-announcer with a fake data plane, foreign reflectors, and a router that is their peer.
 struct ReflectedAnnouncer {
     announcer: Process,
     data_plane: FakeDataPlaneServer,
@@ -139,7 +140,7 @@ fn every_foreign_reflector_passes_on_the_announcers_paths() {
         .data_plane
         .set(MissingStep::Healthy, "none is healthy");
     wait_for_sources(&system.router, SERVICE, &[]).unwrap();
-    // The IPv6 prefix is still serving.
+    // The IPv6 prefix is serving all the time, so its paths stay.
     wait_for_sources(&system.router, SERVICE6, &all).unwrap();
     system.data_plane.set(MissingStep::None, "");
     wait_for_sources(&system.router, SERVICE, &all).unwrap();

@@ -33,7 +33,8 @@ fn paths_of_every_foreign_client_are_received_in_both_families_until_the_client_
         let session = reflector.session(member).unwrap();
         assert_eq!(session.group, "clients", "{program:?}");
         assert_eq!(session.peer_router_id, member.address().to_string());
-        // The session uses the smaller of both hold times. The reflector's hold time is 3 s.
+        // A session uses the smaller of the two proposed hold times, and the reflector proposes 3
+        // s.
         assert_eq!(
             duration(session.hold_time),
             Duration::from_secs(3),

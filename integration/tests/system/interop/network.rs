@@ -21,7 +21,7 @@ use tonic::{Response, Status};
 
 use crate::expect::eventually;
 
-/// Converts a duration of a contract's message; zero if the field is absent.
+/// Converts a duration of a contract. An absent field becomes zero.
 pub(crate) fn duration(duration: Option<daemon_api::Duration>) -> Duration {
     duration.unwrap_or_default().try_into().unwrap()
 }
@@ -45,7 +45,8 @@ pub(crate) const CLIENTS: &str = "
   - {prefix: 'fd00:10:1::/48', minimumLength: 48, maximumLength: 128}
   allowedNextHops: [10.0.0.0/16, 'fd00:10::/64']";
 
-/// Further fields of [`CLIENTS`]: the reflector keeps LOCAL_PREF, MED and communities of clients.
+/// Lines that a test can append to [`CLIENTS`]. With these lines the reflector keeps LOCAL_PREF,
+/// MED and communities of clients.
 pub(crate) const TRUSTED: &str = "
   localPref: pass
   med: pass
@@ -103,7 +104,7 @@ impl LinkMember {
         Ipv6Addr::new(0xfd00, 0x10, 0, 0, 0, 0, group, number)
     }
 
-    /// Returns a speaker on this host with one peer.
+    /// Returns a speaker on this host whose only peer is `peer`.
     pub(crate) fn speaker_of(self, peer: ForeignPeer) -> ForeignSpeaker {
         ForeignSpeaker::new(self.address().into(), self.address()).peer(peer)
     }
@@ -158,7 +159,7 @@ impl Network {
         program.start(&self.host(member)?, speaker)
     }
 
-    /// Starts BIRD with a whole configuration file of the test.
+    /// Starts BIRD with the configuration file that the test has written.
     pub(crate) fn start_bird(&self, member: LinkMember, config: &str) -> Result<BirdProcess> {
         let host = self.host(member)?;
         let socket = host.run_directory()?.join("bird.ctl");
@@ -175,7 +176,7 @@ impl Network {
     }
 }
 
-/// A running BIRD with a configuration file of the test.
+/// A running BIRD whose configuration file the test has written.
 #[derive(Debug)]
 pub(crate) struct BirdProcess {
     pub(crate) process: Process,
@@ -202,7 +203,8 @@ pub(crate) struct ReflectorProcess {
 }
 
 impl ReflectorProcess {
-    /// Starts route-reflector with these groups and static peers `(name, address, group)`.
+    /// Starts route-reflector with the peer groups `groups` and the static peers `peers`, each
+    /// `(name, address, group)`.
     pub(crate) fn start(
         network: &Network,
         groups: &[&str],
@@ -227,7 +229,7 @@ impl ReflectorProcess {
         Ok(this)
     }
 
-    /// Writes another configuration file, and lets the reflector read it.
+    /// Writes a new configuration file, and sends SIGHUP so that the reflector reads it.
     pub(crate) fn reload(&self, text: &str) -> Result<()> {
         self.host.write("reflector.yaml", text)?;
         self.reread()
@@ -287,7 +289,7 @@ impl ReflectorProcess {
         })
     }
 
-    /// Returns the session with a dynamic or static peer.
+    /// Returns the reflector's session with `member`, which can be a dynamic or a static peer.
     pub(crate) fn session(&self, member: LinkMember) -> Result<Session> {
         let address = member.address().to_string();
         let sessions = self.sessions()?;
@@ -310,7 +312,7 @@ impl ReflectorProcess {
         Ok(())
     }
 
-    /// Returns the sorted next hops of a prefix.
+    /// Returns the sorted next hops of the reflector's paths of a prefix.
     pub(crate) fn next_hops(&self, prefix: &str) -> Result<Vec<IpAddr>> {
         let mut next_hops = Vec::new();
         for path in self.paths()?.iter().filter(|path| path.prefix == prefix) {
@@ -324,7 +326,7 @@ impl ReflectorProcess {
         Ok(next_hops)
     }
 
-    /// Waits until exactly these hosts are next hops of [`SERVICE`] and [`SERVICE6`].
+    /// Waits until the next hops of [`SERVICE`] and [`SERVICE6`] are exactly the hosts `members`.
     pub(crate) fn wait_for_announcers(&self, members: &[LinkMember]) -> Result<()> {
         let mut v4: Vec<IpAddr> = members
             .iter()
@@ -354,7 +356,8 @@ pub(crate) fn prefix(text: &str) -> IpNet {
     text.parse().expect("the tests' prefixes are well formed")
 }
 
-/// Returns the text of a configuration file with these groups and peers `(name, address, group)`.
+/// Returns the text of a configuration file with the peer groups `groups` and the static peers
+/// `peers`, each `(name, address, group)`.
 pub(crate) fn file(groups: &[&str], peers: &[(&str, Ipv4Addr, &str)]) -> String {
     let mut text = format!(
         "apiVersion: portlb.io/v1\nkind: RouteReflector\nasn: {}\nrouterId: {REFLECTOR}\n\

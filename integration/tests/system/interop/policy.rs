@@ -11,7 +11,8 @@ use crate::expect::{SOON, eventually};
 const A: LinkMember = LinkMember::Client(1);
 const B: LinkMember = LinkMember::Client(2);
 
-/// Returns a client with six paths, one more than `maximumPaths: 5`: the service and four hosts.
+/// Returns a client with six paths: the two prefixes of the service and four host routes. The limit
+/// `maximumPaths` of the tests is 5.
 fn greedy() -> ForeignSpeaker {
     let mut greedy = A.client();
     for number in 1..=4 {
@@ -30,8 +31,8 @@ fn a_client_with_more_paths_than_the_maximum_keeps_its_session_and_the_accepted_
     let words = "path refused: the peer has reached its maximum of paths";
     reflector.process.wait_for_line(words, SOON).unwrap();
     assert_eq!(reflector.paths().unwrap().len(), 5);
-    // BIRD withdraws all IPv4 paths. The reflector then asks for the refused paths with a route
-    // refresh.
+    // BIRD withdraws all IPv4 paths. Then the reflector has room, and requests the refused paths
+    // with a route refresh.
     bird.ask("disable own_ipv4").unwrap();
     eventually("the reflector has only the IPv6 path", || {
         let paths = reflector.paths()?;
@@ -67,7 +68,7 @@ fn with_the_action_restart_the_session_of_a_client_with_too_many_paths_ends_with
 }
 
 #[test]
-fn only_paths_that_the_import_policy_allows_are_accepted() {
+fn a_reflector_accepts_only_the_paths_that_the_import_policy_allows() {
     let network = Network::bring_up("interop-import", &[LinkMember::Reflector, A]).unwrap();
     let reflector = ReflectorProcess::start(&network, &[CLIENTS], &[]).unwrap();
     let own = A.address().into();
@@ -99,7 +100,7 @@ fn only_paths_that_the_import_policy_allows_are_accepted() {
 }
 
 #[test]
-fn a_change_of_import_policy_withdraws_nothing_from_the_router() {
+fn a_change_of_the_import_policy_withdraws_no_path_from_the_router() {
     let router = LinkMember::Router(1);
     let network = Network::bring_up("interop-policy", &[LinkMember::Reflector, A, router]).unwrap();
     let peers = [("router", router.address(), "routers")];

@@ -16,7 +16,8 @@ use crate::expect::{SOON, eventually};
 const A: LinkMember = LinkMember::Client(1);
 const B: LinkMember = LinkMember::Client(2);
 
-/// GoBGP never sends a route refresh, because it stores every received path.
+/// GoBGP is not in this test, because it stores every received path and never sends a route
+/// refresh.
 #[test]
 fn a_route_refresh_is_answered_with_every_path() {
     let routers = [
@@ -55,7 +56,8 @@ fn a_route_refresh_is_answered_with_every_path() {
     }
 }
 
-/// Returns the number of sent updates after both families and their end marks (RFC 4724) were sent.
+/// Returns the number of updates that the reflector has sent, after it has sent the paths of both
+/// families and their end marks (RFC 4724).
 fn updates_after_initial_paths(reflector: &ReflectorProcess, member: LinkMember) -> u64 {
     lab::wait_for("the reflector has sent both families", SOON, || {
         let session = reflector.session(member)?;
@@ -80,7 +82,8 @@ fn a_silent_clients_paths_are_withdrawn_after_the_hold_time_and_return_when_it_a
     silent.process.signal(Signal::SIGSTOP).unwrap();
     reflector.wait_for_announcers(&[B]).unwrap();
     let took = stopped.elapsed();
-    // The hold time is 3 s, and the last keepalive was sent at most one second before the stop.
+    // The hold time is 3 s. The client sent its last keepalive at most one second before the client
+    // was stopped.
     let expected = Duration::from_millis(1900)..Duration::from_secs(5);
     assert!(expected.contains(&took), "{took:?}");
     assert_eq!(reflector.session(B).unwrap().established_count, 1);
@@ -92,9 +95,9 @@ fn a_silent_clients_paths_are_withdrawn_after_the_hold_time_and_return_when_it_a
     reflector.wait_for_announcers(&[A, B]).unwrap();
 }
 
-/// The hold timer of the reflector expires while its process is stopped.
+/// The hold timer of the reflector expires while the reflector's process is stopped.
 ///
-/// The client continues to send keepalives, and its own hold timer does not expire.
+/// The client continues to send keepalives. The client's own hold timer does not expire.
 #[test]
 fn a_reflector_that_was_stopped_ends_no_session_of_a_live_client() {
     const STOP: Duration = Duration::from_millis(3700);
@@ -139,8 +142,8 @@ fn a_reflector_that_was_stopped_ends_no_session_of_a_live_client() {
     );
 }
 
-/// Two load balancers have one address if their node masquerades them. exabgp does not listen, so
-/// it can run on the host of BIRD.
+/// Two load balancers have one address if their node masquerades their packets. In this test BIRD
+/// and exabgp run on one host, which works because exabgp does not listen.
 #[test]
 fn two_speakers_with_one_address_have_separate_sessions() {
     let network = Network::bring_up("interop-one-address", &[LinkMember::Reflector, A]).unwrap();
@@ -217,7 +220,7 @@ fn a_reload_keeps_the_sessions_whose_settings_did_not_change() {
     bird.wait_for_table(&[SERVICE, "10.0.1.1"], SOON).unwrap();
     let before = reflector.session(A).unwrap();
 
-    // An invalid file is rejected, and the reflector keeps its configuration.
+    // The reflector rejects an invalid file and keeps its configuration.
     reflector.reload("peerGroups: [").unwrap();
     let error = lab::wait_for("the reflector rejects the file", SOON, || {
         let error = reflector.configuration()?.last_error;
@@ -247,7 +250,7 @@ fn a_reload_keeps_the_sessions_whose_settings_did_not_change() {
     assert_eq!(after.established_count, 1);
     assert!(duration(after.time_in_state) >= duration(before.time_in_state));
 
-    // After the removal of the clients' group, the client's session ends and its path is withdrawn.
+    // The removal of the clients' group ends the client's session and withdraws its path.
     reflector.reload(&file(&[ROUTERS], &peers)).unwrap();
     eventually("the client's session and path are removed", || {
         let sessions = reflector.sessions()?;

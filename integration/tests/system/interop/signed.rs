@@ -25,9 +25,9 @@ const ROUTER: [(LinkMember, Program); 2] = [
     (LinkMember::Router(2), Program::Frr),
 ];
 
-/// Returns how many segments the host's kernel has dropped for a reason.
+/// Returns the number of segments that the host's kernel has dropped for a reason.
 ///
-/// `reason` is a field of `TcpExt` in `/proc/net/netstat`.
+/// `reason` is the name of a field of `TcpExt` in `/proc/net/netstat`.
 fn dropped(host: &Host, reason: &str) -> Result<u64> {
     let text = host.output("cat", ["/proc/net/netstat"])?;
     let mut lines = text
