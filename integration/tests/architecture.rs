@@ -263,7 +263,7 @@ fn every_crate_imports_only_what_its_layer_allows() {
         let (_, allowed) = MAY_IMPORT
             .iter()
             .find(|(name, _)| name == krate)
-            .unwrap_or_else(|| panic!("{krate} is not in a layer: add it to MAY_IMPORT"));
+            .unwrap_or_else(|| panic!("no layer has the crate {krate}: add {krate} to MAY_IMPORT"));
         for import in imports.iter().filter(|import| workspace.contains(import)) {
             assert!(
                 allowed.contains(&import.as_str()),
@@ -349,7 +349,7 @@ fn data_plane_names_no_kernel_part() {
         for word in KERNEL_PARTS {
             assert!(
                 !code.contains(word),
-                "{path} must not contain {word}; only an implementation of Forwarder may"
+                "{path} must not contain {word}; only an implementation of Forwarder may contain it"
             );
         }
     }

@@ -113,7 +113,7 @@ fn each_deadline_is_documented_with_its_value_and_fits_into_the_longer_deadlines
             let other_value = deadlines[other.as_str()];
             assert!(
                 *value * *times <= other_value,
-                "{times} times {name} ({value:?}) is longer than {other} ({other_value:?})"
+                "{name} ({value:?}) times {times} is longer than {other} ({other_value:?})"
             );
         }
     }

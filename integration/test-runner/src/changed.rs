@@ -145,7 +145,7 @@ fn default_base(root: &Path) -> Result<String> {
             return Ok(base.trim().to_owned());
         }
     }
-    bail!("HEAD has neither an upstream nor a parent; name a commit with --base")
+    bail!("HEAD has neither an upstream nor a parent; set a commit with --base")
 }
 
 fn changed_files(root: &Path, base: &str) -> Result<Vec<PathBuf>> {

@@ -70,7 +70,7 @@ pub(crate) fn stop_kubelet_and_containerd(runner: &mut CaseRunner) -> Result<Cas
     let since = runner.wait_for_next_hops("web", WEB)?;
     wait_for_web_answers(runner, since)?;
     Ok(AllowedLoss::no_loss(format!(
-        "{name} was NotReady, and is Ready again"
+        "{name} was NotReady during the case and is Ready"
     )))
 }
 

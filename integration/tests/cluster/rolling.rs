@@ -49,7 +49,7 @@ pub(crate) fn first_address(runner: &mut CaseRunner) -> Result<CaseOutcome> {
     );
     ensure!(
         announced < FIRST_ADDRESS,
-        "the address was announced only {} s after the first apply",
+        "the address was announced {} s after the first apply, which is too late",
         announced.as_secs()
     );
     Ok(CaseOutcome {
@@ -97,7 +97,7 @@ pub(crate) fn roll_web(runner: &mut CaseRunner) -> Result<CaseOutcome> {
             .filter(|server| server.starts_with(&pod.name));
         ensure!(
             answers.count() == 0,
-            "{} was replaced and still answers: {:?}",
+            "{} answers after its replacement: {:?}",
             pod.name,
             count.servers
         );

@@ -179,7 +179,7 @@ impl CaseRunner {
         for row in &self.rows {
             let _ = write!(table, "\n{row}");
         }
-        let _ = write!(table, "\nall cases: {} s", self.began.elapsed().as_secs());
+        let _ = write!(table, "\nwhole run: {} s", self.began.elapsed().as_secs());
         eprintln!("\n{table}");
         let failed = self.rows.iter().filter_map(|row| {
             let problem = row.result.as_ref().err()?;
@@ -190,7 +190,7 @@ impl CaseRunner {
         let unknown = self.chosen.iter().filter(|word| !is_a_case(word));
         failed
             .chain(
-                unknown.map(|word| format!("LAB_CASES: no case that ran has {word} in its name")),
+                unknown.map(|word| format!("LAB_CASES: no case of the run has {word} in its name")),
             )
             .collect()
     }

@@ -365,7 +365,7 @@ fn a_forbidden_verb_is_reported_with_the_rule_that_grants_it() {
     assert_eq!(stream.event_count(), 0, "{readyz}");
     let failures =
         "portlb_kubernetes_request_failures_total{resource=\"endpointslices\",reason=\"403\"}";
-    lab::wait_for("more attempts", SOON, || {
+    lab::wait_for("three rejected requests of pod-watcher", SOON, || {
         let failed = watcher.metric(failures);
         lab::ensure_that(failed >= 3.0, failed)
     })

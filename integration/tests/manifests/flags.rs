@@ -118,7 +118,7 @@ fn downward_value(field: &str, addresses: &DownwardAddresses) -> &'static str {
         "status.podIPs" => addresses.pod_ips,
         "status.hostIP" => addresses.host_ip,
         "status.hostIPs" => addresses.host_ips,
-        other => panic!("this test has no value for the field {other}"),
+        other => panic!("add a value for the downward API field {other} to the test"),
     }
 }
 
@@ -263,7 +263,7 @@ fn each_daemon_lingers_longer_than_the_daemon_that_it_serves_and_ends_in_the_gra
                 })
                 .collect();
             let [Some(sleep)] = *Vec::from_iter(sleeps) else {
-                panic!("the containers have different preStop sleeps");
+                panic!("the containers of a pod must have the same preStop sleep");
             };
             assert!(
                 drain < programmer && programmer < watcher && sleep + watcher + MARGIN <= grace,

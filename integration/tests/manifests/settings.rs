@@ -76,9 +76,9 @@ fn a_reflector_accepts_a_path_for_each_address_of_a_load_balancer() {
     let maximum_paths: u64 = text(&reflector["route-reflector.yaml"])
         .lines()
         .find_map(|line| line.trim().strip_prefix("maximumPaths: "))
-        .expect("the reflectors' file has a limit")
+        .expect("the reflectors' file has maximumPaths")
         .parse()
-        .expect("the limit is a number");
+        .expect("maximumPaths is a number");
     for (name, namespace) in [
         ("overlays/flat-l2", "web"),
         ("examples/second-application", "shop"),
@@ -196,7 +196,10 @@ fn exactly_the_objects_of_portlb_have_the_label_part_of() {
             labelled += usize::from(is_of_portlb);
         }
     }
-    assert!(labelled > 50, "only {labelled} objects have the label");
+    assert!(
+        labelled > 50,
+        "only {labelled} objects have the label part-of"
+    );
 }
 
 #[test]

@@ -33,7 +33,7 @@ fn without_pod_watchers_nothing_is_withdrawn_and_health_checks_continue() {
         }
         for lb_pod in 0..3 {
             let programmer = DaemonInstance::IpvsProgrammer(lb_pod);
-            eventually("ipvs-programmer has lost its connection", || {
+            eventually("ipvs-programmer has no connection to pod-watcher", || {
                 let connected = metric(system, programmer, "portlb_discovery_connected")?;
                 ensure!(connected == 0.0, "still connected");
                 Ok(())
@@ -61,7 +61,7 @@ fn without_pod_watchers_nothing_is_withdrawn_and_health_checks_continue() {
     system.start_all().unwrap();
     for lb_pod in 0..3 {
         let programmer = DaemonInstance::IpvsProgrammer(lb_pod);
-        eventually("ipvs-programmer is connected again", || {
+        eventually("ipvs-programmer is connected to pod-watcher", || {
             let connected = metric(&system, programmer, "portlb_discovery_connected")?;
             ensure!(connected == 1.0, "not connected");
             Ok(())
@@ -256,7 +256,7 @@ fn the_routes_of_a_killed_node_router_stay_and_are_adopted() {
     under_load(&mut system, |system| {
         system.kill(DaemonInstance::NodeRouter(0))?;
         system.start(DaemonInstance::NodeRouter(0))?;
-        eventually("the announcer holds both routes again", || {
+        eventually("the announcer holds both node routes", || {
             let routes = system.node_routes(0)?;
             let installed = routes.iter().filter(|route| route.installed);
             let pods: Vec<_> = installed.flat_map(|route| &route.next_hops).collect();

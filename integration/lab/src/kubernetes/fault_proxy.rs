@@ -116,7 +116,7 @@ impl FaultProxy {
         self.address
     }
 
-    /// Forwards all data without a delay. Ends the effect of the methods below.
+    /// Forwards all data without a delay. Ends the mode that another method has set.
     pub fn pass(&self) -> Result<()> {
         self.set(TrafficMode::Pass)
     }

@@ -49,11 +49,11 @@ pub(crate) const ALL: &[DemoStep] = &[
         run: web_pod_removed,
     },
     DemoStep {
-        title: "a web server is killed: its health check quiesces it",
+        title: "a web server is killed: the health check quiesces its web pod",
         run: web_server_dies,
     },
     DemoStep {
-        title: "the web server is started and gets requests again",
+        title: "the killed web server is started and gets requests",
         run: web_server_returns,
     },
     DemoStep {
@@ -61,11 +61,11 @@ pub(crate) const ALL: &[DemoStep] = &[
         run: load_balancer_killed,
     },
     DemoStep {
-        title: "the load balancer is started again and adopts its table",
+        title: "the killed load balancer is started and adopts its table",
         run: load_balancer_returns,
     },
     DemoStep {
-        title: "another load balancer is drained under load",
+        title: "a second load balancer is drained under load",
         run: load_balancer_drained,
     },
     DemoStep {
@@ -119,7 +119,7 @@ fn web_pod_added(system: &mut System) -> Result<StepResult> {
     wait_for_answer_of(system, &pod.name)?;
     Ok(StepResult::after(
         programmed,
-        format!("{} is in all three tables", pod.name),
+        format!("{} is in the tables of all three load balancers", pod.name),
     ))
 }
 
@@ -171,7 +171,7 @@ fn web_server_dies(system: &mut System) -> Result<StepResult> {
     let answers = http::spread(&system.network.client()?, server, 60, DEADLINE)?;
     ensure!(
         !answers.contains_key(&pod.name),
-        "{} still answers: {answers:?}",
+        "{} answers although its web server was killed: {answers:?}",
         pod.name
     );
     Ok(StepResult::after(
@@ -194,7 +194,7 @@ fn web_server_returns(system: &mut System) -> Result<StepResult> {
     wait_for_answer_of(system, &pod.name)?;
     Ok(StepResult::after(
         returned,
-        format!("{} has its weight again", pod.name),
+        format!("{} has its previous weight", pod.name),
     ))
 }
 
@@ -215,7 +215,7 @@ fn load_balancer_returns(system: &mut System) -> Result<StepResult> {
         let began = Instant::now();
         system.start_all()?;
         system.wait_until_announced(&[0, 1, 2], DEADLINE)?;
-        Ok((began.elapsed(), "three next hops again".to_owned()))
+        Ok((began.elapsed(), "the router has 3 next hops".to_owned()))
     })
 }
 

@@ -279,7 +279,7 @@ fn a_udp_client_moves_from_a_draining_or_failed_real_server_to_another_real_serv
     };
     // The client sends without a pause, so IPVS's connection entry of the client does not expire.
     let wait_for_other_pod = |client: &udp::SteadyClient, former: &str| {
-        lab::wait_for("an answer of another real server", SOON, || {
+        lab::wait_for("an answer of another pod than the former", SOON, || {
             let answer = client.ask(Duration::from_millis(100));
             match answer.map_err(|error| format!("{error:#}"))? {
                 Some(name) if name != former => Ok(name),

@@ -111,7 +111,7 @@ fn the_path_of_a_silent_data_plane_is_least_preferred_by_a_router_in_another_as(
     eventually("the router uses its only path", || {
         ensure!(
             path(&router, "alive").is_err(),
-            "the path of alive is not withdrawn"
+            "the path of the announcer alive is not withdrawn"
         );
         let (silent, is_best) = path(&router, "silent")?;
         ensure!(is_best, "{silent}");

@@ -41,7 +41,7 @@ fn a_client_with_more_paths_than_the_maximum_keeps_its_session_and_the_accepted_
     })
     .unwrap();
     bird.ask("enable own_ipv4").unwrap();
-    eventually("the reflector has five paths again", || {
+    eventually("the reflector has five paths", || {
         let paths = reflector.paths()?;
         ensure!(paths.len() == 5, "{paths:#?}");
         Ok(())

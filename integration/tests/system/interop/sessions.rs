@@ -40,12 +40,12 @@ fn a_route_refresh_is_answered_with_every_path() {
         router.wait_for_table(&[SERVICE, "10.0.1.1"], SOON).unwrap();
         let before = updates_after_initial_paths(&reflector, member);
         let answer = router.ask(question).unwrap();
-        eventually(&format!("{program:?} receives both families again"), || {
+        eventually(&format!("{program:?} receives both families twice"), || {
             let session = reflector.session(member)?;
             let more = session.updates_sent - before;
             ensure!(
                 more >= 2,
-                "only {more} more updates after the answer {answer:?}"
+                "only {more} updates after the answer {answer:?}"
             );
             Ok(())
         })
@@ -59,7 +59,7 @@ fn a_route_refresh_is_answered_with_every_path() {
 /// Returns the number of updates that the reflector has sent, after it has sent the paths of both
 /// families and their end marks (RFC 4724).
 fn updates_after_initial_paths(reflector: &ReflectorProcess, member: LinkMember) -> u64 {
-    lab::wait_for("the reflector has sent both families", SOON, || {
+    lab::wait_for("the reflector has sent all paths", SOON, || {
         let session = reflector.session(member)?;
         ensure!(session.paths_sent == 2, "{session:#?}");
         anyhow::Ok(session.updates_sent)
