@@ -166,7 +166,8 @@ const IMPURE_WORDS: &[&str] = &[
 /// implement `Forwarder` may.
 const KERNEL_PARTS: &[&str] = &["ipvs", "netlink", "nftables", "sysctl", "bpf"];
 
-/// Each crate that only some crates of the workspace may import, with these crates.
+/// Crates that only a few crates of the workspace may import, each with the crates that may import
+/// it.
 const RESTRICTED: &[(&str, &[&str])] = &[
     ("zettabgp", &["bgp-packet"]),
     (

@@ -64,7 +64,7 @@ pub(crate) fn one_by_one(
         eprintln!("the kernel has {changes} changes of one endpoint");
         programmers.only_other()?;
         // The first change of kube-proxy is not measured: kube-proxy was suspended while portlb was
-        // measured, and has to apply the changes of this time first.
+        // measured, and has to apply the changes of that time first.
         for (number, change) in scale
             .changes(changes, changes_of_other(changes) + 1)
             .enumerate()

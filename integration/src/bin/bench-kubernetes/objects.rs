@@ -228,8 +228,8 @@ pub(crate) async fn endpoints(
             .split('-')
             .nth(1)
             .and_then(|number| number.parse().ok());
-        let service = service
-            .with_context(|| format!("the EndpointSlice {name} is of another program"))?;
+        let service =
+            service.with_context(|| format!("the EndpointSlice {name} is of another program"))?;
         let addresses = slice["endpoints"].as_array().into_iter().flatten();
         endpoints.entry(service).or_default().extend(
             addresses.filter_map(|endpoint| Some(endpoint["addresses"][0].as_str()?.to_owned())),

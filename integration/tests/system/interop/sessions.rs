@@ -43,10 +43,7 @@ fn a_route_refresh_is_answered_with_every_path() {
         eventually(&format!("{program:?} receives both families twice"), || {
             let session = reflector.session(member)?;
             let more = session.updates_sent - before;
-            ensure!(
-                more >= 2,
-                "only {more} updates after the answer {answer:?}"
-            );
+            ensure!(more >= 2, "only {more} updates after the answer {answer:?}");
             Ok(())
         })
         .unwrap();
