@@ -171,13 +171,13 @@ impl OpenLoop {
             .min()
     }
 
-    /// Stops the load. Returns the error of the load's thread.
+    /// Stops the load. Returns an error if the load's thread has failed.
     pub fn stop(mut self) -> Result<()> {
         self.end()
     }
 
-    /// Stops the load, and keeps its results for the caller. Returns the error of the load's
-    /// thread.
+    /// Stops the load, and keeps its results for the caller. Returns an error if the load's thread
+    /// has failed.
     pub fn end(&mut self) -> Result<()> {
         self.stop.send_replace(true);
         match self.thread.take().map(JoinHandle::join) {

@@ -18,8 +18,8 @@ use crate::forwarding::{
     wait_for_table, wait_until_serving,
 };
 
-/// Input of `ipvsadm`: virtual servers on addresses and on a firewall mark that no desired set
-/// contains.
+/// Input of `ipvsadm`: foreign virtual servers. No desired set of the tests contains their
+/// addresses or their firewall mark.
 const FOREIGN_ENTRIES: &str = "\
 -A -t 10.9.9.9:80 -s wlc -p 120
 -a -t 10.9.9.9:80 -r 10.9.9.1:8080 -m -w 3

@@ -133,7 +133,7 @@ pub(crate) fn table(system: &System, lb_pod: usize) -> Vec<String> {
     text.lines().map(|line| line.trim().to_owned()).collect()
 }
 
-/// Waits until `fits` accepts the lb pod's table.
+/// Waits until `fits` returns true for the IPVS table of an lb pod.
 pub(crate) fn wait_for_table(
     system: &System,
     lb_pod: usize,

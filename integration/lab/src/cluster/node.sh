@@ -19,7 +19,8 @@ umount --lazy /sys
 mount -t sysfs sysfs /sys
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 
-# A cgroup can enable controllers for its children only if it has no process, so this process moves to a child.
+# A cgroup can enable controllers for its children only if no process is in the cgroup itself. So
+# this process moves to the child cgroup `init`.
 mkdir -p /sys/fs/cgroup/init
 echo $$ >/sys/fs/cgroup/init/cgroup.procs
 for controller in $(</sys/fs/cgroup/cgroup.controllers); do

@@ -38,7 +38,8 @@ const KNOWN: [u8; 19] = [
     1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 16, 22, 23, 25, 26, 32, 35, 40, 18,
 ];
 
-/// Malformed attributes, and valid attributes that FRR 8.4 refuses: flags and type, then the value.
+/// Malformed attributes, and valid attributes that FRR 8.4 refuses. Each entry has two strings of
+/// hexadecimal digits: the flags and the type of the attribute, and the value.
 ///
 /// RFC 5701, 6514, 7311, 8669, 9012, 9234 and 9252 define the valid values of these attributes.
 const REFUSED: [(&str, &str); 43] = [
