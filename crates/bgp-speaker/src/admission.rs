@@ -9,14 +9,15 @@ use ipnet::IpNet;
 
 use crate::{config::Configuration, md5_key::Md5Key};
 
-/// The addresses from which a listener accepts connections. A listener closes any other connection
-/// itself, without work for the owner.
+/// The addresses and prefixes from which a listener passes connections to the owner, and the TCP
+/// MD5 keys of the listening sockets. A listener closes a connection from any other address without
+/// work for the owner.
 #[derive(Debug, Default)]
 pub(crate) struct AdmissionRules {
     addresses: HashSet<IpAddr>,
     prefixes: Vec<IpNet>,
-    /// TCP MD5 keys of connections from these prefixes. For an address in several prefixes, the
-    /// longest prefix applies.
+    /// TCP MD5 keys of connections from these prefixes. For an address in several prefixes, the key
+    /// of the longest prefix applies.
     pub(crate) keys: BTreeMap<IpNet, Md5Key>,
 }
 
@@ -51,7 +52,8 @@ fn keys(configuration: &Configuration) -> BTreeMap<IpNet, Md5Key> {
             continue;
         };
         for prefix in &group.prefixes {
-            // If two groups have an equal prefix, its peers belong to the first group.
+            // If two groups have an equal prefix, peers that connect from this prefix belong to the
+            // first of the two groups in the configuration.
             keys.entry(prefix.trunc()).or_insert_with(|| key.clone());
         }
     }

@@ -18,10 +18,11 @@ pub(crate) struct Groups {
     admission: watch::Sender<Arc<AdmissionRules>>,
 }
 
-/// The decision about an accepted connection.
+/// The decision about a connection that a listener accepted.
 pub(crate) enum Admitted {
     ToPeer(PeerId),
-    /// The connection belongs to a new dynamic peer. The peer `replaces` must be removed first.
+    /// The connection belongs to a new dynamic peer with the configuration `config`. The caller
+    /// removes the peer `replaces` before it adds the new peer.
     Dynamic {
         config: Box<PeerConfig>,
         replaces: Option<PeerId>,
@@ -41,7 +42,8 @@ impl Groups {
         self.admission.subscribe()
     }
 
-    /// Reports whether a connection was accepted with the keys of the current configuration.
+    /// Reports whether the TCP MD5 keys in `admission`, with which a listener accepted a
+    /// connection, are equal to the keys of the current configuration.
     pub(crate) fn has_keys_of(&self, admission: &AdmissionRules) -> bool {
         admission.keys == self.admission.borrow().keys
     }
@@ -53,8 +55,8 @@ impl Groups {
         self.groups.clone_from(&configuration.groups);
     }
 
-    /// Finds the peer of an accepted connection, or creates the configuration of a new dynamic peer
-    /// if the address belongs to a group.
+    /// Finds the peer to which an accepted connection from `remote` belongs, or creates the
+    /// configuration of a new dynamic peer if the prefix of a group contains the address.
     pub(crate) fn admit(
         &self,
         remote: SocketAddr,
@@ -86,8 +88,8 @@ impl Groups {
         let has_room = of_group.len() < group.maximum_peers;
         let mut replaces = None;
         if is_full || !has_room {
-            // Replace a connection that has sent no OPEN message. Otherwise silent connections
-            // could block all further connections of the address.
+            // Replace the oldest peer of this address that has sent no OPEN message. Otherwise
+            // silent connections could block all further connections from this address.
             replaces = of_address
                 .iter()
                 .copied()

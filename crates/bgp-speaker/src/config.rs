@@ -13,15 +13,16 @@ use ipnet::IpNet;
 
 use crate::md5_key::Md5Key;
 
-/// The settings of a speaker that cannot change while it runs.
+/// The settings that cannot change while the speaker runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SpeakerConfig {
     pub local_asn: Asn,
     /// BGP identifier of this speaker.
     pub router_id: RouterId,
-    /// Cluster id of this route reflector (RFC 4456), usually equal to the router id.
+    /// Cluster id of this speaker as a route reflector (RFC 4456), usually equal to the router id.
     pub cluster_id: ClusterId,
-    /// Addresses on which the speaker accepts connections. Empty: the speaker accepts none.
+    /// Addresses on which the speaker accepts connections. Empty: the speaker accepts no
+    /// connections.
     pub listen: Vec<SocketAddr>,
 }
 
@@ -42,26 +43,29 @@ pub struct PeerConfig {
     pub address: SocketAddr,
     /// Local address of connections to the peer. `None`: the kernel chooses the address.
     pub local_address: Option<IpAddr>,
-    /// Whether this side connects to the peer.
+    /// Whether the speaker dials the peer.
     pub active: bool,
-    /// Whether this side accepts connections of the peer.
+    /// Whether the speaker accepts connections from the peer.
     pub passive: bool,
     /// Name of the peer group, for lists and logs. `None`: the peer belongs to no group.
     pub group: Option<String>,
     pub session: SessionConfig,
 }
 
-/// A group of dynamic peers: the speaker adds a peer when it connects from a prefix of the group.
+/// A group of dynamic peers: the speaker adds a peer for a connection from a prefix of the group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupConfig {
     /// Unique among all groups.
     pub name: String,
     /// Prefixes from which the peers of the group connect.
     pub prefixes: Vec<IpNet>,
-    /// Largest number of peers of the group. The speaker refuses connections of further peers.
+    /// Largest number of peers that the group has at one time. At this number, the speaker refuses
+    /// a connection that would add a peer, unless a peer of the same address has sent no OPEN
+    /// message: the new peer then replaces this peer.
     pub maximum_peers: usize,
-    /// Largest number of peers with one address. The speaker refuses further connections from this
-    /// address.
+    /// Largest number of peers that one address has at one time. At this number, the speaker
+    /// refuses a further connection from the address, unless a peer of the address has sent no OPEN
+    /// message: the new peer then replaces this peer.
     pub maximum_peers_per_address: usize,
     pub session: SessionConfig,
 }
@@ -71,17 +75,20 @@ pub struct GroupConfig {
 pub struct SessionConfig {
     /// AS that the peer must have. `None`: any AS.
     pub peer_asn: Option<Asn>,
-    /// Whether an internal peer is a client of this route reflector (RFC 4456).
+    /// Whether a peer in the AS of the speaker is a client of this route reflector (RFC 4456). Has
+    /// no effect on a peer in another AS.
     pub is_client: bool,
-    /// Offered hold time in seconds: 0 (no hold timer), or at least 3.
+    /// Hold time that the speaker offers, in seconds: 0 (no hold timer), or at least 3.
     pub hold_time_seconds: u16,
-    /// Shortest acceptable hold time of the peer, in seconds. 0: any hold time, including none.
+    /// Shortest hold time that the speaker accepts in the OPEN message of the peer, in seconds. 0:
+    /// every hold time that RFC 4271 allows, including 0 (no hold timer).
     pub minimum_hold_time_seconds: u16,
-    /// Address families that this side offers: at least one, each at most once.
+    /// Address families that the speaker offers: at least one family, and each family at most once.
     pub families: Vec<OfferedFamily>,
-    /// Longest wait for the result of an attempt to connect.
+    /// Time after which an attempt to connect fails if the peer does not answer.
     pub connect_timeout: Duration,
-    /// Pause before the second attempt to connect. The pause doubles with each failure.
+    /// Pause between the first and the second attempt to connect. Each further pause is twice as
+    /// long, up to `connect_retry_maximum`.
     pub connect_retry_minimum: Duration,
     /// Longest pause between two attempts to connect.
     pub connect_retry_maximum: Duration,
@@ -89,9 +96,11 @@ pub struct SessionConfig {
     pub import: ImportPolicy,
     /// Policy for paths to the peer.
     pub export: ExportPolicy,
-    /// Time for which the speaker refuses connections of a peer that exceeded its maximum of paths.
+    /// Time for which the speaker refuses connections of a peer after this peer exceeded its
+    /// maximum of paths (`import.maximum_paths`, if `import.at_maximum` is `Restart`).
     pub maximum_paths_pause: Duration,
-    /// Key that signs all TCP segments (RFC 2385). `None`: the segments are not signed.
+    /// TCP MD5 key that signs all segments between the speaker and the peer (RFC 2385). `None`: the
+    /// segments are not signed.
     pub md5_key: Option<Md5Key>,
 }
 
@@ -109,7 +118,8 @@ pub enum InvalidConfiguration {
         second: String,
         address: IpAddr,
     },
-    /// No side would open a connection, so the session of this peer could never be established.
+    /// The speaker would neither dial the peer nor accept its connections, so the session of this
+    /// peer could never be established.
     #[error("peer `{0}` neither connects nor accepts: set active, passive or both")]
     NeitherActiveNorPassive(String),
     #[error("peer `{name}`: local address {local} is not of the family of {remote}")]
@@ -118,7 +128,8 @@ pub enum InvalidConfiguration {
         local: IpAddr,
         remote: IpAddr,
     },
-    /// The kernel allows no unsigned connection within a prefix that has a key.
+    /// The kernel drops unsigned segments from every address in a prefix that has a key, so a peer
+    /// without a key could not connect.
     #[error(
         "peer or group `{name}` has no TCP MD5 key, but {inside} lies within {prefix} of group \
          `{group}`, which requires a key"
@@ -141,10 +152,11 @@ pub enum InvalidConfiguration {
 }
 
 impl SessionConfig {
-    /// Returns the default settings for a peer of this AS: hold time 90 s, both families, and
-    /// policies that accept no path and send no path.
+    /// Returns the default settings for a peer whose AS must be `peer_asn`: hold time 90 s, both
+    /// address families, and policies that accept no path and send no path.
     pub fn new(peer_asn: Option<Asn>) -> Self {
-        // The AS and the router id of these defaults are placeholders, which are not copied below.
+        // The local AS and the router id in `settings` are placeholders. The code below does not
+        // copy them.
         let settings = SessionSettings::new(Asn(1), RouterId([0, 0, 0, 1].into()), peer_asn);
         Self {
             peer_asn,
@@ -177,7 +189,8 @@ impl SessionConfig {
 }
 
 impl PeerConfig {
-    /// Returns an active and passive peer. Its name is its address.
+    /// Returns a peer that the speaker dials and whose connections the speaker accepts. The name of
+    /// the peer is its IP address.
     pub fn new(address: SocketAddr, session: SessionConfig) -> Self {
         Self {
             name: address.ip().to_string(),

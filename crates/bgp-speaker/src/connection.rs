@@ -1,4 +1,4 @@
-//! Task of one TCP connection: decodes and encodes messages.
+//! Task of one TCP connection: reads, decodes, encodes and writes messages.
 
 use std::{
     io::{self, Read, Write},
@@ -26,13 +26,14 @@ use crate::{
 /// Largest number of bytes in one read from the socket.
 const READ_SIZE: usize = 16 * 1024;
 
-/// Largest number of messages and prefixes that a connection sends to the owner for one turn of the
-/// owner; the last message can exceed the limit. A share is handled in a fraction of a millisecond,
-/// so a peer that sends too many messages does not delay the other peers noticeably.
+/// Limit of a share, in messages plus prefixes: a connection sends at most one share to the owner
+/// for each turn of the owner. The last message of a share can exceed the limit. The owner handles
+/// a share in a fraction of a millisecond, so a peer that sends too many messages does not delay
+/// the other peers noticeably.
 pub(crate) const SHARE: usize = 32;
 
-/// Longest time in which a closing connection sends its last messages and waits until the peer has
-/// closed its side.
+/// Time after which a closing connection no longer tries to send its last messages and no longer
+/// waits until the peer has closed its side.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(1);
 
 pub(crate) struct ConnectionTask {
@@ -47,21 +48,24 @@ pub(crate) struct ConnectionTask {
     received: Vec<Message>,
     /// Cost of `received`: the number of messages plus the number of their prefixes.
     received_work: usize,
-    /// One permit, which the owner holds while it handles a share of this connection.
+    /// Semaphore with one permit. The permit goes to the owner with each share, and comes back when
+    /// the owner drops it at the end of its turn.
     turns: Arc<Semaphore>,
-    /// The permit for the next share. `None` while the owner handles a share.
+    /// The permit for the next share. `None` from the sending of a share until the end of the turn
+    /// in which the owner handles this share.
     turn: Option<OwnedSemaphorePermit>,
     end: Option<ConnectionEnd>,
     has_ended: bool,
-    /// Set after an OPEN message, until the owner has sent the codec options for the messages that
-    /// follow.
+    /// Whether the connection has decoded an OPEN message and waits until the owner sends the codec
+    /// options for the messages that follow.
     waits_for_options: bool,
     /// Whether the owner waits for [`ConnectionEvent::Polled`].
     is_polled: bool,
-    /// Number of UPDATE messages of the batch in `output`. `None`: the owner waits for no batch.
+    /// Number of UPDATE messages of the batch in `output`. `None`: the owner does not wait for
+    /// [`ConnectionEvent::Written`].
     updates: Option<u64>,
-    /// Error of a failed write. The connection then reads the messages that the peer sent before it
-    /// closed, and ends.
+    /// Error of a failed write. After a failed write, the connection reads the messages that are in
+    /// the receive buffer of the kernel, and then ends.
     write_problem: Option<String>,
     send_hold_time: Option<Duration>,
     /// Time at which the send hold timer expires. `None`: the timer does not run.
@@ -184,9 +188,9 @@ impl ConnectionTask {
         }
     }
 
-    /// Reads until the receive buffer of the kernel is empty, or until a message is complete.
-    /// Bypasses tokio: after this process was suspended, `try_read_buf` reports an empty socket
-    /// until the runtime has polled the socket.
+    /// Reads until the receive buffer of the kernel is empty, or until at least one message is
+    /// decoded. Bypasses tokio: after this process was suspended, `try_read_buf` reports an empty
+    /// socket until the runtime has polled the socket.
     fn poll(&mut self) {
         let mut chunk = vec![0; READ_SIZE];
         while self.can_read() {
@@ -256,9 +260,9 @@ impl ConnectionTask {
         }
     }
 
-    /// Tries one more write after the send deadline. If this process was suspended, the peer can
-    /// have read from its socket meanwhile. The timer expires only if the send buffer of the kernel
-    /// is still full.
+    /// Tries one more write after the send deadline: if this process was suspended, the peer can
+    /// have read from its socket during the suspension. The send hold timer expires only if the
+    /// send buffer of the kernel is still full.
     fn send_deadline_reached(&mut self) {
         self.send_deadline = None;
         match (&*SockRef::from(&self.stream)).write(&self.output) {
@@ -296,7 +300,8 @@ impl ConnectionTask {
         !self.received.is_empty() || self.end.is_some()
     }
 
-    /// Sends pending events to the owner until its queue is full. Does not wait.
+    /// Sends pending events to the owner until no event is pending or the queue of the owner is
+    /// full. Does not wait.
     fn send_events(&mut self, events: &mpsc::Sender<ConnectionEvent>) {
         while self.has_event() {
             let Ok(permit) = events.try_reserve() else {
@@ -306,7 +311,7 @@ impl ConnectionTask {
         }
     }
 
-    /// Returns the next event. The caller has checked [`Self::has_event`].
+    /// Returns the next event. The caller must have checked [`Self::has_event`].
     fn take_event(&mut self) -> ConnectionEvent {
         let connection = self.id;
         if self.updates.is_some() && self.output.is_empty() {

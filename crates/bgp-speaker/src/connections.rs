@@ -23,8 +23,8 @@ use crate::{
     socket,
 };
 
-/// Capacity of the queue of orders to one connection. At most one waiting order is a batch of
-/// updates, so most of the others are keepalives.
+/// Capacity of the queue of orders to one connection. At most one order in the queue is a batch of
+/// updates, so most of the other orders are KEEPALIVE messages.
 const ORDERS: usize = 16;
 
 pub(crate) struct ConnectionTasks {
@@ -42,7 +42,7 @@ pub(crate) struct ConnectionTasks {
 struct ConnectionLink {
     peer: PeerId,
     orders: mpsc::Sender<ConnectionOrder>,
-    /// Whether the connection has not yet written its last batch of updates.
+    /// Whether the owner has ordered a batch of updates that the connection has not yet written.
     is_writing: bool,
     addresses: ConnectionAddresses,
 }
@@ -54,7 +54,7 @@ pub(crate) struct ConnectionAddresses {
     pub(crate) remote: SocketAddr,
 }
 
-/// A pending attempt to connect.
+/// A pending attempt to connect to a peer.
 #[derive(Debug)]
 pub(crate) struct Dial {
     pub(crate) attempt: u64,
@@ -108,7 +108,7 @@ impl ConnectionTasks {
                 attempt,
                 result,
             };
-            // The owner has ended, so the result is not needed.
+            // An error of `send` means that the owner has ended and does not need the result.
             let _ = events.send(dialled).await;
         });
         Dial { attempt, task }
@@ -128,7 +128,8 @@ impl ConnectionTasks {
         Ok(connection)
     }
 
-    /// Registers a new connection of the peer. Returns its number and the receiver of its orders.
+    /// Registers a new connection of the peer. Returns the id of the connection and the receiver of
+    /// the orders for it.
     pub(crate) fn link(
         &mut self,
         peer: PeerId,
@@ -147,7 +148,7 @@ impl ConnectionTasks {
         (connection, receiver)
     }
 
-    /// Closes the connection. Its task executes the waiting orders first.
+    /// Closes the connection. The task of the connection first executes the orders in its queue.
     pub(crate) fn close(&mut self, connection: ConnectionId) {
         self.links.remove(&connection);
     }
@@ -160,8 +161,8 @@ impl ConnectionTasks {
         self.links.get(&connection).map(|link| link.addresses)
     }
 
-    /// Sends an order to the task of the connection. If the queue is full, returns the input that
-    /// ends the connection in its session.
+    /// Sends an order to the task of the connection. If the queue is full, drops a KEEPALIVE
+    /// message, and for any other order returns the session input that ends the connection.
     pub(crate) fn order(
         &self,
         connection: ConnectionId,
@@ -169,7 +170,7 @@ impl ConnectionTasks {
     ) -> Option<SessionInput> {
         match self.links.get(&connection)?.orders.try_send(order) {
             Ok(()) | Err(TrySendError::Full(ConnectionOrder::Send(Message::Keepalive))) => None,
-            // The task has ended. The owner receives its last event separately.
+            // The task has ended. The owner receives the last event of the task separately.
             Err(TrySendError::Closed(_)) => None,
             Err(TrySendError::Full(_)) => {
                 let problem = "the peer reads nothing from its socket".to_owned();
@@ -178,7 +179,8 @@ impl ConnectionTasks {
         }
     }
 
-    /// Reports whether the connection has written its last batch of updates.
+    /// Reports whether the connection can take a batch of updates: it is open and has written its
+    /// previous batch.
     pub(crate) fn takes_updates(&self, connection: ConnectionId) -> bool {
         let link = self.links.get(&connection);
         link.is_some_and(|link| !link.is_writing)
@@ -193,7 +195,8 @@ impl ConnectionTasks {
         self.order(connection, ConnectionOrder::SendUpdates(updates))
     }
 
-    /// Records that the batch has been written. Returns the peer of the connection.
+    /// Records that the connection has written its batch of updates. Returns the peer of the
+    /// connection.
     pub(crate) fn updates_written(&mut self, connection: ConnectionId) -> Option<PeerId> {
         let link = self.links.get_mut(&connection)?;
         link.is_writing = false;
@@ -204,12 +207,12 @@ impl ConnectionTasks {
         self.tasks.abort_all();
     }
 
-    /// Reports whether every connection has been closed on both sides.
+    /// Reports whether the task of every connection has ended.
     pub(crate) fn are_closed(&self) -> bool {
         self.connections.is_empty()
     }
 
-    /// Waits until a task has ended and returns its result.
+    /// Waits until the task of a listener, dial or connection has ended, and returns its result.
     pub(crate) async fn next_ended(&mut self) -> Result<(), JoinError> {
         tokio::select! {
             Some(ended) = self.tasks.join_next() => ended,

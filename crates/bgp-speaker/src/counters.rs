@@ -18,7 +18,7 @@ impl SpeakerCounter {
     }
 }
 
-/// One counter for each failure reason.
+/// One counter for each reason for which a session was not established.
 #[derive(Debug)]
 pub struct ReasonCounters([SpeakerCounter; FailureReason::ALL.len()]);
 
@@ -43,8 +43,9 @@ impl ReasonCounters {
 pub struct SpeakerCounters {
     /// Accepted connections that belong to a peer.
     pub connections_accepted: SpeakerCounter,
-    /// Refused connections that belong to no peer: their address is unknown, its TCP MD5 key could
-    /// not be set, or its group is full.
+    /// Connections that were refused because no peer and no group has their address, because the
+    /// TCP MD5 key of their address could not be set, or because their group has reached
+    /// [`maximum_peers`](crate::GroupConfig::maximum_peers).
     pub connections_without_peer: SpeakerCounter,
     /// Refused connections of a peer that has an established session. A peer of a group is
     /// identified by its address and BGP identifier, any other peer by its address.
@@ -54,13 +55,14 @@ pub struct SpeakerCounters {
     pub connections_over_address_maximum: SpeakerCounter,
     /// Failed attempts to accept a connection, for example without free file descriptors.
     pub accept_failures: SpeakerCounter,
-    /// Attempts of this speaker to connect.
+    /// Attempts of this speaker to connect to a peer.
     pub dials: SpeakerCounter,
-    /// Failed attempts of this speaker to connect.
+    /// Failed attempts of this speaker to connect to a peer.
     pub dials_failed: SpeakerCounter,
     /// Sessions that were established.
     pub sessions_established: SpeakerCounter,
-    /// Failed dials and connections that ended before their session was established.
+    /// Failed dials, and connections that were refused or ended before their session was
+    /// established, by reason.
     pub sessions_refused: ReasonCounters,
     /// Established sessions that ended.
     pub sessions_lost: SpeakerCounter,
@@ -68,7 +70,8 @@ pub struct SpeakerCounters {
     pub updates_received: SpeakerCounter,
     /// UPDATE messages sent to peers.
     pub updates_sent: SpeakerCounter,
-    /// UPDATE messages with a malformed attribute that did not end the session (RFC 7606).
+    /// UPDATE messages with a malformed attribute after which the session stayed established (RFC
+    /// 7606).
     pub updates_malformed: SpeakerCounter,
     /// Announced paths that import policy or loop detection rejected.
     pub paths_rejected: SpeakerCounter,
@@ -76,8 +79,8 @@ pub struct SpeakerCounters {
     pub paths_over_maximum: SpeakerCounter,
     /// Attributes of unknown types that import policy discarded.
     pub attributes_discarded: SpeakerCounter,
-    /// Path attributes that import policy changed: LOCAL_PREF, MED, communities, or attributes of
-    /// route reflection.
+    /// Sets of path attributes that import policy changed: LOCAL_PREF, MED, communities, or
+    /// attributes of route reflection.
     pub attributes_clamped: SpeakerCounter,
     /// Paths that were withdrawn because their attributes do not fit into one message.
     pub paths_unsendable: SpeakerCounter,

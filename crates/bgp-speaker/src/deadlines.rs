@@ -8,8 +8,9 @@ use std::{
 use bgp_rib::PeerId;
 
 /// One entry for each session with a deadline. The time of the entry is at or before the deadline.
-/// A deadline that moves later does not change its entry; the caller schedules the session again
-/// when the early entry is due. This saves an update for every received message.
+/// If the deadline moves to a later time, the entry does not change: when the early entry is due,
+/// the caller schedules the session again. Each received message moves the deadline of the hold
+/// timer, so this saves an update of the entry for each received message.
 #[derive(Debug, Default)]
 pub(crate) struct Deadlines {
     entries: BTreeSet<(Instant, PeerId)>,
@@ -18,7 +19,7 @@ pub(crate) struct Deadlines {
 
 impl Deadlines {
     /// Ensures that the entry of the peer is not later than `next`, the next deadline of its
-    /// session. `None`: the session has no deadline.
+    /// session. `None`: the session has no deadline, and an existing entry does not change.
     pub(crate) fn schedule(&mut self, id: PeerId, next: Option<Instant>) {
         let Some(next) = next else {
             return;
@@ -51,7 +52,7 @@ impl Deadlines {
         Some(id)
     }
 
-    /// Returns the time of the next entry.
+    /// Returns the time of the earliest entry.
     pub(crate) fn next(&self) -> Option<Instant> {
         self.entries.first().map(|(deadline, _)| *deadline)
     }

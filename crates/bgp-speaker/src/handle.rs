@@ -34,7 +34,7 @@ pub struct SpeakerEnded;
 pub enum ChangesEnded {
     #[error(transparent)]
     SpeakerEnded(#[from] SpeakerEnded),
-    /// The observer left too many changes unread.
+    /// More changes were unread than the speaker stores for an observer.
     #[error(
         "the observer left too many changes unread, so the stream of changes ended; start a new \
          watch to receive everything that exists"
@@ -55,7 +55,8 @@ pub struct SpeakerHandle {
 pub struct SpeakerChanges {
     commands: mpsc::Sender<SpeakerCommand>,
     observer: u64,
-    /// The reply to a call of `next` that was cancelled before the reply arrived.
+    /// The reply for which a call of `next` waits. If this call is cancelled, the following call
+    /// waits for this reply.
     pending: Option<oneshot::Receiver<observe::ObservedChanges>>,
     _alive: Arc<()>,
 }
@@ -87,7 +88,8 @@ impl SpeakerHandle {
     }
 
     /// Replaces the peers and groups. A session restarts only if a changed setting affects the OPEN
-    /// message or the connection. Changes of policies apply to the established session.
+    /// message or the connection. Changes of policies apply to an established session without a
+    /// restart.
     ///
     /// # Errors
     /// The outer error: the speaker has ended. The inner error: the configuration is invalid, and
@@ -100,9 +102,9 @@ impl SpeakerHandle {
             .await
     }
 
-    /// Announces an own path, or changes the attributes of an announced own path. An unspecified
-    /// next hop is replaced with the local address of each session. Returns the revision of this
-    /// change.
+    /// Announces a path that this speaker originates, or changes the attributes of this path. An
+    /// unspecified next hop (`0.0.0.0` or `::`) is replaced with the local address of each session.
+    /// Returns the revision of this change.
     ///
     /// # Errors
     /// The outer error: the speaker has ended. The inner error: the next hop is not of the family
@@ -117,8 +119,8 @@ impl SpeakerHandle {
             .await
     }
 
-    /// Withdraws the own path of the prefix, if there is such a path. Returns the revision of this
-    /// change.
+    /// Withdraws the path that this speaker originates for `prefix`, if there is one. Returns the
+    /// revision of this change.
     ///
     /// # Errors
     /// The speaker has ended.
@@ -128,7 +130,8 @@ impl SpeakerHandle {
     }
 
     /// Returns a revision for [`flushed`](Self::flushed) that covers all updates that are pending
-    /// now, including the first updates of a session that was established just before.
+    /// at the time of the call, including the first updates of a session that was established
+    /// before the call.
     ///
     /// # Errors
     /// The speaker has ended.
@@ -137,7 +140,7 @@ impl SpeakerHandle {
     }
 
     /// Waits until all changes up to the revision have been written to the socket of every
-    /// established session.
+    /// established session. Returns immediately if no session is established.
     ///
     /// # Errors
     /// The speaker has ended.
@@ -147,7 +150,8 @@ impl SpeakerHandle {
         result.map(|_| ()).map_err(|_| SpeakerEnded)
     }
 
-    /// Restarts the session of a peer.
+    /// Restarts the session of the peer with the name `peer`. Does nothing if there is no such
+    /// peer.
     ///
     /// # Errors
     /// The speaker has ended.
@@ -156,7 +160,8 @@ impl SpeakerHandle {
             .await
     }
 
-    /// Asks a peer to send its routes again (RFC 2918).
+    /// Asks the peer with the name `peer` to send its routes of the family again (RFC 2918). Does
+    /// nothing if there is no such peer, or if it did not offer the ROUTE-REFRESH capability.
     ///
     /// # Errors
     /// The speaker has ended.
@@ -173,8 +178,9 @@ impl SpeakerHandle {
         self.request(SpeakerCommand::ListPeers).await
     }
 
-    /// Returns the addresses whose sessions could not be established, sorted by address. At most
-    /// 256 addresses: those with the most recent failures.
+    /// Returns the addresses with failed attempts to establish a session since the last established
+    /// session of the address, sorted by address. The record has at most 256 addresses: a further
+    /// address has replaced the address with the oldest last failure.
     ///
     /// # Errors
     /// The speaker has ended.
@@ -182,7 +188,7 @@ impl SpeakerHandle {
         self.request(SpeakerCommand::ListRefusedSessions).await
     }
 
-    /// Returns paths of a table, ordered by prefix, peer and path id.
+    /// Returns the paths that the query selects, ordered by prefix, name of the peer and path id.
     ///
     /// # Errors
     /// The speaker has ended.
@@ -191,9 +197,9 @@ impl SpeakerHandle {
             .await
     }
 
-    /// Starts a stream of changes of all sessions, and, if `paths` is true, of the paths in all
-    /// Adj-RIB-In. The stream begins with all existing peers and paths, followed by
-    /// [`SpeakerChange::Synced`].
+    /// Starts a stream of changes of all peers and, if `paths` is true, of all paths that a peer
+    /// announced or this speaker originated. The stream begins with all existing peers and paths,
+    /// followed by [`SpeakerChange::Synced`].
     ///
     /// # Errors
     /// The speaker has ended.
@@ -219,8 +225,9 @@ impl SpeakerHandle {
         &self.counters
     }
 
-    /// Ends all sessions with this Cease reason, then ends the speaker. Returns when every peer has
-    /// received the NOTIFICATION and has closed its side, or after `deadline`.
+    /// Ends all sessions with this Cease reason, then ends the speaker. Returns when all
+    /// connections are closed, at the latest after `deadline`. A connection waits at most 1 s until
+    /// its peer has received the NOTIFICATION and has closed its side.
     ///
     /// # Errors
     /// The speaker had already ended.
@@ -235,9 +242,10 @@ impl SpeakerHandle {
 }
 
 impl SpeakerChanges {
-    /// Waits for the next changes. An object that changed several times since the last call is
-    /// returned once, with its current state. The memory for a slow reader is therefore limited by
-    /// the number of objects and a maximum number of removals. A cancelled call loses no change.
+    /// Waits for the next changes. A peer or path that changed several times since the previous
+    /// call is returned once, with its current state. The memory for a slow reader is therefore
+    /// limited by the number of peers and paths and a maximum number of removals. A cancelled call
+    /// loses no change.
     ///
     /// # Errors
     /// The speaker has ended, or the observer has left too many changes unread.

@@ -19,9 +19,9 @@ use crate::{
     session_log::SessionLog,
 };
 
-/// A further connection from the peer within this time after its session was established is
-/// possibly the connection that lost a collision (RFC 4271 section 6.8), so the further connection
-/// is not logged at WARN.
+/// If a peer opens a further connection within this time after its session was established, the
+/// further connection is possibly the loser of a collision (RFC 4271 section 6.8). Its refusal is
+/// then logged at DEBUG, later at WARN.
 const COLLISION_WINDOW: Duration = Duration::from_secs(5);
 
 /// The counters, the log and the refused sessions of a speaker.
@@ -29,15 +29,17 @@ pub(crate) struct Journal {
     pub(crate) counters: Arc<SpeakerCounters>,
     pub(crate) log: SessionLog,
     pub(crate) refused_sessions: RefusedSessions,
-    /// Names of the groups that have reached their maximum number of peers, and for which this was
-    /// logged. A name is removed when its group accepts peers again.
+    /// Names of the groups that have reached their maximum number of peers (`maximum_peers`), and
+    /// for which this was logged at WARN. A name is removed when its group accepts a further peer,
+    /// and when the configuration changes.
     full_groups: BTreeSet<String>,
-    /// Addresses that have reached their maximum number of peers, and for which this was logged. An
-    /// address is removed when one of its peers is removed.
+    /// Addresses that have reached the maximum number of peers of one address
+    /// (`maximum_peers_per_address`), and for which this was logged at WARN. An address is removed
+    /// when one of its peers is removed, and when the configuration changes.
     full_addresses: BTreeSet<IpAddr>,
 }
 
-/// The kinds of messages at INFO or WARN that a session has logged. A session logs each kind once,
+/// The kinds of log lines at INFO or WARN that a session has logged. A session logs each kind once,
 /// and only within the line limit of its address, see [`SessionLog::allows_once`].
 #[derive(Default)]
 pub(crate) struct LoggedOnce {
@@ -50,7 +52,7 @@ pub(crate) struct LoggedOnce {
     pub(crate) duplicate: bool,
 }
 
-/// Reports whether the number of paths is at least four fifths of the maximum.
+/// Reports whether the number of paths is at least 80 % of the maximum.
 fn is_near_maximum(paths: usize, maximum_paths: u32) -> bool {
     paths.saturating_mul(5) >= (maximum_paths as usize).saturating_mul(4)
 }
@@ -100,7 +102,7 @@ impl Journal {
         }
     }
 
-    /// Counts and records that a session was not established, unless an operator of this side
+    /// Counts and records that a session was not established, except if an operator of this speaker
     /// ended the session.
     pub(crate) fn failed(&mut self, peer: &PeerConfig, error: &SessionError, now: Instant) {
         if matches!(error, SessionError::Ceased(_)) && error.is_deliberate() {
@@ -115,8 +117,8 @@ impl Journal {
         self.refused(peer.address.ip(), refusal, now);
     }
 
-    /// Counts and records that a session was not established. Logs it at WARN unless a similar line
-    /// about the address was logged recently, otherwise at DEBUG.
+    /// Counts and records that a session was not established. Logs the failure at WARN if
+    /// [`RefusedSessions::record`] and the line limit of the address allow it, otherwise at DEBUG.
     pub(crate) fn refused(&mut self, address: IpAddr, refusal: SessionRefusal, now: Instant) {
         self.counters.sessions_refused.add(refusal.reason);
         let due = self.refused_sessions.record(address, refusal.clone(), now);
@@ -136,8 +138,8 @@ impl Journal {
         }
     }
 
-    /// Clears the record of logged maximums after the groups have changed, so that each maximum is
-    /// logged again.
+    /// Forgets which groups and addresses have a log line about their maximum number of peers.
+    /// After a change of the groups, the next refusal because of such a maximum is logged at WARN.
     pub(crate) fn groups_changed(&mut self) {
         self.full_groups.clear();
         self.full_addresses.clear();
@@ -147,7 +149,8 @@ impl Journal {
         self.full_groups.remove(group);
     }
 
-    /// Records that a dynamic peer of the address was removed.
+    /// Records that a dynamic peer of the address was removed, so that the address can have a
+    /// further peer.
     pub(crate) fn address_has_room(&mut self, address: IpAddr) {
         self.full_addresses.remove(&address);
     }
@@ -215,8 +218,9 @@ impl Journal {
         self.refused(address, refusal, now);
     }
 
-    /// Counts a connection of the peer. An established session refuses the connection (RFC 4271
-    /// section 6.8), and the refusal is logged once for each session.
+    /// Counts an accepted connection of the peer. An established session refuses the connection
+    /// (RFC 4271 section 6.8). The refusal is logged at WARN once for each session, and only after
+    /// the collision window.
     pub(crate) fn accepted(&mut self, peer: &mut Peer, now: Instant) {
         self.counters.connections_accepted.add(1);
         if peer.established.is_none() {
@@ -237,8 +241,8 @@ impl Journal {
         );
     }
 
-    /// Counts and logs a refused connection whose address and BGP identifier belong to the
-    /// established session of `peer`.
+    /// Counts and logs a connection that is refused because its address and BGP identifier are
+    /// equal to the address and BGP identifier of the established session of `peer`.
     pub(crate) fn duplicate(&mut self, peer: &mut Peer, router_id: RouterId, now: Instant) {
         self.counters.duplicates_refused.add(1);
         let address = peer.config.address.ip();
@@ -340,7 +344,7 @@ impl Journal {
     }
 
     /// Schedules a request to the peer to send its routes of these families again (RFC 2918). Logs
-    /// a warning if the peer lacks the capability.
+    /// a warning instead if the peer lacks the ROUTE-REFRESH capability.
     pub(crate) fn request_refreshes(&mut self, peer: &mut Peer, families: &[Family], now: Instant) {
         if families.is_empty() {
             return;

@@ -14,20 +14,20 @@
 //! `observe`, `journal`, `admit` and `revisions` each own one part of the state. A connection task
 //! reads, decodes, encodes and writes the messages of one TCP connection.
 //!
-//! **Invariants.** A connection gets the next updates of its peer only after it has written the
+//! **Invariants.** A connection gets the next updates for its peer only after it has written the
 //! previous updates to its socket. A peer that reads fast gets each change immediately. For a peer
 //! that reads slowly, changes coalesce in the RIB, so that no queue grows. The owner never waits
-//! for a connection. Connections wait for the owner, and meanwhile the messages of the peer stay in
-//! the socket. In one turn the owner takes at most one share, a bounded number of messages and
-//! prefixes, from each connection. A peer that sends too many messages therefore delays other peers
-//! only by the duration of one share.
+//! for a connection. A connection waits for the owner, and meanwhile the messages of its peer stay
+//! in the receive buffer of the kernel. In one turn the owner takes at most one share, a bounded
+//! number of messages and prefixes, from each connection. In each turn, a peer that sends too many
+//! messages therefore delays the other peers only by the duration of one share.
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
 
-/// Logs at WARN if the first argument is true, otherwise at DEBUG. The caller passes true only
-/// once, so that a peer cannot flood the log.
+/// Logs at WARN if the first argument is true, otherwise at DEBUG. The caller passes true only for
+/// the first of several similar events, so that a peer cannot flood the log.
 macro_rules! warn_once {
     ($is_due:expr, $($fields:tt)*) => {
         if $is_due {

@@ -17,23 +17,23 @@ use crate::{
     socket::BACKLOG,
 };
 
-/// Pause before keys that the kernel rejected are set again.
+/// Pause before the keys of the refused prefixes are set again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Default)]
 pub(crate) struct ListenerKeys {
     /// Keys that are set on the socket.
     in_force: BTreeMap<IpNet, Md5Key>,
-    /// Prefixes whose connections must be refused, with the error: the key could not be set, or a
-    /// waiting connection could have been opened before the key was set.
+    /// Prefixes whose connections must be refused, with the error: the key could not be set, or the
+    /// connections that were in the accept queue when the key was set could not be closed.
     refused: BTreeMap<IpNet, String>,
     retry_at: Option<Instant>,
 }
 
 impl ListenerKeys {
-    /// Makes the keys of the socket equal to `desired`. A waiting connection that was opened before
-    /// a key was set is not signed with this key. Therefore all waiting connections are closed
-    /// after a change; their peers connect again.
+    /// Makes the keys of the socket equal to `desired`. A connection that entered the accept queue
+    /// before a key was set is not signed with this key. Therefore all connections in the accept
+    /// queue are closed after a change of the keys; their peers connect again.
     pub(crate) fn apply(&mut self, listener: &TcpListener, desired: &BTreeMap<IpNet, Md5Key>) {
         let local = listener.local_addr();
         let is_ipv4 = local.expect("a listening socket has an address").is_ipv4();
@@ -73,8 +73,8 @@ impl ListenerKeys {
             }
         }
         if has_changed && let Err(error) = close_waiting(listener) {
-            // Refuse the prefix: a waiting connection could have been opened before the key was
-            // set, so it could be unsigned.
+            // Refuse the prefixes of the new keys: a connection that is still in the accept queue
+            // could be unsigned.
             for prefix in new {
                 refused.insert(prefix, format!("cannot close waiting connections: {error}"));
             }
@@ -93,14 +93,14 @@ impl ListenerKeys {
         self.refused = refused;
     }
 
-    /// Waits until [`ListenerKeys::apply`] must be called again. Waits forever if no key was
-    /// rejected.
+    /// Waits until [`ListenerKeys::apply`] must be called again. Waits forever if no prefix is
+    /// refused.
     pub(crate) async fn retry(&self) {
         wait_until(self.retry_at).await;
     }
 
     /// Reports whether connections from the address must be refused. For an address in several
-    /// prefixes, the longest prefix applies, as in the kernel.
+    /// prefixes, the longest prefix decides, as in the kernel.
     pub(crate) fn is_refused(&self, address: IpAddr) -> bool {
         let longest = |prefix: Option<&IpNet>| prefix.map(IpNet::prefix_len);
         let contains_address = |prefix: &&IpNet| prefix.contains(&address);
@@ -119,8 +119,8 @@ impl ListenerKeys {
     }
 }
 
-/// Accepts and closes all waiting connections. Bypasses tokio, which could report an empty queue
-/// before it has polled the socket.
+/// Accepts and closes all connections in the accept queue. Bypasses tokio, which could report an
+/// empty queue before it has polled the socket.
 fn close_waiting(listener: &TcpListener) -> io::Result<()> {
     let socket = SockRef::from(listener);
     let ended_before_accept = [ErrorKind::Interrupted, ErrorKind::ConnectionAborted];
@@ -146,7 +146,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_waiting_connection_is_closed_when_a_key_is_set() {
+    async fn a_connection_in_the_accept_queue_is_closed_when_a_key_is_set() {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let mut early = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         early
@@ -158,18 +158,19 @@ mod tests {
         let desired = prefixes.map(|prefix| (prefix, key.clone()));
         keys.apply(&listener, &desired.into());
         assert_eq!(early.read(&mut [0]).unwrap(), 0);
-        // The key of the IPv6 prefix belongs to another socket.
+        // A socket that listens on an IPv4 address gets no keys of IPv6 prefixes.
         assert_eq!(keys.in_force.len(), 1);
         assert!(!keys.is_refused(Ipv4Addr::LOCALHOST.into()));
     }
 
-    /// Each key uses option memory of the socket, so the kernel rejects keys beyond its limit.
+    /// Each key uses option memory of the socket, so the kernel rejects keys above
+    /// net.core.optmem_max.
     #[tokio::test]
     async fn connections_are_refused_from_addresses_whose_key_the_kernel_rejects() {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let key = Md5Key::parse(b"secret").unwrap();
         let address = |number: u32| Ipv4Addr::from(0x0a00_0000 + number);
-        // Twice the number of keys that fit with the default net.core.optmem_max.
+        // More keys than the default of net.core.optmem_max allows.
         let too_many = 2_000;
         let peers = 0..too_many;
         let desired: BTreeMap<_, _> = peers
@@ -199,7 +200,8 @@ mod tests {
         assert!(is_refused("10.0.0.3"));
         assert!(!is_refused("10.0.0.2"));
         assert!(!is_refused("10.1.0.3"));
-        // A prefix is also refused if its key is set but waiting connections could not be closed.
+        // A prefix is also refused if its key is set but the connections in the accept queue could
+        // not be closed.
         let mut keys = keys;
         keys.in_force.insert("10.0.0.0/16".parse().unwrap(), key);
         assert!(keys.is_refused("10.0.0.3".parse().unwrap()));

@@ -73,14 +73,14 @@ impl Md5Key {
         })
     }
 
-    /// Parses the content of a key file. The error describes the content.
+    /// Parses the content of a key file. The error describes the content without quoting it.
     pub(crate) fn parse(file: &[u8]) -> Result<Self, &'static str> {
         let line = file.strip_suffix(b"\n").unwrap_or(file);
         let key = line.strip_suffix(b"\r").unwrap_or(line);
         if key.is_empty() {
             return Err("nothing");
         }
-        // The configuration of a router cannot express a key with these bytes.
+        // The configuration of a router cannot express a key with a line end or a zero byte.
         if key.iter().any(|byte| matches!(byte, b'\n' | b'\r' | 0)) {
             return Err("several lines or a zero byte");
         }
@@ -97,8 +97,9 @@ impl fmt::Debug for Md5Key {
     }
 }
 
-/// Reads at most three bytes more than the longest key, so that a wrong path to a huge file costs
-/// no memory. Returns the bytes and the mode of the file.
+/// Reads at most three bytes more than the longest key: a line end of two bytes, and one byte that
+/// shows that the key is too long. A wrong path to a huge file therefore costs no memory. Returns
+/// the bytes and the mode of the file.
 fn read_start(path: &Path) -> io::Result<(Vec<u8>, u32)> {
     let (file, metadata) = open_file(path)?;
     let mode = metadata.permissions().mode();
@@ -107,14 +108,15 @@ fn read_start(path: &Path) -> io::Result<(Vec<u8>, u32)> {
     Ok((bytes, mode))
 }
 
-/// `struct tcp_md5sig` of linux/tcp.h, in the byte order of the machine:
+/// `struct tcp_md5sig` of linux/tcp.h, in the byte order of the machine. Each line has the offset
+/// of a field, its name, and its length in bytes:
 ///
 /// ```text
-///    0  address     sockaddr_storage: family (2), port (2), IPv4 address (4),
-///                   or port (2), flow label (4), IPv6 address (16)
+///    0  address     128, sockaddr_storage: family (2), port (2), then IPv4 address (4),
+///                   or flow label (4) and IPv6 address (16)
 ///  128  flags       1
-///  129  prefix      length of the prefix
-///  130  key length  2; 0 removes the key
+///  129  prefix      1, the length of the prefix
+///  130  key length  2, the value 0 removes the key
 ///  132  interface   4
 ///  136  key         80
 /// ```
@@ -176,8 +178,9 @@ pub(crate) fn set(socket: &impl AsFd, prefix: IpNet, key: Option<&Md5Key>) -> io
     Err(io::Error::other(problem))
 }
 
-/// Sets the key of a socket before it connects. The key applies to every address, because the
-/// socket connects to one peer only, and NAT can translate the address of this peer.
+/// Sets the key of a socket before it connects to `peer`. The key applies to all addresses of the
+/// family of `peer`, because the socket connects to one peer only, and NAT can translate the
+/// address of this peer.
 ///
 /// # Errors
 /// The kernel rejects the key.
@@ -267,7 +270,7 @@ mod tests {
         );
     }
 
-    /// Checks the encoded structure. `expected` lists the offset and value of all bytes that are
+    /// Checks the encoded structure. `expected` lists the offset and value of each field that is
     /// not zero.
     #[track_caller]
     fn check_layout(prefix: &str, key: Option<&[u8]>, expected: &[(usize, &[u8])]) {
@@ -318,8 +321,8 @@ mod tests {
         );
     }
 
-    /// The kernel rejects the removal of a key that is not set, so a second removal shows that the
-    /// first one worked.
+    /// The kernel rejects the removal of a key that is not set. The error of the second removal
+    /// therefore shows that the first removal worked.
     #[test]
     fn a_key_is_set_in_the_kernel_until_it_is_removed() {
         for (listen, prefixes) in [
@@ -341,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_without_support_for_signatures_returns_an_error() {
+    fn setting_a_key_fails_on_a_socket_without_support_for_signatures() {
         let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let key = Md5Key::parse(b"secret").unwrap();
         let problem = set_for_only_peer(&socket, [127, 0, 0, 1].into(), &key).unwrap_err();

@@ -32,7 +32,7 @@ pub(crate) enum ConnectionEvent {
     Accepted {
         stream: TcpStream,
         remote: SocketAddr,
-        /// The admission rules that were current when the listener accepted the connection.
+        /// The admission rules that the listener applied when it accepted the connection.
         admission: Arc<AdmissionRules>,
     },
     Dialled {
@@ -82,9 +82,11 @@ pub(crate) enum ConnectionOrder {
         decoder: CodecOptions,
         encoder: CodecOptions,
     },
-    /// Sets the time for which the peer can leave its socket unread. `None`: no limit.
+    /// Sets the send hold time: the time without a successful write after which the connection
+    /// sends [`ConnectionEvent::SendHoldTimerExpired`]. `None`: the connection waits without limit.
     SetSendHoldTime(Option<Duration>),
-    /// Read the socket until it is empty, send the messages, then send [`ConnectionEvent::Polled`].
+    /// Read the socket until it is empty or a message is complete, send the decoded messages to the
+    /// owner, then send [`ConnectionEvent::Polled`].
     Poll,
     /// Write the updates, then send [`ConnectionEvent::Written`] when all bytes are in the send
     /// buffer of the kernel.

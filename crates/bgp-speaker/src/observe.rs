@@ -15,12 +15,14 @@ use crate::{
     status::{PeerStatus, View},
 };
 
-/// Largest number of changes in one batch to an observer.
+/// Number of changes in one batch to an observer from which no further paths are added. Changes of
+/// peers are not limited: a batch has all of them.
 const BATCH: usize = 1024;
 
-/// Largest number of unread changes that the speaker stores for an observer. An observer beyond
-/// this limit must start again, and then receives all existing peers and paths. Paths that existed
-/// when the observer was added do not count.
+/// Largest number of unread changes of paths and removals of peers that the speaker stores for an
+/// observer. Above this number, the stream of the observer ends, and the observer must start a new
+/// stream, which begins with all existing peers and paths. Paths that existed when the observer was
+/// added do not count.
 const MAX_UNREAD: usize = 65_536;
 
 /// A change of a peer or a path.
@@ -34,7 +36,8 @@ pub enum SpeakerChange {
     Path(PathStatus),
     /// A path was removed.
     PathRemoved(PathName),
-    /// The observer has received all peers and paths that existed when it was added. Sent once.
+    /// The observer has received all peers and paths that existed when the observer was added. Sent
+    /// once.
     Synced,
 }
 
@@ -52,11 +55,12 @@ struct Observer {
     follows_paths: bool,
     changed_peers: BTreeSet<PeerId>,
     removed_peers: BTreeSet<String>,
-    /// Changed paths with the name of their peer. The name is stored because the peer can be
+    /// Changed paths with the names of their peers. The name is stored because the peer can be
     /// removed before the observer reads the change.
     changed_paths: ChangedPaths,
-    /// Paths that existed when the observer was added, and that the observer has not received yet.
-    /// These paths are sent before later changes. `None`: the observer has received all of them.
+    /// Paths that existed when the observer was added, and that the observer has not received.
+    /// These paths are sent before the paths in `changed_paths`. `None`: the observer has received
+    /// all existing paths, or is lagging.
     existing_paths: Option<ChangedPaths>,
     /// Whether the observer exceeded [`MAX_UNREAD`]. Its changes were dropped, and its next request
     /// ends the stream.
@@ -64,7 +68,7 @@ struct Observer {
     reply: Option<oneshot::Sender<ObservedChanges>>,
 }
 
-/// Changes for an observer. `None`: the observer has exceeded the limit of unread changes.
+/// Changes for an observer. `None`: the observer has exceeded [`MAX_UNREAD`].
 pub(crate) type ObservedChanges = Option<Vec<SpeakerChange>>;
 
 impl Observers {
@@ -83,7 +87,8 @@ impl Observers {
         }
     }
 
-    /// Adds an observer. All existing peers and paths count as changed for the new observer.
+    /// Adds an observer. Its first changes are all existing peers and, if `follows_paths` is true,
+    /// all existing paths.
     pub(crate) fn add(
         &mut self,
         observer: u64,
@@ -114,8 +119,8 @@ impl Observers {
         self.observers.insert(observer, observer_state);
     }
 
-    /// Stores the new changes of paths and sessions for each observer. Takes the changes of paths
-    /// from the RIB.
+    /// Stores the changes of paths and sessions since the previous call for each observer. Takes
+    /// the changes of paths from the RIB.
     pub(crate) fn distribute(&mut self, peers: &Peers, rib: &mut Rib) {
         self.distribute_paths(peers, rib);
         self.distribute_sessions();
@@ -133,7 +138,7 @@ impl Observers {
             let Some(mut observer) = self.observers.remove(&id) else {
                 continue;
             };
-            // Observers that lag are removed after this reply, and observers that were dropped are
+            // An observer that lags is removed after this reply. An observer that was dropped is
             // removed because the send fails.
             let changes = (!observer.is_lagging).then(|| observer.next_changes(view, now));
             let stays = changes.is_some();
@@ -277,7 +282,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_observer_with_too_many_unread_changes_is_ended() {
+    fn the_changes_of_an_observer_are_dropped_when_too_many_are_unread() {
         let alive = Arc::new(());
         let mut observer = Observer {
             alive: Arc::downgrade(&alive),

@@ -21,17 +21,18 @@ use crate::{
     sessions::PeerSessions,
 };
 
-/// Largest number of messages and prefixes that the owner handles in one turn, before it sends the
-/// resulting updates. So changes that arrive together are sent together. The share of the last
-/// connection can exceed the limit.
+/// Limit of the events, messages and prefixes that the owner handles in one turn before it sends
+/// the resulting updates. Changes that arrive together are therefore sent together. The last share
+/// of a turn can exceed the limit.
 const TURN: usize = 8 * SHARE;
 
-/// The owner of the speaker's state. Calls the matching part of the state for each event and
-/// command.
+/// The owner of the speaker's state. Passes each event and command to the part of the state that
+/// handles it.
 pub(crate) struct SpeakerOwner {
     sessions: PeerSessions,
     groups: Groups,
-    /// Permits of the connections whose share was handled in this turn.
+    /// Permits of the connections whose share was handled in this turn. A connection sends its next
+    /// share after its permit is dropped at the end of the turn.
     turns: Vec<OwnedSemaphorePermit>,
     shutdown: Option<PendingShutdown>,
 }
@@ -62,14 +63,15 @@ impl SpeakerOwner {
         self.sessions.connections.accept_from(listener, admission);
     }
 
-    /// Returns a receiver of the revision of the speaker's own paths that was written to every
-    /// established session.
+    /// Returns a receiver of the revision of the speaker's own paths up to which all changes have
+    /// been written to the socket of every established session.
     pub(crate) fn flushed(&self) -> watch::Receiver<u64> {
         self.sessions.revisions.subscribe()
     }
 
-    /// Handles the waiting events, at most one share of each connection. Returns the cost in
-    /// messages and prefixes.
+    /// Handles `first` and then events from the queue, until the queue is empty or the cost reaches
+    /// [`TURN`]. Takes at most one share of each connection. Returns the cost in events, messages
+    /// and prefixes.
     pub(crate) fn take_turn(
         &mut self,
         first: ConnectionEvent,
@@ -85,7 +87,8 @@ impl SpeakerOwner {
         work
     }
 
-    /// Handles one event. Returns its cost in messages and prefixes.
+    /// Handles one event. Returns its cost: 1 for the event plus 1 for each message and each
+    /// prefix.
     fn event(&mut self, event: ConnectionEvent, now: Instant) -> usize {
         let mut cost = 1;
         match event {
@@ -94,8 +97,8 @@ impl SpeakerOwner {
                 remote,
                 admission,
             } => {
-                // Drop a connection that was accepted under the previous configuration: it could
-                // lack the current MD5 key.
+                // Drop a connection that was accepted with the keys of a previous configuration: it
+                // could lack the current TCP MD5 key.
                 if self.shutdown.is_none()
                     && self.groups.has_keys_of(&admission)
                     && let Some(id) = self.admit(remote, now)
@@ -204,7 +207,8 @@ impl SpeakerOwner {
         }
     }
 
-    /// Ends a turn: handles deadlines, sends updates, answers observers.
+    /// Ends a turn: handles deadlines, sends updates, answers observers, and lets the connections
+    /// send their next shares.
     pub(crate) fn finish_turn(&mut self, now: Instant) {
         self.sessions.finish_turn(now);
         self.turns.clear();
@@ -230,7 +234,7 @@ impl SpeakerOwner {
     pub(crate) fn answer_shutdown(&mut self) {
         let shutdown = self.shutdown.take().into_iter();
         for done in shutdown.flat_map(|shutdown| shutdown.done) {
-            // The caller of the shutdown can have been cancelled.
+            // The caller of the shutdown can have been cancelled, so an error of `send` is ignored.
             let _ = done.send(());
         }
     }
@@ -281,7 +285,7 @@ impl SpeakerOwner {
         Ok(())
     }
 
-    /// Returns the peer of a connection from this address. Adds a new dynamic peer if the address
+    /// Returns the peer of a connection from `remote`. Adds a new dynamic peer if the address
     /// belongs to a group. `None`: the connection is refused.
     fn admit(&mut self, remote: SocketAddr, now: Instant) -> Option<PeerId> {
         let (peers, journal) = (&mut self.sessions.peers, &mut self.sessions.journal);

@@ -28,9 +28,9 @@ pub struct PathStatus {
     pub peer: Option<String>,
     /// Path id from the peer, or, in an Adj-RIB-Out, the path id that was sent.
     pub path_id: Option<PathId>,
-    /// The path attributes, after import policy.
+    /// The path attributes after import policy, or, in an Adj-RIB-Out, after export policy.
     pub attributes: Arc<PathAttributes>,
-    /// Whether the decision process prefers this path.
+    /// Whether the decision process prefers this path to all other paths of the prefix.
     pub is_best: bool,
     /// The reason for which the decision process prefers another path. `None` in an Adj-RIB-Out.
     pub not_best: Option<NotBestReason>,
@@ -44,7 +44,7 @@ pub struct PathName {
     pub prefix: IpNet,
     /// Name of the peer that announced the path. `None`: this speaker originated the path.
     pub peer: Option<String>,
-    /// `None`: the session does not use add-path.
+    /// `None`: the session of the peer does not use add-path, or this speaker originated the path.
     pub path_id: Option<PathId>,
 }
 
@@ -59,8 +59,8 @@ pub struct PathQuery {
     pub table: PathTable,
     /// Selects only the paths of this prefix. `None`: all prefixes.
     pub prefix: Option<IpNet>,
-    /// Selects only paths after this path, in the order of prefix, peer and path id. `None`: all
-    /// paths.
+    /// Selects only paths after this path in the order of prefix, name of the peer and path id.
+    /// `None`: all paths.
     pub after: Option<PathName>,
     /// Largest number of paths in the result. The result has the first paths in sort order.
     pub limit: usize,
@@ -147,7 +147,7 @@ impl FromStr for PathName {
 }
 
 impl View<'_> {
-    /// Returns the selected paths, ordered by prefix, peer and path id.
+    /// Returns the paths that the query selects, ordered by prefix, name of the peer and path id.
     pub(crate) fn paths(self, query: &PathQuery) -> Vec<PathStatus> {
         let mut first = FirstPaths {
             query,
@@ -204,8 +204,9 @@ impl View<'_> {
     }
 }
 
-/// Collects the first selected paths in sort order from unsorted paths. Stores at most about twice
-/// as many paths as it returns, so that a page of a large table does not copy the table.
+/// Collects the first selected paths in sort order from unsorted paths. Stores at most twice as
+/// many paths as the query returns, or 1024 if this is more, so that a page of a large table does
+/// not copy the table.
 struct FirstPaths<'a> {
     query: &'a PathQuery,
     paths: Vec<PathStatus>,

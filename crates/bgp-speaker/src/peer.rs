@@ -22,21 +22,23 @@ pub(crate) struct Peer {
     pub(crate) config: PeerConfig,
     pub(crate) is_dynamic: bool,
     pub(crate) session: Session,
-    /// BGP identifier in the OPEN message. Two speakers behind one masqueraded address have
-    /// different identifiers.
+    /// BGP identifier in the OPEN message of a dynamic peer: two speakers behind one masqueraded
+    /// address have different identifiers. `None`: no OPEN message has arrived, or the peer is not
+    /// dynamic.
     pub(crate) router_id: Option<RouterId>,
-    /// The maximum of paths that the peer exceeded. Its connections are refused during a pause.
+    /// The maximum of paths that the peer exceeded. `None`: the peer has exceeded no maximum since
+    /// its last session was established.
     pub(crate) exceeded: Option<u32>,
-    /// The pending attempt to connect.
     pub(crate) dial: Option<Dial>,
     pub(crate) connections: Vec<ConnectionId>,
     pub(crate) established: Option<ConnectionId>,
-    /// Revision of the speaker's own paths up to which all changes have been written to the peer.
+    /// Revision of the speaker's own paths up to which all changes have been written to the socket
+    /// of the peer's established session.
     pub(crate) flushed: u64,
-    /// The messages that the session has already logged. Reset when the session is established and
-    /// when its configuration changes.
+    /// The log lines that the session has logged and logs only once. Reset when the session is
+    /// established and when the configuration of the peer changes.
     pub(crate) logged: LoggedOnce,
-    /// Families for which the peer has not yet been asked to send its routes again.
+    /// Families whose routes the speaker is about to request from the peer again (RFC 2918).
     pub(crate) refreshes: BTreeSet<Family>,
 }
 
@@ -66,13 +68,14 @@ impl Peer {
             && (!self.is_dynamic || self.session.state() == SessionState::Idle)
     }
 
-    /// Reports whether the BGP identifier of a dynamic peer is unknown.
+    /// Reports whether the peer is dynamic and has sent no OPEN message, so that its BGP identifier
+    /// is unknown.
     pub(crate) fn waits_for_open(&self) -> bool {
         self.is_dynamic && self.router_id.is_none()
     }
 
-    /// Reports whether the peer pauses because it exceeded a maximum of paths, and its
-    /// configuration has raised this maximum since.
+    /// Reports whether a peer that pauses because it exceeded a maximum of paths can connect again:
+    /// the configuration of the peer has a higher maximum, no maximum, or the action `Block`.
     pub(crate) fn can_reconnect(&self) -> bool {
         let import = &self.config.session.import;
         self.session.state() == SessionState::Idle
@@ -84,7 +87,8 @@ impl Peer {
             })
     }
 
-    /// Reports whether a dynamic peer has lost its last connection.
+    /// Reports whether the peer is dynamic, has no connection, and does not pause because it
+    /// exceeded its maximum of paths.
     pub(crate) fn is_abandoned(&self) -> bool {
         self.is_dynamic
             && self.connections.is_empty()

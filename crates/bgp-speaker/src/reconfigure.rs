@@ -16,7 +16,8 @@ use crate::{
 pub(crate) struct Reconfiguration {
     /// Changes of the existing peers.
     pub(crate) changes: Vec<(PeerId, PeerChange)>,
-    /// Peers to add, sorted by name. Includes peers whose session must restart.
+    /// Peers to add, sorted by name. Includes each configured peer that `changes` removes because
+    /// its session must restart.
     pub(crate) added: Vec<PeerConfig>,
 }
 
@@ -82,7 +83,7 @@ fn peer_change(
 }
 
 /// Reports whether a setting differs that cannot change during a session: the content of the OPEN
-/// message, the TCP MD5 key, an address, or the side that connects.
+/// message, the TCP MD5 key, an address, a timer of dials, or the side that connects.
 fn needs_new_session(before: &PeerConfig, after: &PeerConfig) -> bool {
     let SessionConfig {
         is_client,

@@ -12,17 +12,20 @@ use bgp_session::FailureReason;
 /// failure is the oldest.
 const ADDRESSES: usize = 256;
 
-/// Shortest time between two log lines about one address with an unchanged reason.
+/// Time after a log line about an address before a further failure of the address for the reason in
+/// this line is logged at WARN. Before this time, such a failure is logged at DEBUG.
 const REPEAT_INTERVAL: Duration = Duration::from_secs(600);
 
-/// Shortest time between two log lines about one address whose reason changes.
+/// Time after a log line about an address before a failure of the address for another reason is
+/// logged at WARN. Before this time, such a failure is logged at DEBUG.
 const CHANGE_INTERVAL: Duration = Duration::from_secs(60);
 
-/// An address whose sessions have failed since the last established session, if there was one.
+/// The failures to establish a session with one address since the last established session with
+/// this address, or since the start of the speaker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RefusedSession {
     pub address: IpAddr,
-    /// Name of the peer. If a dynamic peer has had several names: the last name.
+    /// Name of the peer in the last failure. Several dynamic peers can have the address.
     pub peer: String,
     /// `None`: the peer belongs to no peer group.
     pub group: Option<String>,
@@ -30,7 +33,7 @@ pub struct RefusedSession {
     pub reason: FailureReason,
     /// Description of the last failure.
     pub error: String,
-    /// Failures since the last established session with the address.
+    /// Number of failures since the last established session with the address.
     pub count: u64,
     /// Time since the last failure.
     pub since_last: Duration,
@@ -57,8 +60,8 @@ struct RefusalRecord {
 }
 
 impl RefusedSessions {
-    /// Records a failure. Returns the number of failures of the address if a log line about the
-    /// address is due.
+    /// Records a failure. Returns the number of failures of the address if the caller must log the
+    /// failure at WARN.
     pub(crate) fn record(
         &mut self,
         address: IpAddr,
@@ -119,8 +122,10 @@ impl RefusedSessions {
     }
 }
 
-/// Reports whether a failure is logged at WARN. Collisions and replaced connections are a normal
-/// part of establishing a session. The journal logs full groups and full addresses separately.
+/// Reports whether a failure for this reason is logged at WARN. Collisions and replaced connections
+/// are a normal part of establishing a session. [`Journal`](crate::journal::Journal) has separate
+/// log lines for a group that has reached its maximum number of peers (`maximumPeers`) and for an
+/// address that has reached its maximum number of peers (`maximumPeersPerAddress`).
 fn is_logged(reason: FailureReason) -> bool {
     !matches!(
         reason,
@@ -149,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_logged_on_its_first_failure_then_for_a_new_reason_or_after_ten_minutes() {
+    fn a_repeated_failure_is_logged_after_ten_minutes_and_a_new_reason_after_one_minute() {
         let mut sessions = RefusedSessions::default();
         let began = Instant::now();
         let mut due = |reason, seconds| {
@@ -167,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_address_replaces_the_address_with_the_oldest_failure() {
+    fn a_new_address_replaces_the_address_whose_last_failure_is_the_oldest() {
         let mut sessions = RefusedSessions::default();
         let began = Instant::now();
         let at = |second: usize| began + Duration::from_secs(second.try_into().unwrap());
@@ -182,7 +187,7 @@ mod tests {
         let list = sessions.list(at(ADDRESSES + 2));
         let addresses: Vec<_> = list.iter().map(|refused| refused.address).collect();
         let expected: Vec<_> = [0].into_iter().chain(2..=ADDRESSES).map(address).collect();
-        assert_eq!(addresses, expected, "the second address was replaced");
+        assert_eq!(addresses, expected, "`address(1)` was replaced");
         let first = &list[0];
         assert_eq!((first.count, first.reason), (2, FailureReason::OpenTimeout));
         assert_eq!(first.since_last, Duration::from_secs(2));

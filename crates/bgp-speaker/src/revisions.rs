@@ -7,7 +7,8 @@ use tokio::sync::watch;
 
 #[derive(Debug)]
 pub(crate) struct Revisions {
-    /// Increases with every change of the speaker's own paths.
+    /// Increases with every change of the speaker's own paths, and with every call of
+    /// `SpeakerHandle::barrier`.
     current: u64,
     flushed: watch::Sender<u64>,
 }
@@ -20,8 +21,8 @@ impl Revisions {
         }
     }
 
-    /// Returns a receiver of the revision up to which all changes have been written to every
-    /// established session.
+    /// Returns a receiver of the revision up to which all changes have been written to the socket
+    /// of every established session.
     pub(crate) fn subscribe(&self) -> watch::Receiver<u64> {
         self.flushed.subscribe()
     }
@@ -30,14 +31,15 @@ impl Revisions {
         self.current
     }
 
-    /// Counts a change and returns its revision.
+    /// Increases the current revision by 1 and returns it.
     pub(crate) fn next(&mut self) -> u64 {
         self.current += 1;
         self.current
     }
 
-    /// Publishes the minimum of `written`, the revisions that were written to the established
-    /// sessions. Without an established session, every change counts as written.
+    /// Publishes the minimum of `written`, which has for each established session the revision up
+    /// to which all changes have been written to its socket. Without an established session, every
+    /// change counts as written.
     pub(crate) fn publish(&self, written: impl Iterator<Item = u64>) {
         if *self.flushed.borrow() == self.current {
             return;

@@ -25,8 +25,8 @@ pub(crate) struct SessionLog {
 }
 
 impl SessionLog {
-    /// Counts a line about this address. Returns false if the address has reached its limit in this
-    /// window.
+    /// Counts a line about this address and returns true. Returns false without counting if the
+    /// address has reached its limit in the current window.
     pub(crate) fn allows(&mut self, address: IpAddr, now: Instant) -> bool {
         self.summarize(now);
         self.began.get_or_insert(now);
@@ -55,7 +55,8 @@ impl SessionLog {
         is_due
     }
 
-    /// Ends the window if its time is over, and logs the number of its dropped lines.
+    /// Ends the window if [`WINDOW`] has passed since its beginning, and logs the number of lines
+    /// that were dropped in it.
     pub(crate) fn summarize(&mut self, now: Instant) {
         if let Some(suppressed) = self.end_window(now) {
             tracing::warn!(
@@ -105,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn a_suppressed_log_line_is_logged_in_the_next_window() {
+    fn a_line_that_is_logged_once_and_was_suppressed_is_logged_in_the_next_window() {
         let mut log = SessionLog::default();
         let established = Instant::now();
         assert_eq!(allowed(&mut log, address(1), 11, established), 10);
@@ -132,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_beyond_the_maximum_share_one_limit() {
+    fn addresses_beyond_the_first_1024_share_one_limit() {
         let mut log = SessionLog::default();
         let now = Instant::now();
         let addresses = u32::try_from(ADDRESSES).unwrap();

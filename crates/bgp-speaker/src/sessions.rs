@@ -22,8 +22,9 @@ use crate::{
     status::View,
 };
 
-/// Largest number of prefixes in one batch of updates for a connection. A batch fills the buffer of
-/// a socket, but does not delay other peers noticeably.
+/// Largest number of prefixes in one batch of updates for a connection. A batch of this size fills
+/// the send buffer of a socket, and the owner prepares it without a noticeable delay for other
+/// peers.
 const UPDATE_BATCH: usize = 2048;
 
 /// The peers with their sessions, and the parts of the speaker that the outputs of a session
@@ -39,7 +40,7 @@ pub(crate) struct PeerSessions {
     pub(crate) revisions: Revisions,
     /// Whether the RIB can have pending updates for a peer.
     has_pending_updates: bool,
-    /// Seed for the random pauses of the next session.
+    /// Seed for the random part of the pauses of the session that is created next.
     next_seed: u64,
 }
 
@@ -68,7 +69,7 @@ impl PeerSessions {
         }
     }
 
-    /// Applies a changed configuration to a peer without a new session.
+    /// Applies a changed configuration to a peer and keeps its session.
     pub(crate) fn apply_in_place(&mut self, id: PeerId, config: PeerConfig, now: Instant) {
         let Some(peer) = self.peers.get_mut(id) else {
             return;
@@ -90,7 +91,8 @@ impl PeerSessions {
         let Some(negotiated) = negotiated.filter(|_| peer.established.is_some()) else {
             return;
         };
-        // Under the new configuration, the messages that are logged once are logged again.
+        // Under the new configuration, the session logs each kind of line in `LoggedOnce` once
+        // more.
         peer.logged = LoggedOnce::default();
         let session = peer.config.session.clone();
         let kind = peer::peer_kind(&negotiated, &session);
@@ -130,7 +132,7 @@ impl PeerSessions {
         id
     }
 
-    /// Ends the session and drops the peer.
+    /// Ends the session with this Cease reason and removes the peer.
     pub(crate) fn remove_peer(&mut self, id: PeerId, cease: Cease, now: Instant) {
         self.drive(id, SessionInput::Stop(cease), now);
         self.drop_peer(id);
@@ -175,8 +177,8 @@ impl PeerSessions {
             Ok(connection) => self.connected(id, connection, SessionInput::Accepted),
             Err(error) => {
                 tracing::debug!(%error, "accepted connection closed before its session used it");
-                // An input without effect on the session: `drive` removes a dynamic peer without a
-                // connection.
+                // This input has no effect on the session, but `drive` removes a dynamic peer that
+                // has no connection.
                 SessionInput::DeadlineReached
             }
         };
@@ -281,8 +283,8 @@ impl PeerSessions {
             return true;
         };
         // RFC 4271 section 6.8: an established connection is kept. Without an established
-        // connection, the newer connection is kept, because a speaker opens one connection at a
-        // time.
+        // connection, the newer connection is kept, because a speaker opens a connection only when
+        // it has given up its previous one.
         let is_refused = duplicate.established.is_some();
         if is_refused {
             self.journal.duplicate(duplicate, router_id, now);
@@ -483,7 +485,7 @@ impl PeerSessions {
         peer.flushed = self.revisions.current();
     }
 
-    /// Removes a peer without a connection.
+    /// Removes a peer that has no connection, and cancels its dial and its deadline.
     fn drop_peer(&mut self, id: PeerId) {
         let Some(mut peer) = self.peers.remove(id) else {
             return;

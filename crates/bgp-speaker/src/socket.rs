@@ -56,8 +56,9 @@ pub(crate) fn listen(address: SocketAddr) -> Result<TcpListener, ListenError> {
     open().map_err(|source| ListenError { address, source })
 }
 
-/// Accepts connections until the owner ends. Closes a connection whose address belongs to no peer,
-/// and a connection of a peer whose TCP MD5 key could not be set on the socket.
+/// Accepts connections until the owner ends, and sends them to the owner. Closes a connection whose
+/// address belongs to no peer and no group, and a connection of a peer whose TCP MD5 key could not
+/// be set on the socket.
 pub(crate) async fn accept(
     listener: TcpListener,
     mut admissions: watch::Receiver<Arc<AdmissionRules>>,

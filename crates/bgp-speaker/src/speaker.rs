@@ -20,7 +20,7 @@ use crate::{
     socket::{self, ListenError},
 };
 
-/// Capacity of the queue of events from all connections to the owner.
+/// Capacity of the queue of events from the tasks of listeners, dials and connections to the owner.
 const EVENTS: usize = 64;
 
 /// Capacity of the queue of commands to the owner.
@@ -34,7 +34,7 @@ pub enum SpeakerError {
     TaskPanicked(#[source] JoinError),
 }
 
-/// A speaker whose sockets listen already. [`run`](Self::run) serves them.
+/// A speaker whose listening sockets are open. [`run`](Self::run) accepts their connections.
 pub struct BgpSpeaker {
     pub(crate) owner: SpeakerOwner,
     commands: mpsc::Receiver<SpeakerCommand>,
@@ -110,7 +110,8 @@ impl BgpSpeaker {
                 break;
             }
             if std::mem::take(&mut is_busy) {
-                // Let the runtime poll the sockets of other connections.
+                // Let the runtime poll the sockets of other connections, which a busy owner would
+                // delay.
                 yield_now().await;
             }
             let deadline = owner.next_deadline().map(Into::into);
@@ -127,7 +128,8 @@ impl BgpSpeaker {
                     Err(error) if error.is_panic() => {
                         return Err(SpeakerError::TaskPanicked(error));
                     }
-                    // The task was a cancelled dial, or a connection that has closed.
+                    // The task of a dial, of a listener or of a closed connection has ended or was
+                    // cancelled.
                     Err(_) | Ok(()) => {}
                 },
                 () = wait_until(deadline) => {}

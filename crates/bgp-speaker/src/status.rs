@@ -32,7 +32,7 @@ pub struct PeerStatus {
     pub in_state: Duration,
     /// Time until the hold timer expires. `None`: the timer does not run.
     pub hold_timer_remaining: Option<Duration>,
-    /// Numbers of paths in the tables of the peer.
+    /// Numbers of paths in the Adj-RIB-In and the Adj-RIB-Out of the peer.
     pub counts: PeerCounts,
 }
 

@@ -3,8 +3,8 @@
 //! The simulation has no sockets and a virtual clock. Each step of a script is one octet that
 //! chooses an event, followed by the parameters of the event. Peers connect, send well-formed
 //! messages or arbitrary octets in pieces, read updates and disconnect. Time passes, and the
-//! configuration and the speaker's own paths change. The simulation checks its invariants after
-//! each step.
+//! configuration and the speaker's own paths change. The simulation checks the invariants of the
+//! owner after each step.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -323,7 +323,7 @@ impl OwnerSimulation {
         while let Some(deadline) = self.owner.next_deadline()
             && deadline <= end
         {
-            // The timers of tokio have a resolution of 1 ms.
+            // The clock advances by at least 1 ms, the resolution of the timers of tokio.
             self.now = deadline.max(self.now + Duration::from_millis(1));
             self.finish_turn();
         }
@@ -410,8 +410,8 @@ impl OwnerSimulation {
         self.owner.command(command, self.now);
     }
 
-    /// Ends the turn of the owner and executes its orders. Repeats this until the owner has no
-    /// further orders.
+    /// Ends the turn of the owner and executes the orders of the owner. Repeats both until the
+    /// owner sends no further orders.
     fn finish_turn(&mut self) {
         loop {
             self.owner.finish_turn(self.now);
@@ -478,7 +478,7 @@ impl OwnerSimulation {
         let is_established = |id| peers.get(id).is_some_and(|peer| peer.established.is_some());
         for path in rib.paths() {
             if let PathSource::Peer(id) = path.key.source {
-                assert!(is_established(id), "a path of a lost session: {path:?}");
+                assert!(is_established(id), "the RIB has a path of a lost session: {path:?}");
             }
         }
         for (id, peer) in peers.iter() {
@@ -598,7 +598,8 @@ fn open(remote: usize, bits: usize) -> Message {
     })
 }
 
-/// Returns an UPDATE message that announces or withdraws one prefix.
+/// Returns an UPDATE message of the peer at `REMOTES[remote]` that announces or withdraws one
+/// prefix, as the number `bits` of the script decides.
 fn update(remote: usize, bits: u8) -> Message {
     let nlri = Nlri {
         prefix: prefix(usize::from(bits >> 1)),
@@ -637,7 +638,7 @@ mod tests {
     }
 
     #[test]
-    fn random_scripts_keep_the_invariants() {
+    fn random_scripts_keep_the_invariants_of_the_owner() {
         let mut state = 0x9e37_79b9_7f4a_7c15;
         for _ in 0..300 {
             let script: Vec<u8> = (0..300).map(|_| next(&mut state)).collect();
@@ -646,7 +647,7 @@ mod tests {
     }
 
     #[test]
-    fn the_corpus_of_the_fuzz_target_keeps_the_invariants() {
+    fn the_corpus_of_the_fuzz_target_keeps_the_invariants_of_the_owner() {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus/speaker");
         let mut count = 0;
         for file in std::fs::read_dir(folder).expect("the corpus folder exists") {
@@ -657,7 +658,7 @@ mod tests {
         assert!(count > 0);
     }
 
-    /// Checks that the messages of a script can establish sessions and transfer paths.
+    /// Checks that the events of a script can establish sessions and transfer paths.
     #[test]
     fn a_script_announces_a_path_of_a_client_to_a_peer_and_withdraws_it() {
         let mut simulation = OwnerSimulation::new();

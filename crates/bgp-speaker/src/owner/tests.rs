@@ -36,7 +36,7 @@ fn speaker() -> BgpSpeaker {
     BgpSpeaker::new(config, Vec::new())
 }
 
-/// Returns an event with a full share of messages from a connection.
+/// Returns an event with a full share of messages of the connection with the number `connection`.
 fn share(connection: u64, turn: OwnedSemaphorePermit) -> ConnectionEvent {
     ConnectionEvent::Received {
         connection: ConnectionId(connection),
@@ -48,7 +48,7 @@ fn share(connection: u64, turn: OwnedSemaphorePermit) -> ConnectionEvent {
 }
 
 #[tokio::test]
-async fn a_turn_is_bounded_and_its_connections_get_their_next_turn_after_its_end() {
+async fn a_turn_is_bounded_and_its_connections_can_send_a_further_share_after_its_end() {
     let mut owner = speaker().owner;
     let (events_sender, mut events) = mpsc::channel(20);
     let turns: Vec<_> = (0..20).map(|_| Arc::new(Semaphore::new(1))).collect();
@@ -104,7 +104,7 @@ async fn a_connection_that_was_accepted_without_the_new_key_is_dropped() {
 
 /// Opens two connections from the address of a static peer whose session is established.
 #[tokio::test]
-async fn a_second_connection_of_an_established_static_peer_is_counted_and_logged_once() {
+async fn a_second_connection_of_an_established_peer_is_logged_at_warn_after_the_collision_window() {
     let mut owner = speaker().owner;
     let address = (Ipv4Addr::LOCALHOST, 179).into();
     let peer = PeerConfig {
@@ -126,7 +126,8 @@ async fn a_second_connection_of_an_established_static_peer_is_counted_and_logged
         let peer = owner.sessions.peers.get(id).unwrap();
         (counted, peer.logged.duplicate)
     };
-    // Directly after the session was established, the connection can be the loser of a collision.
+    // Directly after the session was established, the second connection can be the loser of a
+    // collision.
     assert_eq!(counted_and_logged(Duration::ZERO).await, (1, false));
     assert_eq!(counted_and_logged(Duration::from_secs(60)).await, (2, true));
 }
