@@ -47,10 +47,10 @@ pub struct SpeakerCounters {
     /// TCP MD5 key of their address could not be set, or because their group has reached
     /// [`maximum_peers`](crate::GroupConfig::maximum_peers).
     pub connections_without_peer: SpeakerCounter,
-    /// Refused connections of a peer that has an established session. A peer of a group is
-    /// identified by its address and BGP identifier, any other peer by its address.
+    /// Connections that were refused because their peer has an established session. A peer of a
+    /// group is identified by its address and BGP identifier, any other peer by its address.
     pub duplicates_refused: SpeakerCounter,
-    /// Refused connections from an address that has reached
+    /// Connections that were refused because their address has reached
     /// [`maximum_peers_per_address`](crate::GroupConfig::maximum_peers_per_address).
     pub connections_over_address_maximum: SpeakerCounter,
     /// Failed attempts to accept a connection, for example without free file descriptors.
@@ -82,6 +82,6 @@ pub struct SpeakerCounters {
     /// Sets of path attributes that import policy changed: LOCAL_PREF, MED, communities, or
     /// attributes of route reflection.
     pub attributes_clamped: SpeakerCounter,
-    /// Paths that were withdrawn because their attributes do not fit into one message.
+    /// Paths that were withdrawn because their attributes do not fit into one UPDATE message.
     pub paths_unsendable: SpeakerCounter,
 }

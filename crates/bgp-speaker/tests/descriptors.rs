@@ -17,7 +17,7 @@ use tokio::{
 const DEADLINE: Duration = Duration::from_secs(10);
 
 #[tokio::test]
-async fn a_listener_without_free_descriptors_pauses_and_accepts_later() {
+async fn a_listener_without_free_descriptors_pauses_and_accepts_after_one_is_free() {
     let local = Ipv4Addr::LOCALHOST;
     let speaker = BgpSpeaker::bind(SpeakerConfig {
         local_asn: Asn(64512),
@@ -46,7 +46,8 @@ async fn a_listener_without_free_descriptors_pauses_and_accepts_later() {
 
     let socket = TcpSocket::new_v4().expect("a socket can be created");
     let (limit, hard_limit) = getrlimit(Resource::RLIMIT_NOFILE).expect("the limit is readable");
-    // The number of the next free descriptor.
+    // The number of the next free descriptor. As the limit of descriptors, it leaves no descriptor
+    // free.
     let free = {
         use std::os::fd::AsRawFd;
         let file = std::fs::File::open("/").expect("the root folder exists");
@@ -67,7 +68,7 @@ async fn a_listener_without_free_descriptors_pauses_and_accepts_later() {
     let in_time = timeout(DEADLINE, five_failures).await;
     setrlimit(Resource::RLIMIT_NOFILE, limit, hard_limit).expect("the former limit is restored");
     in_time.expect("accept(2) fails five times");
-    // The first four pauses take 10, 20, 40 and 80 ms.
+    // Between the five failures are four pauses of 10, 20, 40 and 80 ms.
     let passed = began.elapsed();
     assert!(passed >= Duration::from_millis(150), "{passed:?}");
     let mut marker = [0; 16];

@@ -73,7 +73,7 @@ fn message(kind: u8, body: &[u8]) -> Vec<u8> {
     [&[0xff; 16][..], &length.to_be_bytes(), &[kind], body].concat()
 }
 
-/// The fields of an OPEN message. The default values are accepted by the speaker.
+/// The fields of an OPEN message. The speaker accepts the default values.
 struct Offer {
     version: u8,
     asn: u16,
@@ -109,8 +109,8 @@ impl Offer {
     }
 }
 
-/// Connects, sends the bytes, and closes. Returns code and subcode of the NOTIFICATION from the
-/// speaker, if any.
+/// Connects from `from`, sends the bytes, and closes the sending direction. Returns code and
+/// subcode of the NOTIFICATION from the speaker, if the speaker sends one.
 async fn answer(from: [u8; 4], to: SocketAddr, bytes: &[u8]) -> Option<(u8, u8)> {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind((from, 0).into()).unwrap();
@@ -150,11 +150,12 @@ async fn wait_for_list(
     })
 }
 
-/// Sent bytes; code and subcode of the NOTIFICATION; expected reason; expected part of the error.
+/// The bytes that the peer sends; expected code and subcode of the NOTIFICATION from the speaker;
+/// expected reason; expected part of the error.
 type OpenCase = (Vec<u8>, Option<(u8, u8)>, FailureReason, &'static str);
 
 #[tokio::test]
-async fn each_kind_of_rejected_open_is_counted_and_listed_with_its_reason() {
+async fn each_kind_of_refused_session_is_counted_and_listed_with_its_reason() {
     use FailureReason as Reason;
     let (handle, to) = speaker().await;
     let open = |offer: Offer| offer.message();
@@ -221,7 +222,7 @@ async fn each_kind_of_rejected_open_is_counted_and_listed_with_its_reason() {
             "peer offers no hold time, at least 9 s are required",
         ),
         (
-            // The authentication parameter, which RFC 4271 has removed.
+            // The optional parameter for authentication (type 1), which RFC 4271 has removed.
             open(Offer {
                 parameters: &[1, 1, 0],
                 ..valid()
@@ -240,7 +241,7 @@ async fn each_kind_of_rejected_open_is_counted_and_listed_with_its_reason() {
             "",
         ),
         (
-            // Only IPv6 unicast, which the speaker does not offer.
+            // The capability for IPv6 unicast only. The speaker does not offer this family.
             open(Offer {
                 parameters: &[2, 6, 1, 4, 0, 2, 0, 1],
                 ..valid()
@@ -293,7 +294,7 @@ async fn each_kind_of_rejected_open_is_counted_and_listed_with_its_reason() {
 }
 
 #[tokio::test]
-async fn an_address_is_listed_until_its_session_is_established() {
+async fn an_address_with_refused_sessions_is_listed_until_a_session_is_established() {
     let (handle, to) = speaker().await;
     let from = [127, 78, 1, 1];
     let bad = Offer {
@@ -305,7 +306,7 @@ async fn an_address_is_listed_until_its_session_is_established() {
     }
     let list = wait_for_list(
         &handle,
-        "two",
+        "one address with two failures",
         |list| matches!(list, [refused] if refused.count == 2),
     )
     .await;
@@ -315,6 +316,6 @@ async fn an_address_is_listed_until_its_session_is_established() {
     socket.bind((from, 0).into()).unwrap();
     let mut stream = socket.connect(to).await.unwrap();
     stream.write_all(&good).await.unwrap();
-    wait_for_list(&handle, "none", <[_]>::is_empty).await;
+    wait_for_list(&handle, "empty", <[_]>::is_empty).await;
     assert_eq!(handle.counters().sessions_established.get(), 1);
 }

@@ -1,4 +1,4 @@
-//! Speaker status as messages of `portlb.bgp.v1` and metrics.
+//! Speaker status as messages of `portlb.bgp.v1` and as metrics.
 
 mod messages;
 mod session_page;

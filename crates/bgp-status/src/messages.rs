@@ -16,7 +16,8 @@ pub fn session(local_asn: Asn, peer: &PeerStatus) -> wire::Session {
         .or(peer.configured_asn);
     let router_id = negotiated.map(|negotiated| negotiated.peer_router_id.to_string());
     let local_address = peer.local_address.map(|address| address.ip().to_string());
-    // In the contract, zero means that the session has no hold timer.
+    // In the contract, a hold time and a keepalive interval of zero mean that the session has no
+    // hold timer and sends no periodic KEEPALIVE messages.
     let seconds = |time: Option<Duration>| duration(time.unwrap_or_default());
     let last_error = status.last_error.as_ref();
     wire::Session {
@@ -49,7 +50,7 @@ pub fn session(local_asn: Asn, peer: &PeerStatus) -> wire::Session {
     }
 }
 
-/// Converts the record of an address whose sessions could not be established.
+/// Converts the record of the refused sessions of one address.
 pub fn refused_session(refused: RefusedSession) -> wire::RefusedSession {
     wire::RefusedSession {
         address: refused.address.to_string(),
@@ -62,7 +63,7 @@ pub fn refused_session(refused: RefusedSession) -> wire::RefusedSession {
     }
 }
 
-/// Converts a path of a table.
+/// Converts the status of a path to a path message.
 pub fn path(path: PathStatus) -> wire::Path {
     wire::Path {
         prefix: path.prefix.to_string(),

@@ -6,17 +6,19 @@ use daemon_api::{Page, PageRequest, bgp::v1 as wire, total_size};
 
 use crate::{refused_session, session};
 
-/// One page of the sessions, sorted by the names of their peers, and the refused sessions.
+/// One page of the sessions, sorted by the names of their peers, and, on the first page, the
+/// refused sessions.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SessionPage {
     pub page: Page<wire::Session>,
-    /// Addresses whose sessions could not be established. Only the first page has them.
+    /// The refused sessions of each address. Empty on all pages except the first page.
     pub refused: Vec<wire::RefusedSession>,
     /// Number of sessions on all pages.
     pub total_size: i32,
 }
 
-/// Requests a page of sessions from a speaker. `local_asn` is the AS of the speaker.
+/// Requests a page of sessions and the refused sessions from a speaker. `local_asn` is the AS of
+/// the speaker.
 ///
 /// # Errors
 /// The speaker has ended.

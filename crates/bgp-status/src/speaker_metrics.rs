@@ -32,17 +32,17 @@ impl Collector for SpeakerMetrics {
             ),
             (
                 "bgp_connections_without_peer",
-                "Refused connections that belong to no peer: from an unknown address, or of a full group",
+                "Connections refused because no peer and no group has their address, the key of their address could not be set, or the group has its maximum number of peers",
                 &counters.connections_without_peer,
             ),
             (
                 "bgp_duplicates_refused",
-                "Refused connections of a peer that has an established session",
+                "Connections refused because their peer has an established session",
                 &counters.duplicates_refused,
             ),
             (
                 "bgp_connections_over_address_maximum",
-                "Refused connections from an address that has reached its maximum number of peers",
+                "Connections refused because their address has reached its maximum number of peers",
                 &counters.connections_over_address_maximum,
             ),
             (
@@ -82,7 +82,7 @@ impl Collector for SpeakerMetrics {
             ),
             (
                 "bgp_updates_malformed",
-                "UPDATE messages with a malformed attribute that did not end the session",
+                "UPDATE messages with a malformed attribute after which the session stayed established",
                 &counters.updates_malformed,
             ),
             (
@@ -107,7 +107,7 @@ impl Collector for SpeakerMetrics {
             ),
             (
                 "bgp_paths_unsendable",
-                "Paths that were withdrawn because their attributes do not fit into one message",
+                "Paths that were withdrawn because their attributes do not fit into one UPDATE message",
                 &counters.paths_unsendable,
             ),
         ] {
@@ -117,7 +117,7 @@ impl Collector for SpeakerMetrics {
         }
         let mut refused = encoder.encode_descriptor(
             "bgp_sessions_refused",
-            "Failed dials, and connections that ended before their session was established, by reason",
+            "Failed dials, and connections that were refused or ended before their session was established, by reason",
             None,
             MetricType::Counter,
         )?;

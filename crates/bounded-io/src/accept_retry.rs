@@ -2,10 +2,11 @@
 
 use std::{io, time::Duration};
 
-/// Pause after the first failed accept. The pause doubles with each further failure.
+/// Pause after the first failed accept. The pause doubles with each further failure, up to
+/// [`LONGEST_PAUSE`].
 pub const FIRST_PAUSE: Duration = Duration::from_millis(10);
 
-/// Longest pause between two attempts.
+/// Longest pause between a failed accept and the next accept.
 pub const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// The retry state of an accept loop. While accept(2) fails, for example without free file
@@ -29,8 +30,9 @@ impl AcceptRetry {
         }
     }
 
-    /// Returns the pause before the next accept. `None`: the error concerns only one connection,
-    /// and the caller can accept again immediately. Logs the first of several failures.
+    /// Returns the pause before the next accept. `None`: the error concerns only one connection or
+    /// one call, and the caller can accept again immediately. Logs the first failure after a
+    /// successful accept.
     #[must_use]
     pub fn failed(&mut self, error: &io::Error) -> Option<Duration> {
         if is_error_of_connection(error) {
@@ -47,7 +49,8 @@ impl AcceptRetry {
         Some(pause)
     }
 
-    /// Resets the pause after a successful accept.
+    /// Resets the pause after a successful accept. Logs that the server accepts connections again
+    /// if an accept failed before.
     pub fn succeeded(&mut self) {
         if self.failures > 0 {
             let (server, failures) = (self.server, self.failures);
@@ -57,8 +60,8 @@ impl AcceptRetry {
     }
 }
 
-/// Reports whether the error concerns only the new connection. Linux returns a pending error of the
-/// new connection as an error of accept(2).
+/// Reports whether the error concerns only the new connection or only this call, which a signal
+/// interrupted. Linux returns a pending error of the new connection as an error of accept(2).
 fn is_error_of_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -94,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn the_pause_is_short_again_after_a_success() {
+    fn a_successful_accept_resets_the_pause() {
         let mut retry = AcceptRetry::new("test");
         let error = io::Error::from_raw_os_error(EMFILE);
         assert_eq!(retry.failed(&error), Some(FIRST_PAUSE));

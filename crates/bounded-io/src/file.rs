@@ -12,16 +12,18 @@ use nix::libc::{O_NOCTTY, O_NONBLOCK};
 /// Opens a regular file, or the regular file behind a symbolic link. Never blocks.
 ///
 /// # Errors
-/// The file cannot be opened, or the path does not lead to a regular file. Other kinds are refused
-/// because a FIFO without a writer blocks, and a device such as `/dev/zero` has no end.
+/// The file cannot be opened, or the path does not lead to a regular file. Other kinds of files are
+/// refused because a FIFO without a writer blocks, and a device such as `/dev/zero` has no end.
 pub fn open_file(path: &Path) -> io::Result<(File, Metadata)> {
-    // Checked before the open, because opening a device can have a side effect.
+    // The kind of the file is checked before the open, because opening a device can have a side
+    // effect.
     check_is_file(&std::fs::metadata(path)?)?;
     let file = OpenOptions::new()
         .read(true)
         .custom_flags(O_NONBLOCK | O_NOCTTY)
         .open(path)?;
-    // Checked again, because another program can have replaced the file since the first check.
+    // The kind is checked after the open too, because another program can have replaced the file
+    // between the first check and the open.
     let metadata = file.metadata()?;
     check_is_file(&metadata)?;
     Ok((file, metadata))
@@ -41,7 +43,7 @@ pub fn read_file(path: &Path, largest: u64) -> io::Result<Vec<u8>> {
         return Err(too_large());
     }
     let mut bytes = Vec::new();
-    // The file can grow while it is read.
+    // The file can grow after the check of its size, so at most `largest + 1` bytes are read.
     file.take(largest + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > largest {
         return Err(too_large());
@@ -114,7 +116,7 @@ mod tests {
     /// Models the volume of a ConfigMap: the file is a symbolic link through a directory that is a
     /// symbolic link.
     #[test]
-    fn links_to_a_regular_file_are_followed() {
+    fn symbolic_links_to_a_regular_file_are_followed() {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
         std::fs::create_dir(path("..version")).unwrap();

@@ -7,7 +7,8 @@ use tokio::{
     time::{Instant, error::Elapsed, sleep_until, timeout, timeout_at},
 };
 
-/// A timer that fires this late or later shows that this process was suspended.
+/// A timer that fires this long after its deadline, or later, shows that this process was
+/// suspended.
 const SLEPT: Duration = Duration::from_millis(100);
 
 /// Additional time for an answer after this process was suspended. In this time the tasks between
@@ -22,8 +23,8 @@ pub async fn wait_until(deadline: Option<Instant>) {
     }
 }
 
-/// Reports whether this process was suspended. Call it when a timer for this deadline fires: a very
-/// late timer shows a suspension.
+/// Reports whether this process was suspended. The caller calls the function when a timer for
+/// `deadline` fires: a timer that fires 100 ms or more after its deadline shows a suspension.
 #[must_use]
 pub fn has_slept(deadline: Instant) -> bool {
     deadline + SLEPT <= Instant::now()
@@ -37,7 +38,8 @@ pub fn has_slept(deadline: Instant) -> bool {
 /// [`tokio::time::timeout`] would then report a timeout although the answer has arrived.
 ///
 /// # Errors
-/// The future is still not ready after the limit and the additional poll.
+/// The future is not ready after `limit` and the additional poll, or, after a suspension, not ready
+/// after [`TIME_AFTER_SLEEP`].
 pub async fn timeout_after_poll<F: Future>(
     limit: Duration,
     future: F,
@@ -88,7 +90,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_answer_that_arrived_during_a_suspension_is_in_time() {
-        // The task of the connection reads the socket shortly after the process resumes.
+        // Models a task that reads the socket and passes the answer on shortly after the process
+        // resumes.
         let message = async {
             sleep(LIMIT * 300).await;
             sleep(TIME_AFTER_SLEEP / 2).await;

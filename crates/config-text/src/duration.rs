@@ -29,8 +29,8 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(expected)
 }
 
-/// Formats a duration for [`parse_duration`], in the largest unit in which the number of whole
-/// milliseconds is a whole number.
+/// Formats a duration, rounded down to whole milliseconds, as a text that [`parse_duration`]
+/// accepts. The unit is the largest unit in which the duration is a whole number.
 #[must_use]
 pub fn format_duration(duration: Duration) -> String {
     let milliseconds = duration.as_millis();
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn a_duration_without_a_unit_or_with_an_unknown_unit_is_refused() {
+    fn a_text_that_is_not_a_duration_or_overflows_is_refused() {
         for text in [
             "",
             "10",

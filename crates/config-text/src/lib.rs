@@ -1,4 +1,4 @@
-//! Parsers of texts in flags, files and annotations.
+//! Parsers and formats of texts in flags, files and annotations.
 //!
 //! The functions use no clock and no I/O.
 

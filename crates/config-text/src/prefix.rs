@@ -2,10 +2,12 @@
 
 use ipnet::IpNet;
 
-/// Parses a prefix in CIDR notation, such as `10.1.1.0/24`.
+/// Parses a prefix in CIDR notation, such as `10.1.1.0/24`. Ignores white space before and after
+/// the prefix.
 ///
-/// # Errors The text is not a prefix, or the prefix has bits set to the right of its length. The
-/// error quotes the text and suggests a valid prefix.
+/// # Errors
+/// The text is not a prefix, or the prefix has bits set to the right of its length. The error
+/// quotes the text and suggests a valid prefix.
 pub fn parse_prefix(text: &str) -> Result<IpNet, String> {
     let prefix: IpNet = text.trim().parse().map_err(|_| {
         format!("{text:?} is not a prefix; write a prefix such as 10.1.1.0/24 or fd00:1::/64")
@@ -24,7 +26,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_text_that_is_not_a_prefix_is_refused_with_a_suggestion() {
+    fn a_prefix_is_parsed_and_any_other_text_is_refused_with_a_suggestion() {
         assert_eq!(
             parse_prefix("10.1.1.0/24"),
             Ok("10.1.1.0/24".parse().unwrap())

@@ -1,7 +1,7 @@
-//! Fuzz target: runs a script of events against the owner.
+//! Fuzz target: runs a script of events against the owner task of a speaker.
 //!
-//! The speaker must not panic, must not grow without a bound, and must keep the invariants of
-//! `bgp_speaker::simulation`.
+//! The owner must not panic, and must keep the invariants that `bgp_speaker::simulation` checks,
+//! for example a bounded number of peers and paths.
 
 #![no_main]
 

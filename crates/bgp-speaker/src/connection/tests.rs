@@ -7,7 +7,8 @@ use super::*;
 
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// Updates that exceed the buffers of both sockets.
+/// Number of UPDATE messages that do not fit into the socket buffers of the connection and its
+/// peer.
 const UPDATES: usize = 50_000;
 
 /// Returns a connection and the socket of its peer. The runtime has seen that the socket of the
@@ -47,7 +48,7 @@ async fn next(events: &mut mpsc::Receiver<ConnectionEvent>) -> ConnectionEvent {
 /// The runtime does not poll the socket during this test, as in a process that resumes after it was
 /// suspended.
 #[tokio::test]
-async fn a_poll_reads_a_message_before_the_runtime_has_polled_the_socket() {
+async fn the_order_poll_reads_a_message_before_the_runtime_has_polled_the_socket() {
     let (mut connection, mut peer) = connection().await;
     peer.write_all(&bytes(&Message::Keepalive)).unwrap();
     connection.read();
@@ -70,7 +71,7 @@ async fn a_poll_reads_a_message_before_the_runtime_has_polled_the_socket() {
 }
 
 #[tokio::test]
-async fn a_poll_is_answered_after_the_last_part_of_a_fragmented_message() {
+async fn the_order_poll_is_answered_after_the_last_part_of_a_fragmented_message() {
     let (mut connection, mut peer) = connection().await;
     let bytes = bytes(&open());
     let (head, tail) = bytes.split_at(10);
@@ -90,7 +91,7 @@ async fn a_poll_is_answered_after_the_last_part_of_a_fragmented_message() {
 }
 
 #[tokio::test]
-async fn a_poll_of_a_silent_or_closed_connection_is_answered() {
+async fn the_order_poll_is_answered_on_a_silent_and_on_a_closed_connection() {
     let (mut connection, peer) = connection().await;
     connection.execute(ConnectionOrder::Poll);
     assert!(matches!(
@@ -112,9 +113,10 @@ async fn a_poll_of_a_silent_or_closed_connection_is_answered() {
     ));
 }
 
-/// The peer sends more messages than one share. The rest must stay in the buffer of the kernel.
+/// The peer sends more messages than one share. The connection must leave messages in the buffer of
+/// the kernel, except the messages of one share and of one read.
 #[tokio::test]
-async fn a_connection_reads_at_most_one_share_while_the_owner_is_busy() {
+async fn a_connection_decodes_at_most_one_share_before_the_owner_takes_it() {
     let (mut connection, mut peer) = connection().await;
     peer.set_nonblocking(true).unwrap();
     let keepalives = bytes(&Message::Keepalive).repeat(10_000);
@@ -128,7 +130,7 @@ async fn a_connection_reads_at_most_one_share_while_the_owner_is_busy() {
 }
 
 #[tokio::test]
-async fn the_prefixes_of_a_message_count_towards_the_share() {
+async fn the_prefixes_of_a_message_count_towards_the_limit_of_a_share() {
     let (mut connection, mut peer) = connection().await;
     // The cost of a message is 1 plus the number of its prefixes.
     let prefixes = SHARE - 10;
@@ -147,7 +149,7 @@ async fn the_prefixes_of_a_message_count_towards_the_share() {
 }
 
 #[tokio::test]
-async fn a_connection_sends_its_next_share_after_the_owner_has_finished_its_turn() {
+async fn a_connection_sends_a_further_share_after_the_turn_of_the_owner_has_ended() {
     let (connection, mut peer) = connection().await;
     peer.write_all(&bytes(&Message::Keepalive).repeat(3 * SHARE))
         .unwrap();
@@ -159,7 +161,7 @@ async fn a_connection_sends_its_next_share_after_the_owner_has_finished_its_turn
             panic!("an event without messages");
         };
         assert_eq!(messages.len(), SHARE);
-        // Events other than a share do not wait for the end of a turn.
+        // The connection sends other events than a share without waiting for the end of the turn.
         orders
             .send(ConnectionOrder::SendUpdates(Vec::new()))
             .await
@@ -173,8 +175,8 @@ async fn a_connection_sends_its_next_share_after_the_owner_has_finished_its_turn
     }
 }
 
-/// Starts a connection with more updates than fit into the socket buffers. The peer does not read
-/// yet.
+/// Starts a connection and orders more updates than fit into the socket buffers. The peer reads
+/// nothing before the caller reads from the returned socket of the peer.
 async fn stuck_connection(
     send_hold_time: Duration,
 ) -> (
@@ -203,7 +205,7 @@ async fn stuck_connection(
         .send(ConnectionOrder::SendUpdates(updates))
         .await
         .unwrap();
-    // The connection fills the socket buffers.
+    // Wait until the connection has taken both orders. It then fills the socket buffers.
     while orders.capacity() < orders.max_capacity() {
         tokio::task::yield_now().await;
     }
@@ -228,7 +230,7 @@ async fn the_send_hold_timer_does_not_expire_if_the_peer_read_while_this_process
     let (mut peer, _orders, mut events) = stuck_connection(send_hold_time).await;
     // The thread ends when the connection closes.
     std::thread::spawn(move || io::copy(&mut peer, &mut io::sink()));
-    // Blocks the runtime, as in a suspended process.
+    // Blocks the runtime, as a suspension of this process does.
     std::thread::sleep(2 * send_hold_time);
     let written = next(&mut events).await;
     assert!(
@@ -237,7 +239,8 @@ async fn the_send_hold_timer_does_not_expire_if_the_peer_read_while_this_process
     );
 }
 
-/// A write of this side fails because of the TCP reset, before this side has read the NOTIFICATION.
+/// The TCP reset makes a write of the connection fail before the connection has read the
+/// NOTIFICATION.
 #[tokio::test]
 async fn a_notification_is_read_although_a_tcp_reset_makes_a_write_fail() {
     let (mut connection, mut peer) = connection().await;

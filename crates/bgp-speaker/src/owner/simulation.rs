@@ -478,7 +478,7 @@ impl OwnerSimulation {
         let is_established = |id| peers.get(id).is_some_and(|peer| peer.established.is_some());
         for path in rib.paths() {
             if let PathSource::Peer(id) = path.key.source {
-                assert!(is_established(id), "the RIB has a path of a lost session: {path:?}");
+                assert!(is_established(id), "path of a lost session: {path:?}");
             }
         }
         for (id, peer) in peers.iter() {

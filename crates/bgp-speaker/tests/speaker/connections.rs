@@ -18,7 +18,7 @@ async fn two_speakers_that_dial_each_other_establish_one_session() {
 }
 
 #[tokio::test]
-async fn a_shutdown_sends_its_reason_to_each_peer_and_waits_for_the_peer() {
+async fn a_shutdown_sends_its_reason_to_the_peer_and_ends_before_its_deadline() {
     let (reflector, client) = pair().await;
     let mut changes = client
         .handle
@@ -52,7 +52,7 @@ async fn a_shutdown_sends_its_reason_to_each_peer_and_waits_for_the_peer() {
 }
 
 #[tokio::test]
-async fn a_lost_peer_is_dialled_until_it_listens_again() {
+async fn a_speaker_dials_a_lost_peer_until_the_peer_listens_again() {
     let (reflector, client) = pair().await;
     client.originate("10.1.1.10/32").await;
     let address = reflector.address;
@@ -92,7 +92,7 @@ async fn a_connection_from_an_unknown_address_is_refused_and_adds_no_peer() {
 }
 
 #[tokio::test]
-async fn a_full_group_refuses_further_peers() {
+async fn a_group_with_its_maximum_number_of_peers_refuses_further_peers() {
     let speaker = TestSpeaker::start();
     let addresses = [fresh_address(), fresh_address()];
     let group = GroupConfig {
@@ -116,7 +116,7 @@ async fn a_full_group_refuses_further_peers() {
 }
 
 #[tokio::test]
-async fn immediately_reset_connections_leave_no_peer() {
+async fn connections_that_are_reset_immediately_leave_no_peer() {
     let (speaker, peer) = speaker_and_raw_peer().await;
     let address = peer
         .stream

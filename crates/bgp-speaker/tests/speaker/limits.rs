@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::*;
 
 #[tokio::test]
-async fn a_peer_with_too_many_paths_is_refused_until_its_maximum_is_raised() {
+async fn a_peer_with_too_many_paths_is_refused_until_its_maximum_of_paths_is_raised() {
     let speaker = TestSpeaker::start();
     let address = fresh_address();
     let mut group = GroupConfig {
@@ -48,7 +48,7 @@ async fn a_peer_with_too_many_paths_is_refused_until_its_maximum_is_raised() {
         }
     };
     assert!(!is_accepted().await);
-    // A configuration change without a higher maximum does not end the pause.
+    // A configuration change without a higher maximum of paths does not end the pause.
     group.session.export = ExportPolicy::default();
     speaker.configure(vec![], vec![group.clone()]).await;
     assert!(!is_accepted().await);
@@ -58,7 +58,7 @@ async fn a_peer_with_too_many_paths_is_refused_until_its_maximum_is_raised() {
 }
 
 #[tokio::test]
-async fn a_path_beyond_the_maximum_is_refused_and_requested_again_after_a_withdrawal() {
+async fn a_path_beyond_the_maximum_of_paths_is_requested_again_after_a_withdrawal() {
     let (reflector, client) = (TestSpeaker::start(), TestSpeaker::start());
     let mut group = group_of(&[&client]);
     group.session.import.maximum_paths = Some(2);
@@ -74,19 +74,19 @@ async fn a_path_beyond_the_maximum_is_refused_and_requested_again_after_a_withdr
         client.originate(prefix).await;
     }
     reflector
-        .wait_for_paths("both", |paths| paths.len() == 2)
+        .wait_for_paths("both paths", |paths| paths.len() == 2)
         .await;
     let revision = client.originate("10.1.0.3/32").await;
     client.flushed(revision).await;
-    // A client at its maximum can change an accepted path. This change arrives after the refused
-    // path.
+    // A client at its maximum of paths can change an accepted path. The reflector receives this
+    // change after the path that it refuses.
     let attributes = PathAttributes {
         multi_exit_disc: Some(7),
         ..PathAttributes::originate(Ipv4Addr::new(192, 0, 2, 1).into())
     };
     client.originate_with("10.1.0.2/32", attributes).await;
     reflector
-        .wait_for_paths("the change", |paths| {
+        .wait_for_paths("the changed path", |paths| {
             paths.len() == 2 && paths[1].attributes.multi_exit_disc == Some(7)
         })
         .await;
@@ -103,11 +103,11 @@ async fn a_path_beyond_the_maximum_is_refused_and_requested_again_after_a_withdr
     assert_eq!(peers[0].session.counters.established, 1);
 }
 
-/// One client continuously sends changes of a few prefixes. The owner must handle the path of
-/// another client after a few turns, each with a bounded share of these changes.
+/// One client continuously sends changes of 100 prefixes. The owner must handle the path of another
+/// client after a few turns, each with a bounded share of the changes of the first client.
 #[tokio::test]
 async fn a_client_that_sends_continuously_does_not_delay_the_path_of_another_client() {
-    // The number of UPDATE messages in four turns of 128 messages.
+    // Four turns, each with at most 128 UPDATE messages of one prefix.
     const MAX_UPDATES_BEFORE_THE_PATH: u64 = 512;
     let speaker = TestSpeaker::start();
     let addresses = [fresh_address(), fresh_address()];
@@ -168,8 +168,8 @@ async fn a_client_that_sends_continuously_does_not_delay_the_path_of_another_cli
 }
 
 /// While a peer does not read, the changes for this peer coalesce. The number of UPDATE messages
-/// that it finally receives depends on the number of prefixes and the buffers of the connection,
-/// not on the number of changes.
+/// that the peer finally receives depends on the number of prefixes and the buffers of the
+/// connection, not on the number of changes.
 #[tokio::test]
 async fn the_changes_for_a_peer_that_does_not_read_coalesce() {
     const PREFIXES: u32 = 200;
@@ -178,7 +178,7 @@ async fn the_changes_for_a_peer_that_does_not_read_coalesce() {
     let address = fresh_address();
     speaker.configure(vec![], vec![group_at(address)]).await;
     let socket = TcpSocket::new_v4().expect("a socket can be created");
-    // The buffer holds only a few UPDATE messages.
+    // The receive buffer holds only a few UPDATE messages.
     socket
         .set_recv_buffer_size(4096)
         .expect("the buffer size is set");

@@ -9,7 +9,8 @@ fn key(text: &str) -> Md5Key {
     Md5Key::read(&file).expect("the file has a valid key")
 }
 
-/// Configures the client to dial with this key, with short pauses between attempts.
+/// Configures the client to dial the reflector with this key. A dial without an answer fails after
+/// 300 ms.
 async fn dial_with(client: &TestSpeaker, reflector: &TestSpeaker, key: Option<&Md5Key>) {
     let mut peer = active(reflector.peer_of(client));
     peer.session.md5_key = key.cloned();
@@ -35,7 +36,7 @@ async fn wait_for_dial_timeout(client: &TestSpeaker) {
 }
 
 #[tokio::test]
-async fn a_session_is_established_only_if_both_keys_are_equal() {
+async fn a_session_is_established_only_if_the_keys_of_both_sides_are_equal() {
     let (one, other) = (key("one"), key("other"));
     let reflector = TestSpeaker::start();
     let clients = [(); 3].map(|()| TestSpeaker::start());
@@ -60,7 +61,7 @@ async fn a_session_is_established_only_if_both_keys_are_equal() {
 }
 
 #[tokio::test]
-async fn a_session_over_ipv6_is_established_only_if_both_keys_are_equal() {
+async fn a_session_over_ipv6_is_established_only_if_the_keys_of_both_sides_are_equal() {
     let (one, other) = (key("one"), key("other"));
     let on_loopback = |()| TestSpeaker::start_at(Ipv6Addr::LOCALHOST.into(), fresh_address(), ASN);
     let [reflector, client] = [(); 2].map(on_loopback);
@@ -72,7 +73,7 @@ async fn a_session_over_ipv6_is_established_only_if_both_keys_are_equal() {
 }
 
 #[tokio::test]
-async fn the_key_of_a_configured_peer_overrides_the_key_of_its_group_prefix() {
+async fn the_key_of_a_configured_peer_overrides_the_key_of_a_group_prefix_around_its_address() {
     let (one, other) = (key("one"), key("other"));
     let reflector = TestSpeaker::start();
     let (client, router) = (TestSpeaker::start(), TestSpeaker::start());

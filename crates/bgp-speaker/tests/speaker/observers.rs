@@ -1,9 +1,9 @@
-//! Tests of change streams.
+//! Tests of the streams of changes of sessions and paths.
 
 use super::*;
 
 #[tokio::test]
-async fn an_observer_of_an_empty_speaker_is_synced_immediately() {
+async fn the_first_change_from_a_speaker_without_peers_and_paths_is_synced() {
     let speaker = TestSpeaker::start();
     let mut changes = speaker
         .handle
@@ -17,7 +17,7 @@ async fn an_observer_of_an_empty_speaker_is_synced_immediately() {
 }
 
 #[tokio::test]
-async fn a_cancelled_call_of_next_loses_no_change() {
+async fn the_last_change_arrives_although_earlier_calls_of_next_were_cancelled() {
     let speaker = TestSpeaker::start();
     let mut changes = speaker
         .handle
@@ -26,7 +26,8 @@ async fn a_cancelled_call_of_next_loses_no_change() {
         .expect("the speaker runs");
     assert_eq!(changes.next().await, Ok(vec![SpeakerChange::Synced]));
     for index in 0..20 {
-        // The call is cancelled while it waits, and sometimes after its reply has arrived.
+        // The call of `next` is cancelled while it waits, and sometimes after its reply has
+        // arrived.
         let _ = timeout(Duration::from_micros(index * 50), changes.next()).await;
         speaker.originate(&format!("10.1.1.{index}/32")).await;
     }
@@ -49,7 +50,7 @@ async fn a_cancelled_call_of_next_loses_no_change() {
 }
 
 #[tokio::test]
-async fn an_observer_gets_everything_that_exists_then_synced_then_changes() {
+async fn an_observer_gets_all_existing_peers_and_paths_then_synced_then_changes() {
     let (reflector, client) = pair().await;
     client.originate("10.1.1.10/32").await;
     reflector

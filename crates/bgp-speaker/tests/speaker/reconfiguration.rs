@@ -50,7 +50,7 @@ async fn a_reconfiguration_keeps_the_sessions_of_unchanged_peers() {
         })
         .await;
     changed_peer
-        .wait_for_peers("the session is established again", |peers| {
+        .wait_for_peers("the session has the changed hold time", |peers| {
             let negotiated = peers[0].session.negotiated.as_ref();
             negotiated
                 .is_some_and(|negotiated| negotiated.hold_time == Some(Duration::from_secs(6)))
@@ -100,7 +100,8 @@ async fn a_changed_import_policy_requests_the_routes_of_a_peer_with_route_refres
             };
             assert_eq!(refresh.family, Some(Family::Ipv4Unicast));
         }
-        // A peer with or without the capability can announce the rejected path again.
+        // A peer with or without the ROUTE-REFRESH capability can announce the rejected path once
+        // more.
         peer.announce("10.1.2.0/24").await;
         speaker
             .wait_for_paths("both paths", |paths| paths.len() == 2)
@@ -120,7 +121,7 @@ async fn a_changed_import_policy_requests_the_routes_of_a_peer_with_route_refres
 }
 
 #[tokio::test]
-async fn an_invalid_configuration_changes_nothing() {
+async fn an_invalid_configuration_is_rejected_and_the_session_stays_established() {
     let (reflector, client) = pair().await;
     let peer = reflector.peer_of(&client);
     let configuration = Configuration {

@@ -23,7 +23,7 @@ async fn a_path_is_announced_and_withdrawn() {
 }
 
 #[tokio::test]
-async fn the_paths_of_a_lost_peer_are_withdrawn_immediately() {
+async fn the_paths_of_a_peer_are_removed_after_its_connection_was_lost() {
     let (reflector, client) = pair().await;
     client.originate("10.1.1.10/32").await;
     reflector
@@ -114,7 +114,7 @@ async fn an_unspecified_next_hop_is_replaced_with_the_local_address_of_the_sessi
 }
 
 #[tokio::test]
-async fn an_external_peer_gets_the_local_as_and_no_local_pref() {
+async fn an_announcement_to_an_external_peer_has_the_local_as_and_no_local_pref() {
     let (router, client) = (TestSpeaker::start_in(Asn(64600)), TestSpeaker::start());
     let to_client = PeerConfig {
         active: false,
@@ -140,7 +140,7 @@ async fn an_external_peer_gets_the_local_as_and_no_local_pref() {
 }
 
 #[tokio::test]
-async fn every_revision_is_flushed_without_an_established_session() {
+async fn a_revision_counts_as_flushed_without_an_established_session() {
     let speaker = TestSpeaker::start();
     let revision = speaker.originate("10.1.1.10/32").await;
     speaker.flushed(revision).await;

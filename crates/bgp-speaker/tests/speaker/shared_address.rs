@@ -2,7 +2,8 @@
 
 use super::*;
 
-/// Models two load balancers on one node whose connections the cluster network masquerades.
+/// Models two load balancers on one node: the cluster network masquerades their connections, so
+/// both have the address of the node.
 #[tokio::test]
 async fn each_speaker_behind_a_shared_address_has_its_own_session() {
     let (speaker, mut first) = speaker_and_raw_peer().await;
@@ -30,7 +31,7 @@ async fn each_speaker_behind_a_shared_address_has_its_own_session() {
     let peers = speaker.peers().await;
     assert_eq!(names(&peers), [address.to_string(), numbered.clone()]);
 
-    // Applying an equal configuration keeps both sessions.
+    // Applying an equal configuration keeps the sessions of both peers.
     let group = GroupConfig {
         prefixes: vec![IpNet::from(IpAddr::V4(address))],
         ..group_of(&[])
@@ -48,7 +49,7 @@ async fn each_speaker_behind_a_shared_address_has_its_own_session() {
 }
 
 #[tokio::test]
-async fn a_further_peer_is_refused_and_counted_while_its_address_has_its_maximum_of_peers() {
+async fn a_further_peer_is_refused_while_its_address_has_the_maximum_number_of_peers() {
     let speaker = TestSpeaker::start();
     let (address, other) = (fresh_address(), fresh_address());
     let group = GroupConfig {
@@ -88,7 +89,7 @@ async fn a_further_peer_is_refused_and_counted_while_its_address_has_its_maximum
 }
 
 #[tokio::test]
-async fn a_second_connection_with_the_identifier_of_an_established_peer_is_refused_and_counted() {
+async fn a_second_connection_with_the_address_and_identifier_of_an_established_peer_is_refused() {
     let (speaker, mut first) = speaker_and_raw_peer().await;
     first.establish(0).await;
     let IpAddr::V4(address) = first
@@ -116,7 +117,7 @@ async fn a_second_connection_with_the_identifier_of_an_established_peer_is_refus
 }
 
 #[tokio::test]
-async fn several_connections_of_one_address_can_wait_for_their_open() {
+async fn several_connections_from_one_address_can_wait_for_an_open_message() {
     let (speaker, first) = speaker_and_raw_peer().await;
     let IpAddr::V4(address) = first
         .stream
@@ -141,7 +142,7 @@ async fn several_connections_of_one_address_can_wait_for_their_open() {
 }
 
 #[tokio::test]
-async fn connections_without_open_are_bounded_and_block_no_other_speaker() {
+async fn connections_without_an_open_message_are_bounded_and_block_no_other_speaker() {
     let speaker = TestSpeaker::start();
     let address = fresh_address();
     let group = GroupConfig {

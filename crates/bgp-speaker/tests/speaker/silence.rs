@@ -19,7 +19,7 @@ async fn the_paths_of_a_silent_peer_are_removed_after_the_hold_time() {
     );
 }
 
-/// Blocks the thread of the speaker for longer than the hold time, as SIGSTOP does.
+/// Blocks the thread of the speaker for longer than the hold time, as a suspension by SIGSTOP does.
 #[tokio::test]
 async fn the_session_of_a_live_peer_survives_a_suspension_of_this_process() {
     let (speaker, mut peer) = speaker_and_raw_peer().await;
@@ -33,7 +33,7 @@ async fn the_session_of_a_live_peer_survives_a_suspension_of_this_process() {
         std::thread::sleep(Duration::from_secs(1));
         std::io::Write::write_all(&mut socket, &keepalive).expect("the send buffer has room");
     }
-    // This request wakes the owner before the runtime polls a socket.
+    // This request for the peers wakes the owner before the runtime polls a socket.
     assert!(is_established(&speaker.peers().await[0]));
     peer.announce("10.1.1.10/32").await;
     speaker
@@ -43,7 +43,7 @@ async fn the_session_of_a_live_peer_survives_a_suspension_of_this_process() {
 }
 
 #[tokio::test]
-async fn the_session_of_a_silent_peer_ends_directly_after_a_suspension_of_this_process() {
+async fn the_session_of_a_silent_peer_ends_within_two_seconds_after_a_suspension_of_this_process() {
     let (speaker, mut peer) = speaker_and_raw_peer().await;
     peer.establish(3).await;
     speaker.wait_established(1).await;

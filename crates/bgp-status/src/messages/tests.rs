@@ -6,7 +6,7 @@ use bgp_session::{FailureReason, Negotiated, SessionCounters, SessionError, Sess
 
 use super::*;
 
-/// Returns a configured peer whose session is in Connect.
+/// Returns the status of a configured peer whose session is in the state Connect.
 fn peer() -> PeerStatus {
     PeerStatus {
         name: "router-1".to_owned(),
@@ -48,7 +48,7 @@ fn seconds(seconds: i64) -> daemon_api::Duration {
 }
 
 #[test]
-fn a_session_before_its_open_has_no_negotiated_values() {
+fn a_session_in_the_state_connect_has_no_negotiated_values() {
     let expected = wire::Session {
         peer: "router-1".to_owned(),
         peer_address: "2001:db8::1".to_owned(),
@@ -87,7 +87,7 @@ fn an_established_session_has_the_negotiated_values() {
 }
 
 #[test]
-fn a_session_without_hold_time_has_the_hold_time_zero() {
+fn a_session_without_hold_timer_has_a_hold_time_of_zero() {
     let mut peer = peer();
     peer.session.negotiated = Some(Negotiated {
         hold_time: None,
