@@ -88,7 +88,7 @@ pub struct SessionConfig {
     /// Time after which an attempt to connect fails if the peer does not answer.
     pub connect_timeout: Duration,
     /// Pause between the first and the second attempt to connect. Each further pause is twice as
-    /// long, up to `connect_retry_maximum`.
+    /// long, up to `connect_retry_maximum`. A random part of up to a quarter shortens each pause.
     pub connect_retry_minimum: Duration,
     /// Longest pause between two attempts to connect.
     pub connect_retry_maximum: Duration,
@@ -97,7 +97,7 @@ pub struct SessionConfig {
     /// Policy for paths to the peer.
     pub export: ExportPolicy,
     /// Time for which the speaker refuses connections of a peer after this peer exceeded its
-    /// maximum of paths (`import.maximum_paths`, if `import.at_maximum` is `Restart`).
+    /// maximum of paths (`maximum_paths` of `import`, with `at_maximum` set to `Restart`).
     pub maximum_paths_pause: Duration,
     /// TCP MD5 key that signs all segments between the speaker and the peer (RFC 2385). `None`: the
     /// segments are not signed.

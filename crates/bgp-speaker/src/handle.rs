@@ -140,7 +140,7 @@ impl SpeakerHandle {
     }
 
     /// Waits until all changes up to the revision have been written to the socket of every
-    /// established session. Returns immediately if no session is established.
+    /// established session. Without an established session, all changes count as written.
     ///
     /// # Errors
     /// The speaker has ended.

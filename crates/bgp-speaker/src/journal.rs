@@ -20,8 +20,8 @@ use crate::{
 };
 
 /// If a peer opens a further connection within this time after its session was established, the
-/// further connection is possibly the loser of a collision (RFC 4271 section 6.8). Its refusal is
-/// then logged at DEBUG, later at WARN.
+/// further connection is possibly the loser of a collision (RFC 4271 section 6.8), so its refusal
+/// is logged at DEBUG. From the end of this time, such a refusal is logged at WARN.
 const COLLISION_WINDOW: Duration = Duration::from_secs(5);
 
 /// The counters, the log and the refused sessions of a speaker.
@@ -29,13 +29,13 @@ pub(crate) struct Journal {
     pub(crate) counters: Arc<SpeakerCounters>,
     pub(crate) log: SessionLog,
     pub(crate) refused_sessions: RefusedSessions,
-    /// Names of the groups that have reached their maximum number of peers (`maximum_peers`), and
-    /// for which this was logged at WARN. A name is removed when its group accepts a further peer,
-    /// and when the configuration changes.
+    /// Names of the groups that have reached their maximum number of peers (`maximumPeers`), and
+    /// have a WARN line about it. A name is removed when its group accepts a further peer, and when
+    /// the configuration changes.
     full_groups: BTreeSet<String>,
     /// Addresses that have reached the maximum number of peers of one address
-    /// (`maximum_peers_per_address`), and for which this was logged at WARN. An address is removed
-    /// when one of its peers is removed, and when the configuration changes.
+    /// (`maximumPeersPerAddress`), and have a WARN line about it. An address is removed when one of
+    /// its peers is removed, and when the configuration changes.
     full_addresses: BTreeSet<IpAddr>,
 }
 
@@ -220,7 +220,7 @@ impl Journal {
 
     /// Counts an accepted connection of the peer. An established session refuses the connection
     /// (RFC 4271 section 6.8). The refusal is logged at WARN once for each session, and only after
-    /// the collision window.
+    /// [`COLLISION_WINDOW`].
     pub(crate) fn accepted(&mut self, peer: &mut Peer, now: Instant) {
         self.counters.connections_accepted.add(1);
         if peer.established.is_none() {

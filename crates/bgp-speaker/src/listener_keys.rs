@@ -163,7 +163,7 @@ mod tests {
         assert!(!keys.is_refused(Ipv4Addr::LOCALHOST.into()));
     }
 
-    /// Each key uses option memory of the socket, so the kernel rejects keys above
+    /// Each key uses option memory of the socket, so the kernel rejects keys that exceed
     /// net.core.optmem_max.
     #[tokio::test]
     async fn connections_are_refused_from_addresses_whose_key_the_kernel_rejects() {

@@ -82,8 +82,9 @@ pub(crate) enum ConnectionOrder {
         decoder: CodecOptions,
         encoder: CodecOptions,
     },
-    /// Sets the send hold time: the time without a successful write after which the connection
-    /// sends [`ConnectionEvent::SendHoldTimerExpired`]. `None`: the connection waits without limit.
+    /// Sets the send hold time: after this time without a successful write of waiting data, the
+    /// connection sends [`ConnectionEvent::SendHoldTimerExpired`]. `None`: the connection waits
+    /// without a limit.
     SetSendHoldTime(Option<Duration>),
     /// Read the socket until it is empty or a message is complete, send the decoded messages to the
     /// owner, then send [`ConnectionEvent::Polled`].

@@ -15,8 +15,8 @@ use crate::{
     status::{PeerStatus, View},
 };
 
-/// Number of changes in one batch to an observer from which no further paths are added. Changes of
-/// peers are not limited: a batch has all of them.
+/// Limit of the changes in one batch to an observer. A batch has all changes of peers, even above
+/// the limit, and then changes of paths up to the limit.
 const BATCH: usize = 1024;
 
 /// Largest number of unread changes of paths and removals of peers that the speaker stores for an

@@ -12,12 +12,13 @@ use bgp_session::FailureReason;
 /// failure is the oldest.
 const ADDRESSES: usize = 256;
 
-/// Time after a log line about an address before a further failure of the address for the reason in
-/// this line is logged at WARN. Before this time, such a failure is logged at DEBUG.
+/// Time from a WARN line about an address until a further failure of the address for the reason in
+/// this line is logged at WARN. A failure before the end of this time is logged at DEBUG.
 const REPEAT_INTERVAL: Duration = Duration::from_secs(600);
 
-/// Time after a log line about an address before a failure of the address for another reason is
-/// logged at WARN. Before this time, such a failure is logged at DEBUG.
+/// Time from a WARN line about an address until a failure of the address for another reason than
+/// the reason in this line is logged at WARN. A failure before the end of this time is logged at
+/// DEBUG.
 const CHANGE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The failures to establish a session with one address since the last established session with
@@ -123,9 +124,9 @@ impl RefusedSessions {
 }
 
 /// Reports whether a failure for this reason is logged at WARN. Collisions and replaced connections
-/// are a normal part of establishing a session. [`Journal`](crate::journal::Journal) has separate
-/// log lines for a group that has reached its maximum number of peers (`maximumPeers`) and for an
-/// address that has reached its maximum number of peers (`maximumPeersPerAddress`).
+/// are a normal part of establishing a session. The type `Journal` has separate log lines for a
+/// group that has reached its maximum number of peers (`maximumPeers`) and for an address that has
+/// reached its maximum number of peers (`maximumPeersPerAddress`).
 fn is_logged(reason: FailureReason) -> bool {
     !matches!(
         reason,

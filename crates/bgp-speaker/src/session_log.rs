@@ -56,7 +56,7 @@ impl SessionLog {
     }
 
     /// Ends the window if [`WINDOW`] has passed since its beginning, and logs the number of lines
-    /// that were dropped in it.
+    /// that were dropped in the window, if any.
     pub(crate) fn summarize(&mut self, now: Instant) {
         if let Some(suppressed) = self.end_window(now) {
             tracing::warn!(

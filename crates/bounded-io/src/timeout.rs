@@ -7,7 +7,7 @@ use tokio::{
     time::{Instant, error::Elapsed, sleep_until, timeout, timeout_at},
 };
 
-/// A timer that fires this long after its deadline, or later, shows that this process was
+/// A timer that fires this long after its deadline, or even later, shows that this process was
 /// suspended.
 const SLEPT: Duration = Duration::from_millis(100);
 

@@ -1,7 +1,7 @@
 //! Suggestions for misspelt names.
 
-/// Returns the name of `known` that is most similar to the misspelt `name`; `None` if no name is
-/// similar enough for a suggestion.
+/// Returns the name of `known` that is most similar to the misspelt `name`. `None`: no name has a
+/// Jaro-Winkler similarity above 0.75 to `name` (upper and lower case are equal).
 #[must_use]
 pub fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     let lowercase = name.to_lowercase();

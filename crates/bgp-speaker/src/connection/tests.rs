@@ -205,7 +205,8 @@ async fn stuck_connection(
         .send(ConnectionOrder::SendUpdates(updates))
         .await
         .unwrap();
-    // Wait until the connection has taken both orders. It then fills the socket buffers.
+    // Wait until the connection has taken both orders. The connection then fills the socket
+    // buffers.
     while orders.capacity() < orders.max_capacity() {
         tokio::task::yield_now().await;
     }

@@ -122,7 +122,7 @@ impl TestSpeaker {
     }
 
     async fn wait_established(&self, count: usize) {
-        self.wait_for_peers("established", |peers| {
+        self.wait_for_peers("the established sessions", |peers| {
             let established = peers.iter().filter(|peer| is_established(peer));
             established.count() == count
         })

@@ -28,7 +28,7 @@ async fn accept_with(reflector: &TestSpeaker, clients: &[&TestSpeaker], key: Opt
 /// valid signature.
 async fn wait_for_dial_timeout(client: &TestSpeaker) {
     client
-        .wait_for_peers("no answer", |peers| {
+        .wait_for_peers("a dial has timed out", |peers| {
             let error = peers[0].session.last_error.as_ref();
             matches!(error, Some((_, SessionError::DialTimeout(_))))
         })

@@ -81,7 +81,7 @@ async fn an_announcement_with_changed_attributes_replaces_the_path() {
     let revision = client.originate_with("10.1.1.10/32", drained.clone()).await;
     client.flushed(revision).await;
     reflector
-        .wait_for_paths("drained", |paths| {
+        .wait_for_paths("the changed path", |paths| {
             matches!(paths, [path] if path.attributes.communities == drained.communities
                 && path.attributes.local_pref == Some(0))
         })
