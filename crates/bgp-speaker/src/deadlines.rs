@@ -42,7 +42,7 @@ impl Deadlines {
         }
     }
 
-    /// Removes the earliest entry if it is due, and returns its peer.
+    /// Removes the earliest entry if its time has come, and returns the peer of this entry.
     pub(crate) fn pop_due(&mut self, now: Instant) -> Option<PeerId> {
         let &(deadline, id) = self.entries.first()?;
         if deadline > now {

@@ -150,8 +150,8 @@ impl SpeakerHandle {
         result.map(|_| ()).map_err(|_| SpeakerEnded)
     }
 
-    /// Restarts the session of the peer with the name `peer`. Does nothing if there is no such
-    /// peer.
+    /// Restarts the session of the peer with the name `peer`. Does nothing if no peer has this
+    /// name.
     ///
     /// # Errors
     /// The speaker has ended.
@@ -161,7 +161,7 @@ impl SpeakerHandle {
     }
 
     /// Asks the peer with the name `peer` to send its routes of the family again (RFC 2918). Does
-    /// nothing if there is no such peer, or if it did not offer the ROUTE-REFRESH capability.
+    /// nothing if no peer has this name, or if the peer did not offer the ROUTE-REFRESH capability.
     ///
     /// # Errors
     /// The speaker has ended.

@@ -196,7 +196,7 @@ impl Peers {
         }
     }
 
-    /// Returns the name, with a number appended if another peer already has this name:
+    /// Returns `name`, or, if another peer has this name, `name` with an appended number:
     /// `10.0.0.1#2`.
     pub(crate) fn free_name(&self, name: String) -> String {
         let names = self.peers.values().map(|peer| peer.config.name.as_str());

@@ -43,7 +43,8 @@ impl SessionLog {
 
     /// Reports whether a session can log a line that it logs only once: the session has not logged
     /// the line yet, and [`allows`](Self::allows) returns true for the address. Sets `has_logged`
-    /// only if it returns true, so that a line beyond the limit is logged in a later window.
+    /// only if the session can log the line, so that a line beyond the limit is logged in a later
+    /// window.
     pub(crate) fn allows_once(
         &mut self,
         has_logged: &mut bool,

@@ -460,8 +460,8 @@ impl PeerSessions {
         }
     }
 
-    /// Sends the next batch of updates to the connection of the peer, if the previous batch has
-    /// been written.
+    /// Sends the next batch of updates to the established connection of the peer, if this
+    /// connection has written its previous batch.
     fn send_pending_updates(&mut self, id: PeerId, now: Instant) {
         let Some(peer) = self.peers.get_mut(id) else {
             return;
