@@ -1,4 +1,4 @@
-//! Adj-RIB-In: the paths of one source, after the import policy.
+//! Adj-RIB-In of a peer or of this speaker, and checks of received announcements.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -18,7 +18,8 @@ use crate::{
     table::{PathSlot, PrefixIndex},
 };
 
-/// Checks the attributes of an announcement. Returns the reason to reject all of its prefixes.
+/// Checks the attributes of an announcement. Returns the reason to reject every prefix of the
+/// announcement, or `None` if the attributes are accepted.
 pub(crate) fn check_attributes(
     config: &RibConfig,
     peer: &PeerSettings,
@@ -47,7 +48,8 @@ pub(crate) fn check_attributes(
     }
 }
 
-/// Checks one prefix of an announcement. Returns the reason to reject this prefix.
+/// Checks one prefix of an announcement. Returns the reason to reject the prefix, or `None` if the
+/// prefix is accepted.
 pub(crate) fn check_prefix(
     peer: &PeerSettings,
     prefix: IpNet,
@@ -66,10 +68,11 @@ pub(crate) fn check_prefix(
     }
 }
 
-/// Converts the attributes of an external peer to attributes inside this AS.
+/// Converts the attributes of a path from an external peer to attributes inside this AS.
 ///
-/// A path with GRACEFUL_SHUTDOWN gets the lowest LOCAL_PREF (RFC 8326 section 4.2). Attributes that
-/// are valid only on internal sessions are ignored (RFC 7606 section 7).
+/// LOCAL_PREF becomes 0 if the path has GRACEFUL_SHUTDOWN (RFC 8326 section 4.2), and
+/// [`DEFAULT_LOCAL_PREF`] otherwise. ORIGINATOR_ID and CLUSTER_LIST are removed, because they are
+/// valid only on internal sessions (RFC 7606 section 7).
 pub(crate) fn convert_external(attributes: &mut PathAttributes) {
     let has_graceful_shutdown = has_graceful_shutdown(attributes);
     attributes.local_pref = Some(if has_graceful_shutdown {
@@ -81,14 +84,15 @@ pub(crate) fn convert_external(attributes: &mut PathAttributes) {
     attributes.cluster_list.clear();
 }
 
-/// Reports whether the path has the community GRACEFUL_SHUTDOWN (RFC 8326).
+/// Reports whether `attributes` contain the community GRACEFUL_SHUTDOWN (RFC 8326).
 pub(crate) fn has_graceful_shutdown(attributes: &PathAttributes) -> bool {
     attributes
         .communities
         .contains(&Community::GRACEFUL_SHUTDOWN)
 }
 
-/// The attributes of paths of one source, with derived values that are computed once.
+/// Attributes that several paths of one source can share. Their rank in the decision process and
+/// each of their exported forms are computed once.
 #[derive(Debug)]
 pub(crate) struct LearnedAttributes {
     source: SourceProperties,
@@ -120,8 +124,8 @@ impl LearnedAttributes {
         &self.preference
     }
 
-    /// Returns the attributes after an export in this form. The result is computed once for all
-    /// prefixes and peers.
+    /// Returns the attributes as `form` changes them. The result for each form is computed once and
+    /// used for all prefixes and peers.
     pub(crate) fn exported(&self, form: ExportForm) -> Arc<PathAttributes> {
         let mut exported = self.exported.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, attributes)) = exported.iter().find(|(existing, _)| *existing == form) {
@@ -133,7 +137,8 @@ impl LearnedAttributes {
     }
 }
 
-/// An entry of the set of attributes. Equality and hash depend only on the attributes.
+/// An element of the set of stored attributes. Two elements are equal if their attributes are
+/// equal, so that a lookup by attributes finds the stored copy.
 #[derive(Debug)]
 struct Interned(Arc<LearnedAttributes>);
 
@@ -164,12 +169,12 @@ pub(crate) struct AdjRibIn {
     paths: HashMap<(PrefixIndex, Option<PathId>), PathSlot>,
     interned: HashSet<Interned>,
     sweep_at: usize,
-    /// Families with paths that were rejected at the maximum number of paths and have not been
-    /// requested again.
+    /// Families with a path that was rejected at the maximum number of paths and has not been
+    /// requested by ROUTE-REFRESH since the rejection.
     blocked: BTreeSet<Family>,
 }
 
-/// Smallest number of attribute sets at which unused attribute sets are removed.
+/// Number of stored attribute sets below which unused attribute sets are not removed.
 const SMALLEST_SWEEP: usize = 64;
 
 impl AdjRibIn {
@@ -183,7 +188,8 @@ impl AdjRibIn {
         }
     }
 
-    /// Changes the kind of the peer. Stored paths keep the old kind until they are stored again.
+    /// Changes the kind of the peer for paths that are stored after this call. A path that is
+    /// stored before this call keeps the previous kind until the caller stores the path again.
     pub(crate) fn set_kind(&mut self, kind: PeerKind) {
         if let SourceProperties::Peer { kind: existing, .. } = &mut self.source {
             *existing = kind;
@@ -191,7 +197,7 @@ impl AdjRibIn {
         self.interned.clear();
     }
 
-    /// Returns the shared copy of these attributes. Creates it if it does not exist.
+    /// Returns the stored copy of `attributes`. Stores the attributes if there is no such copy.
     pub(crate) fn intern(&mut self, attributes: &Arc<PathAttributes>) -> Arc<LearnedAttributes> {
         if let Some(existing) = self.interned.get(attributes.as_ref()) {
             return existing.0.clone();
@@ -231,8 +237,8 @@ impl AdjRibIn {
         self.blocked.insert(family);
     }
 
-    /// Removes and returns the families with rejected paths if there is room for a further path.
-    /// Returns no family if there is no room.
+    /// Returns the families with rejected paths and forgets them if the peer has fewer paths than
+    /// `maximum_paths`. Otherwise returns no family and forgets none.
     pub(crate) fn take_unblocked(&mut self, maximum_paths: Option<u32>) -> Vec<Family> {
         if maximum_paths.is_some_and(|limit| self.len() >= limit as usize) {
             return Vec::new();

@@ -1,4 +1,4 @@
-//! Adj-RIB-Out: paths sent to one peer, with pending keys.
+//! Adj-RIB-Out of one peer: the sent paths, and the keys of changes that are not sent yet.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -20,7 +20,7 @@ pub(crate) struct SentPathKey {
 pub(crate) enum PathChoice {
     /// The best path of the prefix, for a peer that receives only the best path.
     Best,
-    /// The path in this slot, for a peer that receives all paths (RFC 7911).
+    /// The path in this slot of the prefix, for a peer that receives all paths (RFC 7911).
     Slot(PathSlot),
 }
 
@@ -28,8 +28,8 @@ pub(crate) enum PathChoice {
 pub(crate) enum PendingItem {
     Key {
         key: SentPathKey,
-        /// `true`: a ROUTE-REFRESH requested the path, so it is sent even if the peer has it (RFC
-        /// 2918).
+        /// `true`: a ROUTE-REFRESH (RFC 2918) requested the path, so the path is sent even if it is
+        /// equal to the path that was sent before.
         is_refresh: bool,
     },
     EndOfRib(Family),
@@ -37,9 +37,10 @@ pub(crate) enum PendingItem {
 
 #[derive(Debug, Default)]
 pub(crate) struct AdjRibOut {
-    /// Pending keys in the order of their first change. Each key occurs at most once.
+    /// Pending keys and end-of-RIB marks, in the order in which they were added. Each key occurs at
+    /// most once.
     queue: VecDeque<Queued>,
-    /// The keys of the queue. `true`: a ROUTE-REFRESH requested the path.
+    /// The pending keys. The value is `true` if a ROUTE-REFRESH requested the path of the key.
     refreshes: HashMap<SentPathKey, bool>,
     sent: HashMap<SentPathKey, Arc<PathAttributes>>,
 }
@@ -51,7 +52,7 @@ enum Queued {
 }
 
 impl AdjRibOut {
-    /// Marks the key as pending. Returns `true` if the key was not pending before.
+    /// Marks the key as pending. Returns `true` if the key was not pending before this call.
     pub(crate) fn mark_pending(&mut self, key: SentPathKey, is_refresh: bool) -> bool {
         let mut is_new = false;
         let pending = self.refreshes.entry(key).or_insert_with(|| {
@@ -95,12 +96,14 @@ impl AdjRibOut {
         self.sent.get(&key)
     }
 
-    /// Records a sent path. Returns `true` if the peer had no path for the key before.
+    /// Records a sent path. Returns `true` if no sent path was recorded for the key before this
+    /// call.
     pub(crate) fn record(&mut self, key: SentPathKey, attributes: Arc<PathAttributes>) -> bool {
         self.sent.insert(key, attributes).is_none()
     }
 
-    /// Records a sent withdrawal. Returns `true` if the peer had a path for the key.
+    /// Removes the record of the path that was sent for the key. Returns `true` if there was a
+    /// record.
     pub(crate) fn forget(&mut self, key: SentPathKey) -> bool {
         self.sent.remove(&key).is_some()
     }
@@ -113,8 +116,9 @@ impl AdjRibOut {
         self.sent.iter().map(|(&key, attributes)| (key, attributes))
     }
 
-    /// Returns the prefixes of all references that this Adj-RIB-Out holds to entries of the table.
-    /// A prefix occurs once for each reference.
+    /// Returns the prefix of each pending key and of each sent path. Each pending key and each sent
+    /// path holds one reference to the table entry of its prefix, so a prefix can occur several
+    /// times.
     pub(crate) fn references(&self) -> impl Iterator<Item = PrefixIndex> {
         self.refreshes
             .keys()

@@ -10,8 +10,8 @@ use serde::Deserialize;
 
 use crate::{decision::DEFAULT_LOCAL_PREF, export::NO_EXPORT_SUBCONFED};
 
-/// Communities that are always kept, because they can only restrict the export of a path or make it
-/// least preferred.
+/// Communities that every [`CommunityPolicy`] keeps, because they can only restrict the export of a
+/// path or make the path least preferred.
 const ALWAYS_KEPT: [Community; 4] = [
     Community::GRACEFUL_SHUTDOWN,
     Community::NO_EXPORT,
@@ -22,7 +22,8 @@ const ALWAYS_KEPT: [Community; 4] = [
 /// Type code of the attribute AIGP (RFC 7311), a metric that routers can compare before MED.
 const AIGP: u8 = 26;
 
-/// The treatment of the attributes of received paths. The default keeps all attributes.
+/// The part of an import policy that keeps, replaces or removes LOCAL_PREF, MED, AIGP, communities,
+/// ORIGINATOR_ID and CLUSTER_LIST. The default keeps all of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AttributePolicy {
     pub local_pref: LocalPrefPolicy,
@@ -42,7 +43,7 @@ pub enum LocalPrefPolicy {
     #[default]
     Pass,
     /// The value 0, which makes a path least preferred, is kept. Any other value is replaced with
-    /// [`DEFAULT_LOCAL_PREF`].
+    /// [`DEFAULT_LOCAL_PREF`]. A missing LOCAL_PREF stays missing.
     Clamp,
 }
 
@@ -63,8 +64,8 @@ pub enum CommunityPolicy {
     /// All communities are kept.
     #[default]
     Pass,
-    /// The listed communities are kept, and GRACEFUL_SHUTDOWN, NO_EXPORT, NO_ADVERTISE and
-    /// NO_EXPORT_SUBCONFED. All other communities are removed, including extended and large
+    /// The communities of this list are kept, and so are GRACEFUL_SHUTDOWN, NO_EXPORT, NO_ADVERTISE
+    /// and NO_EXPORT_SUBCONFED. All other communities are removed, including all extended and large
     /// communities.
     Only(Vec<Community>),
 }
@@ -73,11 +74,12 @@ pub enum CommunityPolicy {
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum ReflectionPolicy {
-    /// ORIGINATOR_ID and CLUSTER_LIST are kept. This is needed if the peer is a reflector.
+    /// ORIGINATOR_ID and CLUSTER_LIST are kept. A peer that is a reflector needs this policy,
+    /// because other reflectors detect loops by these attributes.
     #[default]
     Pass,
-    /// ORIGINATOR_ID and CLUSTER_LIST are removed after the checks for loops. The path then counts
-    /// as originated by the peer.
+    /// ORIGINATOR_ID and CLUSTER_LIST are removed after they have been checked for loops. The path
+    /// then counts as originated by the peer.
     Discard,
 }
 

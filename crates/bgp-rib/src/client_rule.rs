@@ -1,4 +1,4 @@
-//! Rules for the prefixes and next hops of single clients.
+//! Filters of next hops, and rules for the paths of single clients.
 
 use std::net::IpAddr;
 
@@ -29,23 +29,26 @@ impl NextHopFilter {
     }
 }
 
-/// A rule for the announcements of some peers. A path has to pass the import policy and the rule.
+/// A rule of an import policy for some peers. A path of such a peer is accepted only if this rule
+/// and the filters of the import policy for all peers allow the path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientRule {
-    /// Prefixes with the addresses of the peers.
+    /// The rule applies to a peer whose address lies within one of these prefixes.
     pub clients: Vec<IpNet>,
     pub prefixes: PrefixFilter,
     pub next_hops: NextHopFilter,
 }
 
-/// Returns the rule with the longest client prefix that contains the address of the peer.
+/// Returns the rule with the longest prefix in `clients` that contains the address of the peer. If
+/// several rules have a prefix of this length, returns the first of these rules.
 pub(crate) fn rule_of(rules: &[ClientRule], peer: IpAddr) -> Option<&ClientRule> {
     let length = |rule: &&ClientRule| {
         let prefixes = rule.clients.iter().filter(|prefix| prefix.contains(&peer));
         prefixes.map(IpNet::prefix_len).max()
     };
     let matching = rules.iter().filter(|rule| length(rule).is_some());
-    // `max_by_key` returns the last maximum; `rev` makes it the first rule of the list.
+    // If several rules have the longest prefix, `max_by_key` returns the last of them, which is the
+    // first rule in the list because of `rev`.
     matching.rev().max_by_key(length)
 }
 
@@ -82,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn a_next_hop_filter_allows_listed_prefixes_and_the_peer_itself() {
+    fn a_next_hop_filter_allows_next_hops_within_its_prefixes_and_the_address_of_the_peer() {
         let check = |prefixes: &[&str], is_peer_allowed, next_hop: &str, expected| {
             let filter = NextHopFilter {
                 prefixes: prefixes.iter().map(|it| it.parse().unwrap()).collect(),

@@ -12,12 +12,14 @@ use crate::peer::{PeerId, PeerKind, SourceProperties};
 /// LOCAL_PREF of a path that was received without LOCAL_PREF.
 pub const DEFAULT_LOCAL_PREF: u32 = 100;
 
-/// The step of the decision process at which a path lost. The variants have the order of the steps.
+/// The step of the decision process at which a path lost against the best path. The variants have
+/// the order of the steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum NotBestReason {
     /// Another path has a higher LOCAL_PREF (RFC 4271 section 9.1.1).
     LowerLocalPref,
-    /// This speaker originated another path, which wins against paths of peers.
+    /// This speaker originated another path with an equal LOCAL_PREF. The decision process prefers
+    /// an originated path to paths of peers.
     NotOriginatedHere,
     /// Another path has a shorter AS_PATH (RFC 4271 section 9.1.2.2 (a)).
     LongerAsPath,
@@ -26,16 +28,18 @@ pub enum NotBestReason {
     /// Another path through the same neighbouring AS has a lower MULTI_EXIT_DISC (RFC 4271 section
     /// 9.1.2.2 (c)).
     HigherMultiExitDisc,
-    /// Another path is from an external peer (RFC 4271 section 9.1.2.2 (d)).
+    /// Another path is from an external peer, and this path is from an internal peer (RFC 4271
+    /// section 9.1.2.2 (d)).
     InternalPeer,
-    /// Another path has a lower router id, or ORIGINATOR_ID if present (RFC 4271 section 9.1.2.2
-    /// (f)).
+    /// Another path has a lower ORIGINATOR_ID. For a path without ORIGINATOR_ID, the router id of
+    /// the peer counts as ORIGINATOR_ID (RFC 4271 section 9.1.2.2 (f)).
     HigherRouterId,
     /// Another path has a shorter CLUSTER_LIST (RFC 4456 section 9).
     LongerClusterList,
-    /// Another path is from a peer with a lower address (RFC 4271 section 9.1.2.2 (g)).
+    /// Another path is from a peer with a lower address, or from a peer with an equal address and a
+    /// lower [`PeerId`] (RFC 4271 section 9.1.2.2 (g)).
     HigherPeerAddress,
-    /// Another path of the peer has a lower path id (RFC 7911).
+    /// The peer also announced another path of the prefix, with a lower path id (RFC 7911).
     HigherPathId,
 }
 
@@ -68,8 +72,8 @@ pub(crate) struct Preference {
     is_external: bool,
     router_id: RouterId,
     cluster_list_length: usize,
-    /// The id decides between two peers with equal addresses. `None`: this speaker originated the
-    /// path.
+    /// Address and id of the peer. The id decides between two peers with equal addresses. `None`:
+    /// this speaker originated the path.
     peer: Option<(IpAddr, PeerId)>,
 }
 
@@ -98,8 +102,8 @@ impl Preference {
         }
     }
 
-    /// Reports whether the path has a MULTI_EXIT_DISC that can lose. The step MULTI_EXIT_DISC is
-    /// the only step that cannot be decided by comparing two paths.
+    /// Reports whether MULTI_EXIT_DISC is above 0, so that the path can lose by it. The step
+    /// MULTI_EXIT_DISC is the only step that needs more than two paths to be decided.
     pub(crate) fn has_multi_exit_disc(&self) -> bool {
         self.multi_exit_disc != 0
     }
@@ -112,8 +116,8 @@ pub(crate) struct DecisionCandidate<'a> {
     pub(crate) path_id: Option<PathId>,
 }
 
-/// Compares two paths without the step MULTI_EXIT_DISC. Returns the first step that distinguishes
-/// the paths, with `Less` if `left` wins and `Greater` if `right` wins.
+/// Compares two paths in all steps except MULTI_EXIT_DISC. Returns the first step in which the
+/// paths differ, with `Less` if `left` wins and `Greater` if `right` wins. `None`: no step differs.
 fn compare(
     left: DecisionCandidate<'_>,
     right: DecisionCandidate<'_>,
@@ -140,14 +144,15 @@ fn compare(
     steps.into_iter().find(|(ordering, _)| ordering.is_ne())
 }
 
-/// Reports whether `challenger` is preferred to `best`. Correct only if no path of the prefix has a
-/// MULTI_EXIT_DISC: only then is the preference a total order, so that one comparison is enough.
+/// Reports whether `challenger` is preferred to `best` in the steps except MULTI_EXIT_DISC. If no
+/// path of the prefix has a MULTI_EXIT_DISC above 0, these steps are a total order, so that one
+/// comparison decides whether `challenger` is the new best path.
 pub(crate) fn is_better(challenger: DecisionCandidate<'_>, best: DecisionCandidate<'_>) -> bool {
     compare(challenger, best).is_some_and(|(ordering, _)| ordering.is_lt())
 }
 
-/// The lowest MULTI_EXIT_DISC of each neighbouring AS, among the paths that are equal in the steps
-/// before MULTI_EXIT_DISC.
+/// The lowest MULTI_EXIT_DISC of each neighbouring AS, among the paths that are equal to the best
+/// path in all steps before MULTI_EXIT_DISC.
 struct MultiExitDiscs(HashMap<Option<Asn>, u32>);
 
 impl MultiExitDiscs {
@@ -181,7 +186,7 @@ fn multi_exit_discs<'a>(
     MultiExitDiscs(lowest)
 }
 
-/// Returns the position of the best path, or `None` if there is no path.
+/// Returns the position of the best path in `candidates`, or `None` if there is no candidate.
 pub(crate) fn best<'a>(
     candidates: impl Iterator<Item = DecisionCandidate<'a>> + Clone,
 ) -> Option<usize> {
@@ -218,7 +223,8 @@ pub(crate) fn verdicts<'a>(
     candidates.map(move |candidate| verdict_with(&discriminators, candidate, best))
 }
 
-/// Returns the reason why `candidate` is not the best path, or `None` if it is `best`.
+/// Returns the reason why `candidate` is not the best path, or `None` if it is `best`. `candidates`
+/// are all paths of the prefix.
 pub(crate) fn verdict_among<'a>(
     candidates: impl Iterator<Item = DecisionCandidate<'a>>,
     candidate: DecisionCandidate<'a>,
@@ -228,7 +234,7 @@ pub(crate) fn verdict_among<'a>(
 }
 
 /// Returns the reason why `candidate` is not the best path, or `None` if it is `best`. Correct only
-/// if no path of the prefix has a MULTI_EXIT_DISC; otherwise use [`verdict_among`].
+/// if no path of the prefix has a MULTI_EXIT_DISC above 0; otherwise use [`verdict_among`].
 pub(crate) fn verdict(
     candidate: DecisionCandidate<'_>,
     best: DecisionCandidate<'_>,

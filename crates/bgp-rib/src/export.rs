@@ -1,4 +1,4 @@
-//! Export of paths to peers.
+//! Rules that decide whether a path is sent to a peer, and with which attributes.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -17,14 +17,15 @@ use crate::{
 /// does not support confederations.
 pub(crate) const NO_EXPORT_SUBCONFED: Community = Community(0xffff_ff03);
 
-/// Number of additional prepends of the local AS to AS_PATH of a least preferred path.
+/// Number of times that the local AS is prepended to AS_PATH of a least preferred path, in addition
+/// to the one prepend of every path that is sent to an external peer.
 const LEAST_PREFERRED_PREPENDS: usize = 3;
 
 /// Largest number of AS numbers in an AS_SEQUENCE (RFC 4271 section 4.3).
 const LONGEST_SEGMENT: usize = 255;
 
-/// The change that an export makes to the attributes of a path. Equal forms of equal attributes
-/// give equal results.
+/// The change that an export makes to the attributes of a path. The result depends only on this
+/// value and on the attributes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ExportForm {
     /// Reflection from an internal peer to an internal peer (RFC 4456 section 8).
@@ -87,8 +88,8 @@ impl ExportForm {
 }
 
 /// Makes a path of this AS least preferred in another AS. LOCAL_PREF is not sent to other ASes, and
-/// RFC 8326 does not require the other AS to act on GRACEFUL_SHUTDOWN. A router that compares the
-/// length of AS_PATH or MULTI_EXIT_DISC prefers any other path.
+/// RFC 8326 does not require the other AS to act on GRACEFUL_SHUTDOWN. A longer AS_PATH and the
+/// highest MULTI_EXIT_DISC make routers of the other AS prefer any other path.
 fn make_least_preferred(attributes: &mut PathAttributes, local_asn: Asn) {
     attributes.multi_exit_disc = Some(u32::MAX);
     for _ in 0..LEAST_PREFERRED_PREPENDS {
@@ -125,8 +126,8 @@ pub(crate) fn exported(
         return None;
     }
     let exported = learned.exported(export_form(config, peer, learned, prefix)?);
-    // The peer would have to drop a path with its own router id as originator id (RFC 4456 section
-    // 8).
+    // A peer has to ignore a path whose ORIGINATOR_ID is the router id of the peer (RFC 4456
+    // section 8), so such a path is not sent.
     (exported.originator_id != Some(peer.peer_router_id)).then_some(exported)
 }
 
@@ -191,7 +192,8 @@ fn export_form(
     };
     let next_hop = if is_self { Some(own_address()?) } else { None };
     let sent_next_hop = next_hop.unwrap_or(given);
-    // A path must not be sent to a peer with this peer as next hop (RFC 4271 section 5.1.3).
+    // A path must not be sent to the peer whose address is the next hop of the path (RFC 4271
+    // section 5.1.3). A next hop of another address family than the prefix is not sent to any peer.
     if sent_next_hop == peer.peer_address || !is_same_family(prefix, sent_next_hop) {
         return None;
     }

@@ -7,15 +7,15 @@
 //!  originate ────────────────────┘                                  │ changed keys
 //!                                      take_pending ◄─ export ◄─ Adj-RIB-Out of each peer
 //! ```
-//! The caller pulls the output. A change only marks a key in the queue of each peer. The UPDATE
-//! messages are made from the Loc-RIB when the connection of the peer has room. So several changes
-//! of a key coalesce for a slow peer, and the queue of a peer never has more keys than the table
-//! has paths.
+//! The caller pulls the output. A change of a path only puts the key of the path into the queue of
+//! each peer that receives the change. The UPDATE messages are made from the current paths when the
+//! connection of the peer has room. So a slow peer gets only the last of several changes of a path,
+//! and the queue of a peer has each key at most once.
 //!
 //! **Invariants.** The Adj-RIB-Out of a peer lists exactly the paths that were sent to the peer. A
-//! path keeps its path id while it exists, and no two paths of a prefix have equal path ids. Equal
-//! attributes of one peer are stored once for all prefixes, and so is each exported form of these
-//! attributes.
+//! path is sent with one path id while it exists, and no two paths of a prefix are sent with equal
+//! path ids. Equal attributes of one peer are stored once for all prefixes, and so is each form in
+//! which these attributes are exported.
 
 mod adj_rib_in;
 mod adj_rib_out;

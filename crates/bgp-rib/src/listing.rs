@@ -28,7 +28,7 @@ pub struct RibPath<'a> {
     pub key: PathKey,
     /// The attributes after the import policy.
     pub attributes: &'a Arc<PathAttributes>,
-    /// The reason why the path is not the best path. `None`: the path is the best path.
+    /// The step of the decision process at which the path lost. `None`: the path is the best path.
     pub not_best: Option<NotBestReason>,
 }
 
@@ -38,12 +38,13 @@ pub struct SentPath<'a> {
     pub prefix: IpNet,
     /// The sent path id. `None`: the peer receives only the best path, without a path id.
     pub path_id: Option<PathId>,
-    /// The attributes after the export policy.
+    /// The attributes with which the path was sent.
     pub attributes: &'a Arc<PathAttributes>,
-    /// The source of the path. `None`: a change is pending, and the path is possibly removed from
-    /// the tables.
+    /// The source of the path. `None`: a change of the path is pending, so the source of the sent
+    /// path is not known.
     pub source: Option<PathSource>,
-    /// Whether the path is the best path of the prefix. Always `false` while a change is pending.
+    /// Whether the path is the best path of the prefix. Always `false` while a change of the path
+    /// is pending.
     pub is_best: bool,
 }
 
@@ -54,7 +55,7 @@ pub struct PeerCounts {
     pub paths_received: usize,
     /// Number of paths in the Adj-RIB-Out.
     pub paths_sent: usize,
-    /// Number of keys that are pending for [`Rib::take_pending`].
+    /// Number of keys and end-of-RIB marks that are pending for [`Rib::take_pending`].
     pub pending: usize,
 }
 
@@ -90,8 +91,8 @@ fn rib_path(entry: &PrefixEntry, slot: PathSlot) -> Option<RibPath<'_>> {
 }
 
 impl Rib {
-    /// Returns every path of every source. The paths of a prefix follow each other; the order is
-    /// not defined otherwise.
+    /// Returns every path of every source. Paths of one prefix are adjacent. The order of the
+    /// prefixes, and of the paths within a prefix, is not defined.
     pub fn paths(&self) -> impl Iterator<Item = RibPath<'_>> {
         self.table.entries().flat_map(|(_, entry)| rib_paths(entry))
     }

@@ -1,13 +1,14 @@
-//! Check of addresses that can be a next hop.
+//! Check whether an address can be the next hop of a path.
 
 use std::net::IpAddr;
 
 use bgp_packet::{IpNet, reserved_range_of};
 
-/// Reports whether other hosts can reach the address (RFC 4271 section 6.3, RFC 2545 section 3).
+/// Reports whether the address lies outside of the ranges that other hosts cannot reach, such as
+/// loopback, multicast and link-local IPv6 (RFC 4271 section 6.3, RFC 2545 section 3).
 ///
-/// Paths with other next hops are not reflected, because FRR ends the session when it receives such
-/// a next hop.
+/// A path is rejected if its next hop lies within one of these ranges, because FRR ends the session
+/// when it receives such a next hop.
 pub fn is_reachable_unicast(address: IpAddr) -> bool {
     reserved_range_of(&IpNet::from(address)).is_none()
 }

@@ -9,7 +9,8 @@ use bgp_packet::{Asn, ClusterId, Family, IpNet, RouterId};
 
 use crate::policy::{ExportPolicy, ImportPolicy};
 
-/// The id of a peer. The caller chooses it, and can use it again after the peer is removed.
+/// The id of a peer. The caller chooses the id, and can use the id for another peer after the first
+/// peer is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PeerId(pub u32);
 
@@ -59,7 +60,7 @@ pub struct RibFamily {
 }
 
 /// The addresses of this speaker that replace "next hop self" on a session. A path with "next hop
-/// self" is not sent if the address of its family is missing.
+/// self" is not sent if this speaker has no address of the family of the path's prefix.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LocalAddresses {
     /// Next hop of IPv4 prefixes.
@@ -69,7 +70,8 @@ pub struct LocalAddresses {
 }
 
 impl From<IpAddr> for LocalAddresses {
-    /// Uses the local address of a connection for prefixes of its family.
+    /// Makes the local address of a connection the next hop of prefixes of its address family.
+    /// Prefixes of the other address family get no next hop.
     fn from(address: IpAddr) -> Self {
         match address {
             IpAddr::V4(address) => Self {
@@ -110,7 +112,7 @@ impl PeerSettings {
     }
 }
 
-/// The properties of a source that all of its paths have in common.
+/// The properties of the source of a path that the decision process and the export rules use.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum SourceProperties {
     Own {

@@ -1,4 +1,5 @@
-//! Import and export policies of a peer. Without a policy, no path is accepted or sent (RFC 8212).
+//! Import and export policies of a peer, and filters of prefixes. The default policies accept and
+//! send no path (RFC 8212).
 
 mod reject_reason;
 
@@ -14,7 +15,8 @@ use crate::{
 
 pub use self::reject_reason::RejectReason;
 
-/// A rule that matches the prefixes within a prefix whose lengths lie between two bounds.
+/// A rule that matches the prefixes within a prefix whose lengths lie between two bounds, including
+/// the bounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PrefixRule {
     prefix: IpNet,
@@ -151,39 +153,40 @@ impl Default for PrefixFilter {
 pub struct ImportPolicy {
     pub prefixes: PrefixFilter,
     pub next_hops: NextHopFilter,
-    /// Further rules for single peers. Empty: no further rules. Not empty: paths of a peer without
-    /// a matching rule are rejected.
+    /// Further rules for single peers. Empty: no further rules. Not empty: a path is rejected if no
+    /// rule applies to the peer of the path.
     pub clients: Vec<ClientRule>,
-    /// Largest number of stored paths of the peer. `None`: no limit.
+    /// Largest number of paths in the Adj-RIB-In of the peer. `None`: no limit.
     pub maximum_paths: Option<u32>,
-    /// Action for a further path after `maximum_paths` is reached.
+    /// Action when the peer announces a further path at `maximum_paths`.
     pub at_maximum: MaximumPathsAction,
-    /// Treatment of attributes with types that the codec does not know.
+    /// Treatment of attributes whose values the codec does not check.
     pub unknown_attributes: UnknownAttributes,
-    /// Treatment of attributes with types that the codec knows.
+    /// Treatment of LOCAL_PREF, MED, AIGP, communities, ORIGINATOR_ID and CLUSTER_LIST.
     pub attributes: AttributePolicy,
 }
 
-/// The action for a further path after [`ImportPolicy::maximum_paths`] is reached. A path that
-/// replaces a stored path of the peer is always allowed.
+/// The action when a peer with [`ImportPolicy::maximum_paths`] paths announces a further path. An
+/// announcement that replaces a stored path of the peer is always allowed.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum MaximumPathsAction {
-    /// Reject the further path and keep the stored paths. When there is room, the path can be
-    /// requested again with a ROUTE-REFRESH.
+    /// Reject the further path and keep the stored paths. When the peer has fewer paths than the
+    /// maximum, the rejected path can be requested again with a ROUTE-REFRESH.
     #[default]
     Block,
     /// End the session with Cease, "maximum number of prefixes reached" (RFC 4486).
     Restart,
 }
 
-/// The treatment of optional transitive attributes with types that the codec does not know, so that
-/// it cannot check their values.
+/// The treatment of optional transitive attributes with types that the codec does not know. The
+/// codec cannot check the values of these attributes.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum UnknownAttributes {
-    /// Accept the path without these attributes. This deviates from RFC 4271 section 9, because a
-    /// router that receives an unchecked invalid value could end its session.
+    /// Accept the path without these attributes. This deviates from RFC 4271 section 9. Reason: a
+    /// router that receives an attribute with an invalid value could end its session with this
+    /// speaker.
     #[default]
     Discard,
     /// Accept the path and pass these attributes on with the partial bit (RFC 4271 section 5).
@@ -200,8 +203,8 @@ impl ImportPolicy {
         }
     }
 
-    /// Reports whether both policies are equal except for the maximum number of paths and its
-    /// action.
+    /// Reports whether both policies are equal except for the maximum number of paths and the
+    /// action at this maximum.
     pub(crate) fn has_filters_of(&self, other: &Self) -> bool {
         let Self {
             prefixes,
@@ -234,8 +237,8 @@ impl ImportPolicy {
         (!is_allowed).then_some(RejectReason::NextHopNotAllowed)
     }
 
-    /// Applies `unknown_attributes`. Returns the remaining attributes and the number of discarded
-    /// attributes.
+    /// Removes unknown attributes from `attributes` if the policy discards them. Returns the
+    /// remaining attributes and the number of removed attributes.
     pub(crate) fn without_unknown_attributes(
         &self,
         attributes: &Arc<PathAttributes>,
@@ -266,10 +269,12 @@ impl ImportPolicy {
 /// The rules for paths to a peer. The default sends no path.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ExportPolicy {
-    /// Prefixes that can be sent. A path also has to pass the reflection rules.
+    /// Prefixes that can be sent. A path also has to pass the rules of route reflection and of
+    /// well-known communities.
     pub prefixes: PrefixFilter,
-    /// Whether this speaker becomes the next hop of paths from external peers. Reflected paths (RFC
-    /// 4456 section 10) and originated paths keep their next hop.
+    /// Whether this speaker becomes the next hop of paths from external peers and of paths to
+    /// external peers. Reflected paths (RFC 4456 section 10) keep their next hop. Originated paths
+    /// keep their next hop unless it is the unspecified address.
     pub next_hop_self: bool,
 }
 

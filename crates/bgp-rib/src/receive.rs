@@ -1,4 +1,4 @@
-//! Incoming paths, from peers and from this speaker.
+//! Processing of received UPDATE messages, and of paths that this speaker originates.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -17,9 +17,9 @@ use crate::{
 pub struct ReceiveOutcome {
     /// Number of paths that are new or have changed attributes.
     pub announced: usize,
-    /// Number of removed paths.
+    /// Number of stored paths that a withdrawal or a rejected announcement removed.
     pub withdrawn: usize,
-    /// Number of announcements that repeated a known path with equal attributes.
+    /// Number of accepted announcements that are equal to the stored path.
     pub unchanged: usize,
     /// Announcements that were not accepted, with the reasons.
     pub rejected: Vec<(Nlri, RejectReason)>,
@@ -30,13 +30,15 @@ pub struct ReceiveOutcome {
     ///
     /// [`AttributePolicy`]: crate::AttributePolicy
     pub clamped_attributes: usize,
-    /// Families with paths that were rejected at the maximum number of paths and would fit now. The
-    /// caller should send the peer a ROUTE-REFRESH for each family (RFC 2918).
+    /// Families with paths that were rejected at the maximum number of paths, if the peer has fewer
+    /// paths than the maximum after this UPDATE message. Otherwise empty. The caller should send
+    /// the peer a ROUTE-REFRESH for each family (RFC 2918).
     pub unblocked: Vec<Family>,
 }
 
-/// The error of a peer that sent more paths than allowed. The caller has to end the session with
-/// Cease, "maximum number of prefixes reached" (RFC 4486), and to remove the peer.
+/// The error of a peer that announced more paths than its import policy allows. The caller has to
+/// end the session with Cease, "maximum number of prefixes reached" (RFC 4486), and to remove the
+/// peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the peer sent more than the allowed {limit} paths")]
 pub struct MaximumPathsExceeded {
@@ -52,7 +54,7 @@ pub struct NextHopFamilyMismatch {
     pub next_hop: IpAddr,
 }
 
-/// The result of an accepted announcement in the Adj-RIB-In.
+/// The result of an announcement that the checks of attributes and prefix accepted.
 enum AnnounceResult {
     Changed,
     Unchanged,
@@ -63,11 +65,11 @@ enum AnnounceResult {
 impl Rib {
     /// Processes an UPDATE message of a peer. Ignores unknown peers.
     ///
-    /// An announcement that is not accepted counts as a withdrawal.
+    /// A rejected announcement removes the stored path of the peer with its prefix and path id.
     ///
-    /// # Errors
-    /// Returns an error if the peer sends more paths than its import policy allows, and the policy
-    /// has [`MaximumPathsAction::Restart`]. Paths up to the limit stay until the peer is removed.
+    /// # Errors Returns an error if the peer announces more paths than its import policy allows,
+    /// and the policy has [`MaximumPathsAction::Restart`]. Paths up to the maximum stay stored
+    /// until the caller removes the peer.
     pub fn receive(
         &mut self,
         id: PeerId,
@@ -195,12 +197,11 @@ impl Rib {
         true
     }
 
-    /// Adds a path of this speaker, or replaces its attributes. An unspecified next hop is replaced
-    /// with the local address of each session.
+    /// Adds a path of this speaker for `prefix`, or replaces the attributes of the existing path.
+    /// An unspecified next hop is sent as the local address of each session.
     ///
-    /// # Errors
-    /// Returns an error and changes nothing if the next hop has another address family than the
-    /// prefix.
+    /// # Errors Returns an error and changes nothing if the next hop has another address family
+    /// than the prefix.
     pub fn originate(
         &mut self,
         prefix: IpNet,
@@ -239,8 +240,8 @@ impl Rib {
     }
 }
 
-/// Stores a path in the table and in its Adj-RIB-In. Returns `None` if the path exists with equal
-/// attributes.
+/// Stores a path in `table` and in `adj_rib_in`, the Adj-RIB-In of its source. Returns `None` and
+/// changes nothing if the source has already stored the path with equal attributes.
 pub(crate) fn store_path(
     table: &mut PathTable,
     adj_rib_in: &mut AdjRibIn,

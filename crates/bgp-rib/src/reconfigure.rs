@@ -14,14 +14,13 @@ use crate::{
 };
 
 impl Rib {
-    /// Changes the kind and the policies of a peer. The paths of both sides stay, except for paths
-    /// that the new policies exclude: received paths that are no longer accepted are withdrawn, and
-    /// differences between the sent paths and the paths that the peer should have become pending.
-    /// Ignores unknown peers.
+    /// Changes the kind and the policies of a peer while its session continues. Ignores unknown
+    /// peers. Received paths that the new import policy does not accept are withdrawn. Sent paths
+    /// that differ from the paths that the peer should have become pending.
     ///
-    /// Paths that the old import policy rejected were not stored, but the new import policy could
-    /// accept them. Returns the families for which the caller should send the peer a ROUTE-REFRESH
-    /// (RFC 2918).
+    /// Returns the families for which the caller should send the peer a ROUTE-REFRESH (RFC 2918):
+    /// the new import policy could accept paths that were rejected before, and rejected paths are
+    /// not stored.
     pub fn set_policies(
         &mut self,
         id: PeerId,
@@ -58,7 +57,7 @@ impl Rib {
         peer.adj_rib_in.take_unblocked(limit)
     }
 
-    /// Applies the import policy to the stored paths of the peer.
+    /// Applies the new import policy and the new kind of the peer to the stored paths of the peer.
     fn import_again(&mut self, id: PeerId, is_other_kind: bool) {
         let Some(peer) = self.peers.get(&id) else {
             return;
@@ -101,8 +100,8 @@ impl Rib {
         }
     }
 
-    /// Makes all paths pending that the peer has or should have. Paths that the peer already has
-    /// are not sent again.
+    /// Makes every path pending that the peer has or should have. A pending path that is equal to
+    /// the sent path is not sent again.
     fn export_again(&mut self, id: PeerId) {
         self.remove_receiver(id);
         self.add_receiver(id);

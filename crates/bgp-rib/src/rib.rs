@@ -36,8 +36,8 @@ pub struct Rib {
     pub(crate) own: AdjRibIn,
     pub(crate) peers: HashMap<PeerId, RibPeer>,
     receivers: HashMap<Family, Receivers>,
-    /// Keys of changed paths since the last [`Rib::take_changes`]. `None`: changes are not
-    /// collected.
+    /// Keys of the paths that have changed since the last [`Rib::take_changes`]. `None`: changes
+    /// are not collected.
     changes: Option<HashSet<PathKey>>,
 }
 
@@ -59,7 +59,7 @@ impl Rib {
     /// Adds a peer whose session has been established. All paths for this peer become pending,
     /// followed by an end-of-RIB mark for each family (RFC 4724 section 2).
     ///
-    /// A peer with the id `id` is removed first.
+    /// If a peer with the id `id` exists, it is removed first.
     pub fn add_peer(&mut self, id: PeerId, settings: PeerSettings) {
         self.remove_peer(id);
         let source = SourceProperties::Peer {
@@ -153,7 +153,7 @@ impl Rib {
     }
 
     /// Marks a changed path as pending for each peer that receives the change. Frees the entry of
-    /// the prefix if neither a path nor a peer needs it.
+    /// the prefix if the entry has no path and no reference.
     pub(crate) fn propagate(
         &mut self,
         change: PathChange,
@@ -167,7 +167,8 @@ impl Rib {
         } = change;
         let prefix = self.table.entry(index).prefix();
         if let Some(receivers) = self.receivers.get(&Family::of(prefix)) {
-            // A peer is never sent its own path, so its change needs no message to this peer.
+            // A path is never sent to the peer that announced it, so a change of the path is not
+            // marked as pending for this peer.
             let others = receivers
                 .of_all_paths
                 .iter()

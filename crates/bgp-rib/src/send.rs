@@ -1,5 +1,6 @@
-//! Outgoing paths. Changed keys are marked as pending. When the connection of the peer has room,
-//! the caller takes the UPDATE messages for pending keys.
+//! Sending of changed paths. A change of a path makes its key pending for each peer that receives
+//! the path. When the connection of a peer has room, the caller takes the UPDATE messages for the
+//! pending keys of this peer.
 
 use std::sync::Arc;
 
@@ -14,7 +15,8 @@ use crate::{
 };
 
 impl Rib {
-    /// Handles a ROUTE-REFRESH of a peer (RFC 2918): makes all paths of the family pending again.
+    /// Handles a ROUTE-REFRESH of a peer (RFC 2918): makes all paths of the family pending, so that
+    /// they are sent even if they have not changed.
     pub fn refresh(&mut self, id: PeerId, family: Family) {
         let Some(peer) = self.peers.get(&id) else {
             return;
@@ -32,16 +34,18 @@ impl Rib {
         }
     }
 
-    /// Reports whether the peer has pending keys for [`Rib::take_pending`].
+    /// Reports whether the peer has keys or end-of-RIB marks that are pending for
+    /// [`Rib::take_pending`].
     pub fn has_pending(&self, id: PeerId) -> bool {
         self.peers
             .get(&id)
             .is_some_and(|peer| peer.adj_rib_out.has_pending())
     }
 
-    /// Takes up to `limit` pending keys and returns the UPDATE messages for them in the order to
-    /// send. The returned paths count as sent. The result can be empty, because a pending key needs
-    /// no message if its path has not changed. More keys can be pending afterwards.
+    /// Takes up to `limit` pending keys and returns the UPDATE messages for these keys in the order
+    /// to send. The returned paths count as sent. The result can be empty, because a pending key
+    /// needs no message if the path that was sent for the key is still correct. More keys can be
+    /// pending after this call.
     ///
     /// Withdrawals come first. Prefixes with equal attributes share an UPDATE message.
     pub fn take_pending(&mut self, id: PeerId, limit: usize) -> Vec<Update> {
@@ -68,8 +72,8 @@ impl Rib {
         batch.into_updates(None)
     }
 
-    /// Makes all paths of the family pending for the peer. Orders the paths such that paths with
-    /// equal attributes follow each other and share UPDATE messages.
+    /// Makes all paths of the family pending for the peer. Paths with equal attributes become
+    /// adjacent, so that they share UPDATE messages.
     pub(crate) fn mark_all(&mut self, id: PeerId, family: RibFamily, is_refresh: bool) {
         let mut keys = Vec::new();
         for (prefix, entry) in self.table.entries() {
@@ -117,8 +121,9 @@ pub(crate) fn mark_pending(
     }
 }
 
-/// Compares the sent path of a pending key with the path that the peer should have. Adds the
-/// announcement or withdrawal that makes them equal to `batch`.
+/// Compares the sent path of a pending key with the path that the peer should have. If they differ,
+/// adds to `batch` the announcement or withdrawal that makes them equal. If `is_refresh` is `true`,
+/// adds the announcement even if they are equal.
 fn resolve_pending(
     config: &RibConfig,
     table: &mut PathTable,
@@ -153,7 +158,7 @@ fn resolve_pending(
             }
         }
     }
-    // The key is no longer pending, so its reference to the entry is dropped.
+    // The key is no longer pending, so the reference of the pending key to the entry is dropped.
     table.drop_reference(key.prefix);
 }
 

@@ -9,8 +9,8 @@ use crate::{
     decision::{self, DecisionCandidate, NotBestReason},
 };
 
-/// The index of a prefix in the table. Valid while the prefix has a path or an Adj-RIB-Out holds a
-/// reference to its entry.
+/// The index of a prefix in the table. Valid while the prefix has a path, or an Adj-RIB-Out holds a
+/// reference to the entry of the prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct PrefixIndex(u32);
 
@@ -52,8 +52,8 @@ pub(crate) struct PrefixEntry {
     paths: Vec<Option<StoredPath>>,
     vacant: Vec<PathSlot>,
     best: Option<PathSlot>,
-    /// Number of paths with a MULTI_EXIT_DISC. If the number is not 0, the preference of paths is
-    /// not a total order.
+    /// Number of paths with a MULTI_EXIT_DISC above 0. If the number is not 0, the preference of
+    /// paths is not a total order.
     multi_exit_discs: u32,
     /// Number of keys in Adj-RIBs-Out that refer to this entry.
     references: u32,
@@ -102,8 +102,8 @@ impl PrefixEntry {
             .zip(verdicts.into_iter().flatten())
     }
 
-    /// Returns the reason why the path in this slot is not the best path. `None`: it is the best
-    /// path, or the slot is empty.
+    /// Returns the reason why the path in this slot is not the best path. `None`: the path is the
+    /// best path, or the slot is empty.
     pub(crate) fn verdict(&self, slot: PathSlot) -> Option<NotBestReason> {
         let candidate = self.path(slot)?.candidate();
         let best = self.best()?.1.candidate();
@@ -115,8 +115,8 @@ impl PrefixEntry {
         }
     }
 
-    /// Reports whether a path has a MULTI_EXIT_DISC, so that comparing a path with the best path is
-    /// not enough to find why it lost.
+    /// Reports whether at least one path has a MULTI_EXIT_DISC above 0. Then all paths of the
+    /// prefix are needed to find why a path is not the best path.
     pub(crate) fn has_multi_exit_discs(&self) -> bool {
         self.multi_exit_discs > 0
     }
@@ -174,7 +174,8 @@ impl PrefixEntry {
 pub(crate) struct PathChange {
     pub(crate) prefix: PrefixIndex,
     pub(crate) slot: PathSlot,
-    /// Whether another path is the best path now, or the best path has new attributes.
+    /// Whether the change made another path the best path, removed the last path, or changed the
+    /// attributes of the best path.
     pub(crate) is_best_changed: bool,
 }
 
@@ -240,8 +241,8 @@ impl PathTable {
         }
     }
 
-    /// Removes the path. The entry of the prefix stays. The caller has to hold a reference to the
-    /// entry, or to call [`PathTable::release`] afterwards.
+    /// Removes the path, but not the entry of the prefix. The caller has to hold a reference to the
+    /// entry, or to call [`PathTable::release`] after this call.
     pub(crate) fn remove(&mut self, prefix: PrefixIndex, slot: PathSlot) -> PathChange {
         let is_best_changed = self.entry_mut(prefix).remove(slot);
         PathChange {

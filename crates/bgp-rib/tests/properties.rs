@@ -164,7 +164,8 @@ fn settings(peer: u32) -> PeerSettings {
     }
 }
 
-/// Returns the settings of a peer with one of four combinations of policies and peer kind.
+/// Returns the settings of a peer with one of four combinations of policies and peer kind, which
+/// `variant` selects.
 fn changed_settings(peer: u32, variant: u8) -> PeerSettings {
     let mut settings = settings(peer);
     match variant {
@@ -289,8 +290,8 @@ impl RibModel {
         }
     }
 
-    /// Changes the policies of a peer. The peer announces the paths of the requested families
-    /// again.
+    /// Changes the policies of a peer. The peer then announces all of its paths of the families
+    /// that [`Rib::set_policies`] returns.
     fn set_policies(&mut self, rib: &mut Rib, peer: u32, variant: u8) {
         let PeerSettings {
             kind,
@@ -486,11 +487,11 @@ fn check_steps(steps: Vec<RibEvent>) {
     for number in 0..6 {
         rib.withdraw_originated(prefix(number));
     }
-    assert_eq!(rib.prefix_count(), 0, "all entries are freed");
+    assert_eq!(rib.prefix_count(), 0, "all entries of the table are freed");
 }
 
-/// Checks that a sent path has kept its path id since the last call. `ids` has the path ids of the
-/// last call, and is replaced.
+/// Checks that each sent path has the path id that it had at the previous call of this function.
+/// `ids` has the path ids of the previous call, and is replaced with the current path ids.
 fn check_ids_are_stable(rib: &Rib, ids: &mut BTreeMap<(u32, PathKey), PathId>) {
     let mut current = BTreeMap::new();
     for peer in 0..PEERS {
@@ -498,8 +499,9 @@ fn check_ids_are_stable(rib: &Rib, ids: &mut BTreeMap<(u32, PathKey), PathId>) {
             let (Some(source), Some(path_id)) = (sent.source, sent.path_id) else {
                 continue;
             };
-            // Two paths of one source differ only in the path id from the source, and an
-            // Adj-RIB-Out does not list this path id. So only single paths are checked.
+            // If a source has several paths of the prefix, they differ only in the path id from the
+            // source, and an Adj-RIB-Out does not list this path id. So a sent path is checked only
+            // if its source has exactly one path of the prefix.
             let of_source: Vec<_> = rib
                 .paths_of(sent.prefix)
                 .filter(|path| path.key.source == source)
@@ -521,7 +523,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_sequence_of_events_has_the_result_of_the_last_announcements(steps in prop::collection::vec(step(), 1..80)) {
+    fn after_any_sequence_of_events_the_tables_depend_only_on_the_last_announcements(steps in prop::collection::vec(step(), 1..80)) {
         check_steps(steps);
     }
 }

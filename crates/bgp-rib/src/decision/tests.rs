@@ -74,7 +74,7 @@ fn check(paths: &[(PathAttributes, SourceProperties, Option<NotBestReason>)]) {
 }
 
 #[test]
-fn the_higher_local_pref_wins() {
+fn the_path_with_the_higher_local_pref_wins() {
     check(&[
         (attributes(|a| a.local_pref = Some(200)), peer(2), None),
         (
@@ -91,7 +91,7 @@ fn the_higher_local_pref_wins() {
 }
 
 #[test]
-fn a_missing_local_pref_counts_as_the_default() {
+fn a_missing_local_pref_counts_as_the_default_local_pref() {
     check(&[
         (attributes(|a| a.local_pref = Some(101)), peer(2), None),
         (
@@ -123,7 +123,7 @@ fn an_originated_path_wins_against_a_path_of_a_peer() {
 }
 
 #[test]
-fn the_shorter_as_path_wins() {
+fn the_path_with_the_shorter_as_path_wins() {
     check(&[
         (attributes(|a| a.as_path = as_path(&[1])), peer(2), None),
         (
@@ -135,7 +135,7 @@ fn the_shorter_as_path_wins() {
 }
 
 #[test]
-fn the_lower_origin_wins() {
+fn the_path_with_the_lower_origin_wins() {
     check(&[
         (attributes(|_| {}), peer(2), None),
         (
@@ -203,7 +203,7 @@ fn a_path_that_lost_by_multi_exit_disc_does_not_win_against_another_path() {
 }
 
 #[test]
-fn the_multi_exit_disc_of_a_path_that_lost_in_an_earlier_step_is_ignored() {
+fn the_multi_exit_disc_of_a_path_that_lost_in_a_step_before_multi_exit_disc_is_ignored() {
     let with = |asns: &[u32], discriminator: u32| {
         attributes(|a| {
             a.as_path = as_path(asns);
@@ -271,7 +271,7 @@ fn the_shorter_cluster_list_wins_among_paths_of_one_originator() {
 }
 
 #[test]
-fn the_lower_peer_address_wins_among_paths_that_are_equal_otherwise() {
+fn the_path_of_the_peer_with_the_lower_address_wins_if_all_earlier_steps_are_equal() {
     let at = |id: u32, last: u8| SourceProperties::Peer {
         id: PeerId(id),
         kind: PeerKind::Client,

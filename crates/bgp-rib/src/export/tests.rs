@@ -166,7 +166,7 @@ fn a_reflected_path_keeps_the_originator_id_of_another_reflector() {
 }
 
 #[test]
-fn a_path_is_not_sent_to_the_peer_with_its_originator_id() {
+fn a_path_is_not_sent_to_the_peer_whose_router_id_is_the_originator_id_of_the_path() {
     let received = attributes(|a| a.originator_id = Some(RouterId([10, 0, 0, 3].into())));
     let to = settings(PeerKind::Client, 3);
     assert_eq!(relay(settings(PeerKind::Client, 2), to, received), None);
@@ -220,7 +220,7 @@ fn a_new_segment_is_prepended_when_the_first_as_sequence_is_full() {
 }
 
 #[test]
-fn a_path_of_an_external_peer_gets_a_local_pref_and_with_next_hop_self_the_local_next_hop() {
+fn next_hop_self_and_the_default_local_pref_apply_to_a_path_of_an_external_peer() {
     let mut to = settings(PeerKind::Client, 3);
     to.export.next_hop_self = true;
     let from = settings(PeerKind::External, 2);
@@ -261,8 +261,8 @@ fn a_path_of_this_as_with_graceful_shutdown_is_sent_least_preferred_to_an_extern
     assert_eq!(own.multi_exit_disc, Some(u32::MAX));
     assert_eq!(own.as_path, sequence(&[LOCAL_ASN.0; 4]));
 
-    // For an internal peer, LOCAL_PREF is enough. The local AS in AS_PATH would be a loop for this
-    // peer.
+    // For an internal peer, LOCAL_PREF 0 makes the path least preferred. The internal peer would
+    // reject the local AS in AS_PATH as a loop.
     let to = settings(PeerKind::NonClient, 3);
     let relayed = relay(settings(PeerKind::Client, 2), to, received).unwrap();
     assert_eq!(relayed.local_pref, Some(0));
@@ -304,7 +304,7 @@ fn a_path_is_not_sent_to_an_external_peer_that_is_its_next_hop() {
 }
 
 #[test]
-fn the_export_policy_decides_about_each_prefix() {
+fn a_path_is_sent_only_if_the_export_policy_allows_its_prefix() {
     let relayed = |prefixes| {
         let mut to = settings(PeerKind::Client, 3);
         to.export.prefixes = prefixes;

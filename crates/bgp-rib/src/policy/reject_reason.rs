@@ -1,7 +1,7 @@
 //! Reasons for the rejection of an announcement.
 
-/// A reason why an announcement is rejected. A rejected announcement removes the earlier path with
-/// its key.
+/// A reason why an announcement is rejected. A rejected announcement removes the stored path of the
+/// peer that has the prefix and the path id of the announcement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, thiserror::Error)]
 pub enum RejectReason {
     /// A loop: AS_PATH contains this speaker's AS (RFC 4271 section 9.1.2).
@@ -45,8 +45,8 @@ pub enum RejectReason {
     PeerNotListed,
     #[error("address family was not negotiated")]
     FamilyNotNegotiated,
-    /// The peer has announced as many paths as the import policy allows
-    /// ([`MaximumPathsAction::Block`]).
+    /// The Adj-RIB-In of the peer has as many paths as the import policy allows, and the import
+    /// policy has [`MaximumPathsAction::Block`].
     ///
     /// [`MaximumPathsAction::Block`]: crate::MaximumPathsAction::Block
     #[error("peer has announced as many paths as import policy allows")]

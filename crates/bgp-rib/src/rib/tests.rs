@@ -247,8 +247,8 @@ fn withdrawals_are_sent_first_and_prefixes_with_equal_attributes_share_an_update
     rib.receive(A, announce(&attributes(1), &["10.1.1.0/24"]))
         .unwrap();
     drain(&mut rib, ROUTER);
-    // The attributes are equal to the attributes of the message before, but arrive in a separate
-    // message.
+    // These attributes are equal to the attributes of the previous announcement, but another
+    // allocation.
     rib.receive(A, announce(&attributes(2), &["10.1.2.0/24"]))
         .unwrap();
     rib.receive(A, announce(&attributes(2), &["10.1.3.0/24"]))
@@ -368,7 +368,7 @@ fn all_entries_are_freed_after_all_paths_are_withdrawn_and_the_withdrawals_are_s
     assert_eq!(
         rib.prefix_count(),
         2,
-        "the withdrawal is still pending for the router"
+        "the withdrawal is pending for the router"
     );
     drain(&mut rib, ROUTER);
     assert_eq!(rib.prefix_count(), 0);

@@ -60,7 +60,8 @@ fn a_stricter_policy_changes_stored_paths_and_a_relaxed_policy_requests_a_route_
     assert_eq!(clamped.local_pref, Some(100));
     assert_eq!(clamped.multi_exit_disc, None);
     assert_eq!(clamped.communities, [Community::GRACEFUL_SHUTDOWN]);
-    // The tables set ORIGINATOR_ID and CLUSTER_LIST as if the client had sent neither.
+    // The reflector sets ORIGINATOR_ID and CLUSTER_LIST as if the client had sent neither
+    // attribute.
     assert_eq!(clamped.originator_id, Some(RouterId([10, 0, 0, 10].into())));
     assert_eq!(clamped.cluster_list, [CLUSTER]);
     let outcome = rib.receive(

@@ -60,7 +60,7 @@ fn a_changed_import_policy_withdraws_excluded_paths_and_requests_a_route_refresh
 }
 
 #[test]
-fn a_raised_maximum_requests_rejected_paths_and_a_lowered_maximum_removes_no_path() {
+fn raising_maximum_paths_requests_rejected_paths_and_lowering_it_removes_no_path() {
     let mut rib = reflector_with_maximum(1, MaximumPathsAction::Block);
     rib.receive(A, announce(&attributes(1), &["10.1.1.0/24", "10.1.2.0/24"]))
         .unwrap();
@@ -81,7 +81,7 @@ fn a_raised_maximum_requests_rejected_paths_and_a_lowered_maximum_removes_no_pat
 }
 
 #[test]
-fn a_changed_export_policy_sends_only_the_difference() {
+fn a_changed_export_policy_announces_newly_allowed_paths_and_withdraws_paths_that_it_excludes() {
     let mut rib = reflector();
     rib.receive(
         A,
@@ -136,7 +136,7 @@ fn a_changed_export_policy_sends_only_the_difference() {
         &[],
     );
     check(PrefixFilter::All, &[], &[]);
-    // After the policy allows paths again, the peer also receives later changes.
+    // After the export policy allows prefixes again, the peer also receives changes that follow.
     rib.receive(B, announce(&attributes(2), &["10.1.4.0/24"]))
         .unwrap();
     assert_eq!(
@@ -211,7 +211,7 @@ fn reflector_with_maximum(limit: u32, action: MaximumPathsAction) -> Rib {
 }
 
 #[test]
-fn a_path_beyond_the_maximum_is_rejected_and_stored_paths_stay() {
+fn a_path_beyond_maximum_paths_is_rejected_and_stored_paths_stay() {
     let mut rib = reflector_with_maximum(2, MaximumPathsAction::Block);
     let update = announce(
         &attributes(1),
@@ -222,18 +222,18 @@ fn a_path_beyond_the_maximum_is_rejected_and_stored_paths_stay() {
     let rejected = (nlri("10.1.3.0/24"), RejectReason::MaximumPaths);
     assert_eq!(outcome.rejected, [rejected]);
     assert_eq!(outcome.unblocked, []);
-    // At the maximum, a stored path can still be replaced.
+    // At the maximum number of paths, an announcement can still replace a stored path.
     let update = announce(&attributes(2), &["10.1.2.0/24", "10.1.3.0/24"]);
     let outcome = rib.receive(A, update).unwrap();
     assert_eq!((outcome.announced, outcome.rejected.len()), (1, 1));
     assert_eq!(rib.counts(A).paths_received, 2);
-    // The limit of one peer does not affect another peer.
+    // The maximum number of paths of peer A does not limit the paths of peer B.
     let outcome = rib.receive(B, announce(&attributes(3), &["10.1.3.0/24"]));
     assert_eq!(outcome.unwrap().announced, 1);
 }
 
 #[test]
-fn families_with_rejected_paths_are_requested_once_when_there_is_room() {
+fn families_with_paths_rejected_at_maximum_paths_are_requested_once_when_there_is_room() {
     let mut rib = reflector_with_maximum(2, MaximumPathsAction::Block);
     let v6 = Arc::new(PathAttributes::originate("fd00::1".parse().unwrap()));
     for update in [
@@ -257,7 +257,7 @@ fn families_with_rejected_paths_are_requested_once_when_there_is_room() {
         [],
         "no path was rejected since the last request"
     );
-    // A rejected announcement removes the stored path, so that there is room.
+    // A rejected announcement removes the stored path, so that there is room for another path.
     let update = announce(
         &attributes(1),
         &["10.1.1.0/24", "10.1.2.0/24", "10.1.3.0/24"],
@@ -270,7 +270,7 @@ fn families_with_rejected_paths_are_requested_once_when_there_is_room() {
 }
 
 #[test]
-fn at_the_maximum_the_action_restart_returns_an_error() {
+fn a_path_beyond_maximum_paths_returns_an_error_if_the_action_is_restart() {
     let mut rib = reflector_with_maximum(2, MaximumPathsAction::Restart);
     rib.receive(A, announce(&attributes(1), &["10.1.1.0/24", "10.1.2.0/24"]))
         .unwrap();

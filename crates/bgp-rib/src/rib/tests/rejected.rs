@@ -136,7 +136,7 @@ fn unknown_attributes_are_discarded_unless_import_policy_passes_them() {
         type_code,
         value: value.into(),
     };
-    // The codec knows the attribute OTC and checks its value.
+    // The codec knows the attribute OTC and checks its value, so the import policy keeps OTC.
     let checked = other(35, &[0, 0, 0xfd, 0xe9]);
     let unknown = other(99, b"anything");
     for (policy, expected, discarded) in [
