@@ -15,19 +15,21 @@
 //!      └────────┘                       withdrawn
 //! ```
 //!
-//! An address is withdrawn only when the data plane reports that the address is not served, or when
-//! node-router reports that the node does not hold its route. An address that the data plane stops
-//! serving again and again is announced as least preferred for a while instead (`flaps`).
+//! Outside of a drain, an address is withdrawn only when the data plane reports that the address is
+//! not served, or when node-router reports that the node does not hold the node route of the
+//! address. An address that flaps is announced as least preferred for a limited time instead of
+//! being withdrawn (module `flaps`).
 //!
-//! An address that both daemons have confirmed since the start of this process becomes least
-//! preferred while one of them is silent. It is not withdrawn, because the kernel forwards without
-//! these daemons: if all load balancers are silent, the last paths stay in use. An address that was
-//! never confirmed is not announced.
+//! An address that the data plane and node-router have both confirmed since the start of this
+//! process becomes least preferred while one of these daemons is silent for longer than its grace
+//! period. The address is not withdrawn, because the kernel forwards without these daemons: if the
+//! daemons of all load balancers are silent, the last paths stay in use. An address that was never
+//! confirmed by both daemons is not announced.
 //!
-//! A drain waits only while a BGP session is established. Without a session, no router has a path
-//! from this process, so no traffic has to move.
+//! The withdraw delay of a drain applies only while a BGP session is established. Without a
+//! session, no router has a path from this process, so no traffic has to move.
 //!
-//! A node route outlives the announcement of its prefix by the linger. So the node still forwards
+//! A node route is held for the linger after the withdrawal of its prefix. So the node forwards
 //! packets that are in flight, and packets of routers that have not received the withdrawal yet.
 
 mod announcement;
@@ -51,7 +53,7 @@ use self::flaps::FlapDetector;
 /// The settings of the announcements, from the flags of the daemon.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AnnouncementsConfig {
-    /// A prefix outside of these prefixes is not announced.
+    /// Only prefixes within one of these prefixes are announced.
     pub allowed_prefixes: Vec<IpNet>,
     /// Next hop and gateway of IPv4 prefixes. `None`: IPv4 prefixes are refused.
     pub ipv4: Option<InboundRoute>,
@@ -62,11 +64,11 @@ pub struct AnnouncementsConfig {
     /// `None`: MULTI_EXIT_DISC is not sent.
     pub multi_exit_disc: Option<u32>,
     pub communities: Vec<Community>,
-    /// Grace period of the data plane. When it is over, addresses that the data plane served become
-    /// least preferred.
+    /// Grace period of the data plane. After a silence of the data plane for this time, the
+    /// addresses that the data plane served become least preferred.
     pub data_plane_timeout: Duration,
-    /// Grace period of node-router. When it is over, addresses with node routes become least
-    /// preferred. Zero: they become least preferred immediately.
+    /// Grace period of node-router. After node-router has been away for this time, the addresses
+    /// with node routes become least preferred. Zero: they become least preferred immediately.
     pub node_route_timeout: Duration,
     /// Time from the announcement as least preferred to the withdrawal in a drain.
     pub withdraw_delay: Duration,
@@ -128,8 +130,8 @@ enum NodeRouteState {
         problem: String,
     },
     Held,
-    /// The route was held when node-router stopped answering. The kernel probably still holds the
-    /// route.
+    /// The node route was held when node-router stopped answering. The kernel probably holds the
+    /// route longer than node-router is away.
     Lost {
         /// End of the grace period of node-router.
         until: Instant,
@@ -151,8 +153,8 @@ enum AnnouncementForm {
     LeastPreferred,
 }
 
-/// How well a condition for an announcement is confirmed. Of several conditions, the worst evidence
-/// counts.
+/// How well a condition for an announcement is confirmed. The variants are ordered from the worst
+/// evidence to the best. If an announcement has several conditions, the worst evidence counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Evidence {
     /// The condition is known not to hold, or is not confirmed yet.
@@ -171,8 +173,8 @@ enum SessionPresence {
     Never,
     /// At least one session is established.
     Established,
-    /// No session is established. At this time, the peer of the last session removed all
-    /// announcements of this process.
+    /// No session is established. At this time, the last session ended, and its peer removed all
+    /// paths of this process.
     LostAt(Instant),
 }
 
@@ -216,7 +218,7 @@ impl Announcements {
         outputs
     }
 
-    /// Records the input. Returns the addresses that the input can change.
+    /// Records the input. Returns the addresses whose announcements the input can change.
     fn record_input(&mut self, input: AnnouncementInput, now: Instant) -> AffectedAddresses {
         match input {
             AnnouncementInput::DataPlaneOpened => self.data_plane.opened(),
@@ -306,7 +308,7 @@ impl Announcements {
                 until: now + self.config.node_route_timeout,
                 problem,
             },
-            // A failed attempt does not prolong the grace period.
+            // A further failed attempt to hold the route does not prolong the grace period.
             NodeRouteState::Lost { until, .. } if is_unknown => NodeRouteState::Lost {
                 until: *until,
                 problem,
@@ -363,7 +365,8 @@ impl Announcements {
                 self.drain = DrainPhase::Done;
                 outputs.push(AnnouncementOutput::Drained);
             }
-            // An operator can have drained the process before it received the signal to stop.
+            // The process was drained by an operator before a signal stopped it. `Drained` has been
+            // output by this earlier drain, so only `Stopped` follows.
             DrainPhase::Done if self.is_stopping => {}
             DrainPhase::No
             | DrainPhase::Draining { .. }
@@ -391,8 +394,8 @@ impl Announcements {
         let is_served = serving != Evidence::Missing;
         let is_announced = entry.announced.is_some();
         entry.flaps.evaluate(is_served, is_announced, now);
-        // A flapping address that the data plane still reports is least preferred, like an address
-        // of a silent data plane.
+        // An address that flaps is least preferred as long as the data plane reports the address,
+        // whether as served or as not served.
         let is_flapping = entry.flaps.is_flapping() && entry.report.is_some();
         let has_route =
             inbound.is_some_and(|inbound| entry.has_route(inbound, now) != Evidence::Missing);
@@ -515,7 +518,7 @@ impl Announcements {
             .chain([drain])
             .chain(self.data_plane.deadlines())
             .flatten()
-            // Deadlines in the past have been evaluated already.
+            // Deadlines up to `evaluated_at` have been evaluated.
             .filter(|deadline| *deadline > self.evaluated_at)
             .min()
     }
@@ -560,8 +563,8 @@ impl ServiceAddress {
     fn has_route(&self, inbound: InboundRoute, now: Instant) -> Evidence {
         match (inbound.gateway, &self.route) {
             (None, _) | (Some(_), NodeRouteState::Held) => Evidence::Confirmed,
-            // During the grace period, an existing announcement stays, but no new announcement
-            // begins.
+            // During the grace period of node-router, an existing announcement stays, but no new
+            // announcement begins.
             (Some(_), NodeRouteState::Lost { until, .. })
                 if self.announced.is_some() && *until > now =>
             {
@@ -574,8 +577,8 @@ impl ServiceAddress {
 }
 
 impl AnnouncementsConfig {
-    /// Returns the attributes of an announcement. LOCAL_PREF is not sent to peers of another AS, so
-    /// bgp-rib expresses GRACEFUL_SHUTDOWN there with MULTI_EXIT_DISC and AS_PATH.
+    /// Returns the attributes of an announcement. A peer of another AS does not receive LOCAL_PREF,
+    /// so bgp-rib expresses GRACEFUL_SHUTDOWN to this peer with MULTI_EXIT_DISC and AS_PATH.
     fn attributes(&self, form: AnnouncementForm, next_hop: IpAddr) -> PathAttributes {
         let mut communities = self.communities.clone();
         let local_pref = match form {

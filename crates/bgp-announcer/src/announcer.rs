@@ -1,4 +1,4 @@
-//! Owner task of the announcements, which performs their outputs.
+//! Owner task of the announcements: feeds their state machine and carries out its outputs.
 
 use std::{collections::BTreeMap, net::IpAddr, time::Instant};
 
@@ -30,7 +30,8 @@ use crate::{
     readiness::AnnouncerReadiness,
 };
 
-/// Longest time for which a slow peer delays the publication of the status of all announcements.
+/// Longest time for which a slow peer delays the update of [`AnnouncementStatus::announced_to`] of
+/// all announcements.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Largest number of inputs that are handled before the next publication of their result.
@@ -45,7 +46,8 @@ pub struct AnnouncementStatus {
     pub state: AddressState,
     /// Explains the state to an operator. Can be empty.
     pub detail: String,
-    /// Unspecified address: the local address of each session. `None`: the address is refused.
+    /// Next hop of the announcement. Unspecified address: the local address of each session.
+    /// `None`: the address is refused.
     pub next_hop: Option<IpAddr>,
     /// Names of the peers whose established sessions carry the address.
     pub announced_to: Vec<String>,
@@ -72,7 +74,7 @@ enum AnnouncerCommand {
     Undrain(oneshot::Sender<()>),
 }
 
-/// The error of a command: the drain was reverted, or the process exited before the command was
+/// The error of a command: the drain was reverted, or the process exited, before the command was
 /// done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the drain was reverted, or the process exited, before the drain was done")]
@@ -123,7 +125,7 @@ pub struct Announcer {
     waiting_for_drain: Vec<oneshot::Sender<Vec<IpNet>>>,
     /// Names of the peers to which each prefix has been sent.
     announced_to: BTreeMap<IpNet, Vec<String>>,
-    /// Whether `announced_to` is possibly out of date.
+    /// Whether a path has possibly been sent or withdrawn since `announced_to` was read.
     sent_may_have_changed: bool,
     is_stopped: bool,
 }
@@ -197,7 +199,8 @@ impl Announcer {
             tokio::select! {
                 Some(input) = data_plane.next() => {
                     self.handle(input).await?;
-                    // Inputs that arrived together are published together.
+                    // Further inputs that are ready are handled before the next publication, which
+                    // costs as much for many inputs as for one.
                     for _ in 0..BATCH {
                         match data_plane.next().now_or_never() {
                             Some(Some(input)) => self.handle(input).await?,
@@ -224,9 +227,9 @@ impl Announcer {
                     if deadline.is_some_and(has_slept)
                         && let Ok(Some(input)) = timeout(TIME_AFTER_SLEEP, data_plane.next()).await
                     {
-                        // The machine was suspended. Messages of the data plane from this time are
-                        // handled before the deadline, so that a suspended machine does not count
-                        // as a silent data plane.
+                        // The machine was suspended. An input of the data plane is handled before
+                        // the deadline, so that the time of the suspension does not count as
+                        // silence of the data plane.
                         self.handle(input).await?;
                     }
                     self.handle(AnnouncementInput::DeadlineReached).await?;

@@ -187,8 +187,8 @@ impl ByFamily {
             let address: IpAddr = value
                 .parse()
                 .map_err(|_| refuse(value, "is not an IP address"))?;
-            // A gateway can be any address of a host: it is used only on this node and never sent
-            // in an UPDATE message.
+            // A gateway can be any unicast address: the gateway is used only on this node and is
+            // never sent in an UPDATE message.
             let is_usable = match allows_self {
                 true => bgp_rib::is_reachable_unicast(address),
                 false => {
@@ -213,8 +213,9 @@ impl ByFamily {
         Ok(addresses)
     }
 
-    /// Rejects an address that lies within `prefix`. A route to a service address must not lead to
-    /// an address that is reached by this route.
+    /// Rejects an address that lies within `prefix`. `prefix` contains service addresses, and the
+    /// route to a service address must not lead to an address that packets reach only by this
+    /// route.
     fn check_outside(&self, flag: &str, prefix: &IpNet) -> Result<(), ConfigError> {
         let ipv4 = self.ipv4.map(IpAddr::from);
         let ipv6 = self.ipv6.map(IpAddr::from);

@@ -18,8 +18,8 @@
 //!   types of sessions.
 //!
 //! **Invariants.** No prefix outside of `--allowed-prefixes` is announced. A prefix is announced
-//! only after the node's kernel holds its node route. A node route is released only after the
-//! withdrawal of its prefix.
+//! only after the node's kernel holds the node route of the prefix, except with `--node-router
+//! none`. A node route is released only after the withdrawal of its prefix.
 
 pub mod announcements;
 pub mod announcer;

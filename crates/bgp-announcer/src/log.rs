@@ -12,13 +12,13 @@ use crate::{
     announcer::AnnouncementStatus,
 };
 
-/// The log of the announcer. It remembers the problems that have been logged, so that none is
-/// logged twice at WARN.
+/// The log of the announcer. It remembers the problems that have been logged at WARN, so that a
+/// lasting problem is logged at WARN only once.
 #[derive(Debug, Default)]
 pub(crate) struct AnnouncerLog {
     data_plane_is_lost: bool,
     node_router_is_lost: bool,
-    /// State of each address that a session carries.
+    /// State of each address that a session carried at the last call of `announcements`.
     carried: BTreeMap<IpNet, AddressState>,
     /// Addresses for which the WARN "no session can carry the address" has been logged.
     not_carriable: BTreeSet<IpNet>,
@@ -92,8 +92,9 @@ impl AnnouncerLog {
         }
     }
 
-    /// Logs changes since the last call: each address that a session carries now, and one line for
-    /// all addresses that no session carries any longer.
+    /// Logs changes since the last call of this function: each address that a session carries and
+    /// that has a new state, each address that no session can carry, and one line for all addresses
+    /// that no session carries any longer.
     pub(crate) fn announcements(
         &mut self,
         announcements: &BTreeMap<IpNet, AnnouncementStatus>,

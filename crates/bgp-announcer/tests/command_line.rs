@@ -140,7 +140,7 @@ fn a_data_plane_and_a_peer_that_cannot_be_reached_are_each_logged_once_at_warn()
 }
 
 #[test]
-fn json_logs_have_a_field_for_each_setting() {
+fn the_json_log_of_the_start_has_a_field_for_each_setting() {
     let mut child = command(&[USUAL, &["--log-format=json"]].concat())
         .env("PORTLB_HOLD_TIME", "30s")
         .stderr(Stdio::piped())
@@ -201,7 +201,7 @@ fn start(flags: &[&str]) -> Child {
     let mut lines = log.lines();
     let is_served = lines.any(|line| line.expect("the log is text").contains("HTTP is served"));
     assert!(is_served, "the program ended");
-    // A full pipe would block the program.
+    // The thread reads the log until the program ends, because a full pipe would block the program.
     std::thread::spawn(move || lines.for_each(drop));
     child
 }

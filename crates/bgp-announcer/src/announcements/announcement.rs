@@ -1,4 +1,4 @@
-//! State of each service address, with an explanation.
+//! States of service addresses and of the data plane's stream, with explanations.
 
 use std::net::IpAddr;
 
@@ -8,8 +8,8 @@ use super::{
     AnnouncementForm, Announcements, DrainPhase, Evidence, NodeRouteState, ServiceAddress,
 };
 
-/// The state of a service address. The first variants are in the order in which an address comes
-/// up.
+/// The state of a service address. The variants up to `Announced` are in the order in which an
+/// address comes up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum AddressState {
     /// The data plane does not serve the address.
@@ -82,7 +82,7 @@ impl Announcements {
             .map(|(prefix, entry)| (*prefix, self.announcement(prefix, entry)))
     }
 
-    /// Reports whether an earlier input reported a problem with the node route of `prefix`.
+    /// Reports whether the last input about the node route of `prefix` was a problem.
     pub(crate) fn has_route_problem(&self, prefix: &IpNet) -> bool {
         self.entries
             .get(prefix)

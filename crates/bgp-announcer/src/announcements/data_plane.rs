@@ -6,17 +6,17 @@ use super::DataPlaneState;
 
 /// The age of the reports of the data plane, which decides whether a report counts as confirmed.
 ///
-/// Each stream has a number. A report of the newest stream is confirmed until no message has
-/// arrived for the timeout. A report of an earlier stream is confirmed until the timeout after the
-/// last message of the earlier stream. The mark synced of the newest stream removes the reports of
-/// earlier streams.
+/// Each stream has a number. A report of the newest stream is confirmed until the timeout after the
+/// last message of the data plane. A report of an earlier stream is confirmed until the timeout
+/// after the last message of the last stream that was synced. The mark synced of the newest stream
+/// removes the reports of earlier streams.
 #[derive(Clone, Debug)]
 pub(super) struct DataPlaneLiveness {
     timeout: Duration,
     stream: u64,
     is_synced: bool,
-    /// Time of the last message. Before the first message of the newest stream: time of the last
-    /// message of an earlier stream.
+    /// Time of the last message of the data plane on any stream. Before the first message: start of
+    /// this process.
     last_message_at: Instant,
     /// Time of the last message of the last stream that was synced before the newest stream.
     earlier_stream_confirmed_at: Instant,

@@ -21,13 +21,14 @@ pub enum AnnouncementInput {
     ServiceAddressRemoved(IpNet),
     /// The data plane has reported every existing service address.
     Synced,
-    /// A sign of life of the data plane.
+    /// The data plane sent a message without a change, which shows that the data plane is not
+    /// silent.
     Heartbeat,
     /// The stream from the data plane has ended; the text has the reason.
     DataPlaneLost(String),
     /// The node's kernel holds the node route of the prefix.
     NodeRouteHeld(IpNet),
-    /// node-router no longer confirms the node route of the prefix.
+    /// node-router does not confirm the node route of the prefix, or no longer confirms it.
     NodeRouteLost {
         prefix: IpNet,
         /// The reason, shown to the operator.
@@ -66,6 +67,6 @@ pub enum AnnouncementOutput {
     Withdraw(IpNet),
     /// The drain is done: every address is withdrawn, and the linger is over.
     Drained,
-    /// The drain before the end of the process is done, so the process can exit.
+    /// The drain that a signal requested is done, so the process can exit.
     Stopped,
 }

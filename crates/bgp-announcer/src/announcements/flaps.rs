@@ -11,8 +11,8 @@
 //!
 //! Each change of an announcement changes the tables of the routers. An address whose real servers
 //! fail and recover several times a second would cause hundreds of changes. Instead, the address
-//! stays least preferred during a damping period, whether it is served or not, and routers send its
-//! traffic to the other load balancers.
+//! stays least preferred during a damping period (the penalty time of the glossary), whether the
+//! address is served or not. In this period, routers send its traffic to other load balancers.
 
 use std::{
     collections::VecDeque,
@@ -20,29 +20,30 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Number of losses within [`WINDOW`] that cause an immediate withdrawal. The next loss makes the
-/// address flap.
+/// Number of losses within [`WINDOW`] after each of which the address is withdrawn immediately. The
+/// next loss within [`WINDOW`] makes the address flap.
 const IMMEDIATE_WITHDRAWALS: usize = 3;
 
 /// Age at which a loss no longer counts.
 const WINDOW: Duration = Duration::from_secs(30);
 
-/// Length of the first damping period. Each further damping period is twice as long.
+/// Length of the first damping period. A damping period that begins less than [`WINDOW`] after the
+/// end of the previous damping period is twice as long as the previous damping period.
 const FIRST_DAMPING_PERIOD: Duration = Duration::from_secs(1);
 
 /// Longest damping period. This is also the longest time for which an address is announced although
 /// it is not served.
 const LONGEST_DAMPING_PERIOD: Duration = Duration::from_secs(30);
 
-/// The recent losses of one service address. A loss: the data plane stops serving the announced
-/// address.
+/// The recent losses of one service address. A loss is the event that the data plane stops serving
+/// the address while the address is announced.
 #[derive(Clone, Debug, Default)]
 pub(super) struct FlapDetector {
     was_served: bool,
     /// The latest losses, oldest first, at most [`IMMEDIATE_WITHDRAWALS`].
     losses: VecDeque<Instant>,
     damping_period: Option<DampingPeriod>,
-    /// End and length of the last damping period.
+    /// End and length of the last damping period that has ended.
     last_damping_period: Option<(Instant, Duration)>,
 }
 
@@ -51,12 +52,12 @@ pub(super) struct FlapDetector {
 struct DampingPeriod {
     until: Instant,
     length: Duration,
-    /// The address was lost again since the damping period began.
+    /// The address was lost at least once since the damping period began.
     is_lost_again: bool,
 }
 
 impl FlapDetector {
-    /// Records whether the address is served now, and begins or ends a damping period. A loss
+    /// Records whether the address is served at `now`, and begins or ends a damping period. A loss
     /// counts only while the address is announced.
     pub(super) fn evaluate(&mut self, is_served: bool, is_announced: bool, now: Instant) {
         if let Some(damping_period) = self.damping_period

@@ -100,7 +100,7 @@ impl AnnouncementTranscript {
         self.now += Duration::from_secs(seconds);
     }
 
-    /// Advances the time to the next deadline, `deadlines` times.
+    /// Advances the time to the next deadline and sends `DeadlineReached`, `deadlines` times.
     fn wait(&mut self, deadlines: usize) {
         for _ in 0..deadlines {
             self.now = self
@@ -284,7 +284,7 @@ fn an_address_that_is_served_again_within_the_linger_keeps_its_node_route() {
 }
 
 #[test]
-fn the_node_route_of_an_address_that_was_never_announced_is_released_immediately() {
+fn the_node_route_of_an_address_that_was_never_announced_is_released_without_linger() {
     let mut transcript = AnnouncementTranscript::new(config());
     transcript.feed_all([
         AnnouncementInput::DataPlaneOpened,
@@ -307,7 +307,7 @@ fn a_prefix_outside_of_the_allowed_prefixes_is_refused_and_gets_no_node_route() 
     transcript.feed_all([
         AnnouncementInput::DataPlaneOpened,
         serving("10.9.9.9/32"),
-        // This prefix contains the allowed range and is not itself allowed.
+        // 10.1.0.0/16 contains the allowed prefix, but does not lie within it.
         serving("10.1.0.0/16"),
         serving("fd00::1/128"),
     ]);

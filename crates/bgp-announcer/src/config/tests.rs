@@ -51,7 +51,7 @@ fn the_usual_flags_give_a_valid_configuration() {
 }
 
 #[test]
-fn a_gateway_can_be_any_host_address_and_a_next_hop_any_address_that_routers_accept() {
+fn a_gateway_can_be_any_host_address_and_a_next_hop_must_be_an_address_that_routers_accept() {
     let config = resolve(&["--gateway=240.0.1.7"]).unwrap();
     let gateway = config.announcements.ipv4.unwrap().gateway.unwrap();
     assert_eq!(gateway.to_string(), "240.0.1.7");
@@ -284,7 +284,7 @@ fn a_peer_uses_its_own_key_or_the_key_of_all_peers() {
 }
 
 #[test]
-fn the_hold_token_requires_a_unix_socket_and_is_read_at_the_start() {
+fn the_hold_token_requires_a_unix_socket_and_its_file_is_read_at_the_start() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("token");
     let flag = format!("--hold-token-file={}", file.display());

@@ -107,7 +107,8 @@ fn to_input(response: WatchServiceAddressesResponse) -> Result<AnnouncementInput
             .map_err(|error| format!("the data plane sent an invalid message: {error}"))
     };
     Ok(match response.event {
-        // An unknown kind of event, sent by a newer version, is still a sign of life.
+        // An event of an unknown kind, sent by a newer data plane, counts as a heartbeat: it shows
+        // that the data plane is not silent.
         None | Some(Event::Heartbeat(_)) => AnnouncementInput::Heartbeat,
         Some(Event::ServiceAddress(ServiceAddress {
             prefix: text,
@@ -127,7 +128,7 @@ fn to_input(response: WatchServiceAddressesResponse) -> Result<AnnouncementInput
 }
 
 /// Describes a gRPC status. If the transport has failed, returns only the innermost cause, because
-/// the outer texts do not name it.
+/// the texts of the outer errors do not name this cause.
 pub(crate) fn describe_status(status: &Status) -> String {
     let mut cause: &dyn std::error::Error = status;
     while let Some(source) = cause.source() {

@@ -17,7 +17,8 @@ use crate::{announcements::AnnouncementInput, hold_token::HoldToken};
 /// Length in bytes of the nonces of node-router's hold proof.
 const NONCE_LENGTH: usize = 32;
 
-/// Largest number of datagrams that one attempt forwards. node-router sends its nonce ten times.
+/// Largest number of datagrams that are read in one attempt to hold a route. Above ten, because
+/// node-router sends its nonce ten times.
 const MAX_FORWARDED_DATAGRAMS: usize = 16;
 
 /// The node routes that this process holds at node-router.
@@ -44,8 +45,8 @@ struct HoldEvent {
 
 impl NodeRoutes {
     /// Creates a client without holds. If `target` is `None`, no node route is needed and
-    /// [`Self::hold`] does nothing. `longest_retry` is the longest pause between two attempts.
-    /// `token` is sent with each attempt.
+    /// [`Self::hold`] does nothing. `longest_retry` is the longest pause between two attempts to
+    /// hold a node route. `token` is sent with each attempt.
     pub fn new(
         target: Option<&GrpcTarget>,
         longest_retry: Duration,
@@ -64,8 +65,8 @@ impl NodeRoutes {
         }
     }
 
-    /// Holds the node route from `prefix` to `gateway` until [`Self::release`]. Repeats the request
-    /// whenever the stream to node-router ends.
+    /// Holds the node route from `prefix` to `gateway` until [`Self::release`]. Sends a new request
+    /// whenever the stream to node-router has ended or could not be opened.
     pub fn hold(&mut self, prefix: IpNet, gateway: IpAddr) {
         let Some(client) = self.client.clone() else {
             return;
@@ -92,7 +93,7 @@ impl NodeRoutes {
         }
     }
 
-    /// Waits for the next event of a current hold.
+    /// Waits for the next event of a hold. Drops events of holds that have been released.
     pub async fn next(&mut self) -> AnnouncementInput {
         loop {
             tokio::select! {
@@ -111,7 +112,7 @@ impl NodeRoutes {
 }
 
 /// Reports whether node-router itself reports that the node does not hold the route. Every other
-/// status means that node-router does not answer. The kernel keeps the route then.
+/// status means that node-router does not answer, and that the kernel keeps the route as it was.
 fn is_refusal(status: &Status) -> bool {
     let is_of_transport = std::error::Error::source(status).is_some();
     let is_refusal = matches!(
@@ -131,8 +132,9 @@ fn local_port(socket: Option<&UdpSocket>) -> u32 {
     address.map_or(0, |address| address.port().into())
 }
 
-/// Sends each datagram that arrives at the gateway back to node-router on the stream. Datagrams of
-/// other processes are forwarded too, up to a limit: only node-router can recognize its own nonce.
+/// Sends each datagram that arrives at the gateway back to node-router on the stream, up to
+/// [`MAX_FORWARDED_DATAGRAMS`]. Datagrams of other processes are sent back too, because only
+/// node-router can recognize its own nonce.
 async fn forward_nonces(
     socket: Option<&UdpSocket>,
     requests: &mpsc::Sender<HoldRequest>,
@@ -143,7 +145,7 @@ async fn forward_nonces(
     let mut last = Vec::new();
     for _ in 0..MAX_FORWARDED_DATAGRAMS {
         let mut buffer = [0; NONCE_LENGTH];
-        // A repeated datagram needs no second answer.
+        // A datagram that is equal to the previous datagram is not sent back.
         match socket.recv(&mut buffer).await {
             Ok(NONCE_LENGTH) if last != buffer => {
                 last = buffer.to_vec();
@@ -281,7 +283,7 @@ impl NodeRouteHolder {
             prefix: self.prefix,
             input,
         };
-        // The receiver is dropped only when the process exits.
+        // The send fails only if the receiver is dropped, which happens when the process exits.
         let _ = self.events.send(event).await;
     }
 }

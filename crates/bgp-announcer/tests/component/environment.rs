@@ -90,8 +90,8 @@ impl KillableServer {
 impl Drop for KillableServer {
     fn drop(&mut self) {
         if let Some(runtime) = self.0.take() {
-            // Waits for the end, so that the port is free afterwards. A separate thread waits,
-            // because an async task must not block.
+            // Waits for the end of the runtime, so that the port is free afterwards. A separate
+            // thread waits, because an async task must not block.
             let ends = std::thread::spawn(move || runtime.shutdown_timeout(DEADLINE));
             ends.join().expect("the task does not panic");
         }

@@ -53,7 +53,7 @@ async fn each_hold_attempt_sends_the_current_token_of_the_file() {
     node_router
         .wait_for_token(Some("Bearer first.of.pod"))
         .await;
-    // The kubelet also replaces the token file with a rename.
+    // Like the kubelet, the test replaces the token file with a rename.
     let next = folder.path().join("next");
     std::fs::write(&next, "second.of.pod").unwrap();
     std::fs::rename(&next, &file).unwrap();
@@ -201,7 +201,8 @@ async fn an_aborted_watch_of_the_data_plane_is_opened_again_and_replaces_all_add
     let mut environment = Environment::start(&["--data-plane-timeout=60s"]).await;
     environment.data_plane.serve("10.1.1.20/32");
     environment.wait_for_paths(|paths| paths.len() == 1).await;
-    // The muted first watch does not report this change to the announcer.
+    // While muted, the first watch reports neither this removal nor the new address to the
+    // announcer.
     environment.data_plane.mute(true);
     environment.data_plane.remove("10.1.1.20/32");
     environment.data_plane.serve(SERVICE);
@@ -234,7 +235,7 @@ async fn a_silent_data_plane_makes_the_path_least_preferred_until_its_next_messa
     environment.data_plane.mute(true);
     environment.wait_for_paths(is_least_preferred).await;
     // At the time of `begin`, the last heartbeat was up to a fifth of the timeout old, or older on
-    // a busy machine.
+    // a busy machine. So the path can become least preferred less than 500 ms after `begin`.
     assert!(
         begin.elapsed() >= Duration::from_millis(150),
         "{:?}",
@@ -247,7 +248,8 @@ async fn a_silent_data_plane_makes_the_path_least_preferred_until_its_next_messa
         announcement.detail.contains("data plane"),
         "{announcement:?}"
     );
-    // The pod is not ready, so that a rollout that causes this problem stops.
+    // An address is least preferred, so the pod is not ready, and a rollout that silences data
+    // planes stops.
     environment
         .wait_for_readyz("missing announced: 10.1.1.10/32: least preferred: data plane")
         .await;
@@ -368,7 +370,7 @@ async fn a_refused_node_route_is_listed_with_the_error_message_of_node_router() 
 }
 
 #[tokio::test]
-async fn a_signal_withdraws_first_then_releases_node_routes_then_ends_the_sessions() {
+async fn a_signal_withdraws_the_addresses_then_releases_the_node_routes_then_ends_the_sessions() {
     let mut environment = Environment::start(&["--withdraw-delay=300ms", "--linger=400ms"]).await;
     environment.data_plane.serve(SERVICE);
     environment.wait_for_paths(|paths| paths.len() == 1).await;
@@ -445,7 +447,7 @@ async fn drain_withdraws_all_addresses_and_undrain_announces_them_again() {
     environment
         .wait_for_state("10.1.1.11/32", AnnouncementState::Drained)
         .await;
-    // A second drain succeeds immediately.
+    // A drain of a drained daemon succeeds immediately.
     let again = environment
         .client
         .drain(DrainRequest {})
@@ -520,7 +522,7 @@ async fn a_watch_sends_all_announcements_then_synced_then_changes() {
 }
 
 #[tokio::test]
-async fn one_established_session_of_two_is_enough_and_readyz_names_the_missing_peer() {
+async fn one_established_session_of_two_makes_the_step_ready_and_readyz_names_the_missing_peer() {
     let mut environment =
         Environment::start(&["--peer={reflector} 127.78.255.1:1,name=absent"]).await;
     environment.data_plane.serve(SERVICE);

@@ -75,7 +75,7 @@ impl FakeNodeRouter {
         self.state.answer.send_replace(HoldAnswer::Installed);
     }
 
-    /// Reports from now on that the kernel holds no route.
+    /// Makes the fake report, from this call on, that the kernel holds no route.
     pub(crate) fn withhold(&self) {
         self.state.answer.send_replace(HoldAnswer::NotInstalled);
     }

@@ -13,7 +13,7 @@ use crate::{SERVICE, environment::Environment};
 /// A peer that refuses connections: no process listens on its port.
 const ABSENT: &str = "--peer=127.78.255.1:1,name=absent";
 
-/// Evaluates the expression of the outage alert in `docs/how-to/operations.md` with the metrics of
+/// Evaluates the expression of the outage alert in `docs/reference/metrics.md` with the metrics of
 /// one load balancer.
 fn is_outage(metrics: &str) -> bool {
     let documented = include_str!("../../../../docs/reference/metrics.md");

@@ -26,7 +26,7 @@ fn damping_periods(flaps: &mut FlapDetector, now: &mut Instant, time: Duration) 
 }
 
 #[test]
-fn each_damping_period_is_twice_as_long_up_to_the_longest() {
+fn each_damping_period_is_twice_as_long_as_the_previous_period_up_to_30_seconds() {
     let (mut flaps, mut now) = (FlapDetector::default(), Instant::now());
     flaps.evaluate(true, true, now);
     let damping_periods = damping_periods(&mut flaps, &mut now, Duration::from_secs(120));
@@ -35,7 +35,7 @@ fn each_damping_period_is_twice_as_long_up_to_the_longest() {
 }
 
 #[test]
-fn after_a_window_without_losses_damping_begins_again_with_the_first_period() {
+fn after_a_window_without_losses_the_next_damping_period_has_the_length_of_the_first() {
     let (mut flaps, mut now) = (FlapDetector::default(), Instant::now());
     flaps.evaluate(true, true, now);
     assert_eq!(
@@ -45,7 +45,8 @@ fn after_a_window_without_losses_damping_begins_again_with_the_first_period() {
     flaps.evaluate(true, true, now);
     now = flaps.deadline().expect("a damping period");
     flaps.evaluate(true, true, now);
-    // The address was lost again within this damping period.
+    // The address was lost within the damping period that ends at `now`, so a further period
+    // begins.
     now = flaps.deadline().expect("a further damping period");
     flaps.evaluate(true, true, now);
     assert_eq!(flaps.deadline(), None);

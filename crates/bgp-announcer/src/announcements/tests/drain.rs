@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn a_stop_announces_as_least_preferred_then_withdraws_then_lingers() {
+fn a_stop_makes_addresses_least_preferred_then_withdraws_them_then_releases_node_routes() {
     let mut transcript = AnnouncementTranscript::announced(config());
     transcript.feed(serving("10.1.1.2/32"));
     transcript.feed(AnnouncementInput::Stop);
@@ -34,7 +34,7 @@ fn a_stop_announces_as_least_preferred_then_withdraws_then_lingers() {
 }
 
 #[test]
-fn an_address_that_fails_during_a_drain_is_withdrawn_immediately() {
+fn an_address_that_is_no_longer_served_during_a_drain_is_withdrawn_immediately() {
     let mut transcript = AnnouncementTranscript::announced(config());
     transcript.feed(AnnouncementInput::Drain);
     transcript.wait_alive(1);
@@ -48,7 +48,7 @@ fn an_address_that_fails_during_a_drain_is_withdrawn_immediately() {
 }
 
 #[test]
-fn a_node_route_lingers_after_a_withdrawal_within_the_withdraw_delay() {
+fn a_node_route_is_held_for_the_linger_after_a_withdrawal_within_the_withdraw_delay() {
     let mut transcript = AnnouncementTranscript::announced(config());
     transcript.feed(AnnouncementInput::Stop);
     transcript.wait_alive(8);
@@ -118,7 +118,7 @@ fn a_stop_cannot_be_reverted_and_a_drained_process_stops_immediately() {
 }
 
 #[test]
-fn zero_withdraw_delay_and_linger_withdraw_and_stop_immediately() {
+fn a_stop_withdraws_addresses_immediately_if_withdraw_delay_and_linger_are_zero() {
     let mut transcript = AnnouncementTranscript::announced(AnnouncementsConfig {
         withdraw_delay: Duration::ZERO,
         linger: Duration::ZERO,
@@ -135,7 +135,7 @@ fn zero_withdraw_delay_and_linger_withdraw_and_stop_immediately() {
 }
 
 #[test]
-fn a_stop_without_a_session_skips_withdraw_delay_and_linger() {
+fn a_stop_before_the_first_session_skips_withdraw_delay_and_linger() {
     let mut transcript = AnnouncementTranscript::without_session(config()).announce();
     transcript.feed(AnnouncementInput::Stop);
     transcript.check(&expect![[r#"
@@ -147,7 +147,7 @@ fn a_stop_without_a_session_skips_withdraw_delay_and_linger() {
 }
 
 #[test]
-fn a_stop_after_the_loss_of_the_last_session_lingers_only_for_the_rest_of_the_linger() {
+fn a_stop_after_the_end_of_the_last_session_counts_the_linger_from_the_end_of_the_session() {
     let mut transcript = AnnouncementTranscript::announced(config());
     transcript.feed(AnnouncementInput::SessionsEstablished(false));
     transcript.pass(2);
@@ -169,7 +169,7 @@ fn a_drain_that_loses_its_last_session_skips_the_withdraw_delay() {
     transcript.feed(AnnouncementInput::Drain);
     transcript.pass(1);
     transcript.feed(AnnouncementInput::SessionsEstablished(false));
-    // A further change of the sessions does not prolong the linger.
+    // A second report that no session is established does not prolong the linger.
     transcript.pass(1);
     transcript.feed(AnnouncementInput::SessionsEstablished(false));
     transcript.wait_alive(5);

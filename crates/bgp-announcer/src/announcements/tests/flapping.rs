@@ -2,8 +2,8 @@
 
 use super::*;
 
-/// Makes the data plane report `changes` changes of the address, beginning with "not serving".
-/// Returns the number of outputs.
+/// Makes the data plane report `changes` changes of 10.1.1.1/32, one at each `interval`, beginning
+/// with "not serving". Returns the number of outputs.
 fn flap(transcript: &mut AnnouncementTranscript, changes: u32, interval: Duration) -> usize {
     let mut updates = 0;
     for change in 0..changes {
@@ -27,7 +27,7 @@ fn flap(transcript: &mut AnnouncementTranscript, changes: u32, interval: Duratio
 }
 
 #[test]
-fn a_flapping_address_causes_few_updates_and_returns_to_normal_preference_afterwards() {
+fn a_flapping_address_causes_few_updates_and_has_normal_preference_after_it_stops_flapping() {
     let mut transcript = AnnouncementTranscript::announced(config());
     let updates = flap(&mut transcript, 600, Duration::from_millis(13_000 / 600));
     assert!(updates <= 16, "{updates} updates");
@@ -45,7 +45,7 @@ fn a_flapping_address_causes_few_updates_and_returns_to_normal_preference_afterw
 }
 
 #[test]
-fn the_fourth_loss_within_half_a_minute_is_withdrawn_after_the_damping_period() {
+fn an_address_with_four_losses_in_half_a_minute_is_withdrawn_after_the_damping_period() {
     let mut transcript = AnnouncementTranscript::announced(config());
     assert_eq!(flap(&mut transcript, 6, Duration::from_millis(1)), 6);
     transcript.start = transcript.now;
@@ -77,7 +77,7 @@ fn a_flapping_address_is_withdrawn_immediately_when_it_is_removed_or_loses_its_n
 }
 
 #[test]
-fn each_of_several_rare_losses_is_withdrawn_immediately() {
+fn an_address_that_is_lost_every_twelve_seconds_is_withdrawn_at_each_loss() {
     let mut transcript = AnnouncementTranscript::announced(AnnouncementsConfig {
         data_plane_timeout: Duration::from_secs(3600),
         linger: Duration::from_secs(3600),

@@ -87,8 +87,8 @@ impl AnnouncementModel {
             .retain(|prefix| self.served.contains_key(prefix));
     }
 
-    /// Checks that confirmed addresses with a node route are announced. Only a report of the data
-    /// plane or of node-router can withdraw an address, silence cannot.
+    /// Checks that each served address with a node route that was announced is still announced.
+    /// Only a report of the data plane or of node-router can withdraw an address, silence cannot.
     fn check_silence(&self) {
         for prefix in self.confirmed.intersection(&self.acknowledged) {
             assert!(
@@ -132,7 +132,7 @@ impl AnnouncementModel {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
     #[test]
-    fn only_allowed_addresses_with_a_node_route_are_announced_and_silence_withdraws_none(
+    fn only_allowed_addresses_with_a_node_route_are_announced_and_silence_withdraws_no_address(
         inputs in prop::collection::vec((any_input(), 0_u64..4), 0..80),
     ) {
         let mut now = Instant::now();

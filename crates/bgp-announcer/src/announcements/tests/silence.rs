@@ -193,7 +193,7 @@ fn a_silent_node_router_makes_the_address_least_preferred_until_it_holds_the_nod
     let mut transcript = AnnouncementTranscript::announced(config());
     transcript.feed(route_lost(true));
     transcript.wait_alive(1);
-    // A failed attempt does not prolong the grace period.
+    // A second failed attempt to hold the node route does not prolong the grace period.
     transcript.feed(route_lost(true));
     transcript.wait_alive(3600);
     expect![[r#"
@@ -244,7 +244,7 @@ fn a_node_router_that_refuses_the_node_route_after_a_silence_causes_a_withdrawal
 }
 
 #[test]
-fn a_missing_node_route_causes_an_immediate_withdrawal() {
+fn a_report_that_the_node_route_is_missing_causes_an_immediate_withdrawal() {
     let mut transcript = AnnouncementTranscript::announced(config());
     transcript.feed(route_lost(false));
     transcript.check(&expect![[r#"
