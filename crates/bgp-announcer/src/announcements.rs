@@ -131,7 +131,7 @@ enum NodeRouteState {
     },
     Held,
     /// The node route was held when node-router stopped answering. The kernel probably holds the
-    /// route longer than node-router is away.
+    /// route while node-router is away.
     Lost {
         /// End of the grace period of node-router.
         until: Instant,
