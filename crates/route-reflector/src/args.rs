@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn the_router_id_is_the_ipv4_address_of_a_pods_addresses() {
+    fn the_router_id_is_the_ipv4_address_among_the_addresses_of_a_pod() {
         check_router_id("10.244.1.7", Some("10.244.1.7"));
         check_router_id("10.244.1.7,fd00::5", Some("10.244.1.7"));
         check_router_id("fd00::5,10.244.1.7", Some("10.244.1.7"));

@@ -46,11 +46,12 @@ pub struct Settings {
     /// Values of flags that override values of the file at each reading.
     pub overrides: Overrides,
     pub grpc_listen: ListenAddress,
-    /// Time after the start in which readiness requires every router.
+    /// Time after the start in which the reflector is ready only after every router has had an
+    /// established session.
     pub router_timeout: Duration,
     /// Text in the Cease message of a shutdown (RFC 9003).
     pub shutdown_text: String,
-    /// Longest time for the end of the sessions at a shutdown.
+    /// Longest time for which a shutdown waits until the peers have closed their connections.
     pub shutdown_deadline: Duration,
 }
 

@@ -1,6 +1,6 @@
 //! Server of the RouteReflectorService contract.
 //!
-//! This is the only module that uses the generated types of the contract.
+//! Only this module and its submodule use the generated messages of the contract.
 
 mod translate;
 
@@ -34,13 +34,13 @@ use tonic::{Request, Response, Status};
 
 use crate::reflector::RunningConfiguration;
 
-/// Largest number of open watches. Each watch begins with a list of all paths, so watches cost
-/// memory.
+/// Largest number of open watches. A watch of paths begins with a list of all paths, so watches
+/// cost memory.
 const MAX_WATCHES: usize = 32;
 
 #[derive(Debug)]
 pub(crate) struct ReflectorGrpc {
-    /// The AS number of the speaker, which cannot change.
+    /// The AS number of the speaker, which cannot change while the process runs.
     local_asn: Asn,
     speaker: SpeakerHandle,
     running: watch::Receiver<RunningConfiguration>,

@@ -17,8 +17,8 @@
 //!   reflector.
 //!
 //! **Invariants.** A reload ends only sessions whose OPEN message, TCP MD5 key or connection
-//! settings change. An invalid file changes nothing. Paths are accepted from and sent to a peer
-//! only as far as the configuration allows.
+//! settings change. An invalid file does not change the running configuration. A path is accepted
+//! from a peer, or sent to a peer, only if the configuration allows this path.
 
 pub mod args;
 pub mod config;

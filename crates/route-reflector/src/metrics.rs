@@ -8,8 +8,8 @@ use daemon_runtime::{Family, Gauge, Labels, Metrics, Shutdown};
 
 use crate::readiness::SessionsStep;
 
-/// Longest time between two updates of the metrics. The sizes of tables change without a change of
-/// a session.
+/// Longest time between two updates of the metrics. The sizes of the tables can change without a
+/// change of a session, so an update only after changes of sessions is not enough.
 const INTERVAL: Duration = Duration::from_secs(5);
 
 /// The sums of the sessions and tables of one peer group.

@@ -1,10 +1,10 @@
 //! Readiness step `sessions` (decision 0013).
 //!
-//! The step is ready if the routers have their paths from this reflector, so that another reflector
-//! can be stopped.
+//! The step shows whether the routers have had time to receive their paths from this reflector, so
+//! that a rollout can stop another reflector.
 //!
-//! A router is a peer under `peers` that receives paths from the reflector. The number of peers
-//! from a dynamic prefix is not known, so such a peer cannot be missing.
+//! A router is a peer under `peers` that receives paths from the reflector. A peer from a dynamic
+//! prefix does not count as a router, because the number of these peers is not known.
 
 use std::time::Duration;
 
@@ -50,8 +50,8 @@ impl SessionsStep {
         }
     }
 
-    /// Returns the time until the readiness can change without a change of a session. `None`: this
-    /// time is over.
+    /// Returns the time until the router deadline, at which the step can become ready without a
+    /// change of a session. `None`: the router deadline is over.
     pub(crate) fn time_to_router_deadline(&self) -> Option<Duration> {
         let left = self
             .router_deadline
@@ -86,9 +86,10 @@ fn routers<'a>(config: &Config, peers: &'a [PeerStatus]) -> Vec<RouterStatus<'a>
         .collect()
 }
 
-/// After its start, a reflector replaces another reflector, so each router must have had an
-/// established session. Later, a missing router is a problem of this router, unless no router is
-/// left.
+/// Reports whether the step is ready. A reflector that has just started replaces another reflector,
+/// so at first (`needs_all_routers`) each router must have had an established session. After the
+/// router deadline, one router with an established session is enough, because a router without a
+/// session then has a problem of its own.
 fn is_ready(routers: &[RouterStatus<'_>], needs_all_routers: bool) -> bool {
     let any_is_established =
         routers.is_empty() || routers.iter().any(|router| router.is_established);
@@ -131,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn every_router_is_needed_before_the_deadline_and_one_router_after_the_deadline() {
+    fn the_step_needs_every_router_before_the_deadline_and_one_router_after_the_deadline() {
         check(&[UP], true, true);
         check(&[UP, UP], true, true);
         check(&[UP, NEVER], false, true);
@@ -139,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_router_makes_the_step_missing_only_if_no_router_is_left() {
+    fn a_lost_session_makes_the_step_missing_only_if_no_router_has_an_established_session() {
         check(&[UP, LOST], true, true);
         check(&[LOST], false, false);
         check(&[LOST, LOST], false, false);

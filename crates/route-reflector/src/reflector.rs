@@ -19,7 +19,8 @@ use crate::config::{self, Config, Overrides};
 pub(crate) struct RunningConfiguration {
     pub(crate) config: Arc<Config>,
     pub(crate) file: PathBuf,
-    /// Empty: the newest content of the file is the running configuration.
+    /// The error of the newest content of the file. Empty: the newest content is the running
+    /// configuration.
     pub(crate) last_error: String,
 }
 
@@ -72,10 +73,11 @@ impl ConfigurationReloader {
         }
     }
 
-    /// Reloads the file after each change until a shutdown is requested.
+    /// Reloads the file at the start, after each change of the file and at SIGHUP, until a shutdown
+    /// is requested.
     pub(crate) async fn run(self, mut triggers: ReloadTriggers) -> Result<(), SpeakerEnded> {
-        // The first reload finds a change of the file between its first reading and the start of
-        // the watch.
+        // The first pass reloads the file without an event, because the file can have changed
+        // between the reading before the start and the start of the watch.
         let mut by_sighup = false;
         loop {
             match self.reload(by_sighup).await {
@@ -151,8 +153,8 @@ impl ConfigurationReloader {
     }
 }
 
-/// Rejects changes that a running speaker cannot make: its sockets, and the values of its OPEN
-/// messages.
+/// Rejects changes that a running speaker cannot make: a changed AS number, router id, cluster id
+/// or listen address.
 fn check_changeable(before: &SpeakerConfig, after: &SpeakerConfig) -> Result<(), String> {
     let fields = [
         (

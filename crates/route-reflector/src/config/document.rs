@@ -86,7 +86,7 @@ pub(super) struct PeerGroupFields {
     pub(super) md5_key_file: Option<Spanned<String>>,
 }
 
-/// The rules for the announcements of clients that connect from some prefixes.
+/// The rules for the announcements of clients that connect from one of `prefixes`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct ClientRuleFields {

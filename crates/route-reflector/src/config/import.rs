@@ -32,9 +32,9 @@ pub(super) fn import_policy(
     })
 }
 
-/// Returns the attribute policy of the group. The default is strict for clients that connect from a
-/// prefix, because their attributes must not influence the decisions of routers about paths of
-/// other clients.
+/// Returns the attribute policy of the group. The default is strict for a group of clients with
+/// `dynamicPrefixes`, because the attributes of such a client must not influence the decisions of
+/// routers about paths of other clients.
 fn attributes(group: &document::PeerGroupFields, is_client: bool) -> AttributePolicy {
     let mut policy = if is_client && !group.dynamic_prefixes.is_empty() {
         AttributePolicy::strict()

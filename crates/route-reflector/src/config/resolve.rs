@@ -66,8 +66,8 @@ pub(super) fn resolve(
     Ok(Config { speaker, peers })
 }
 
-/// Returns the problem of peers that are valid separately but conflict with each other, with its
-/// place in the document.
+/// Describes a conflict between peers that are valid separately, with the place of the conflict in
+/// the document.
 fn conflict_problem(document: &ReflectorDocument, problem: &InvalidConfiguration) -> FileProblem {
     let last = |name: &str| {
         let mut peers = document.peers.iter().rev();
@@ -84,7 +84,8 @@ fn conflict_problem(document: &ReflectorDocument, problem: &InvalidConfiguration
         ),
         InvalidConfiguration::KeyMissing { name, .. } => (
             last(name).and_then(|peer| FileLocation::of(&peer.value.address)),
-            "; give it an md5KeyFile too, or let only the reflector connect (connection: active)",
+            "; write md5KeyFile for the peer or group without a key, or let only the reflector \
+             connect (connection: active)",
         ),
         InvalidConfiguration::GroupNameTwice(_)
         | InvalidConfiguration::NeitherActiveNorPassive(_)
@@ -296,7 +297,8 @@ fn reject_shared_addresses(document: &ReflectorDocument) -> Result<(), FileProbl
     Ok(())
 }
 
-/// Rejects a link-local address. Each link can have the address, and the file cannot name the link.
+/// Rejects a link-local address, because each link of the host can use the address, and the file
+/// cannot name the link.
 fn reject_link_local(field: &str, value: &Spanned<document::Address>) -> Result<(), FileProblem> {
     let document::Address(address) = value.value;
     match address {

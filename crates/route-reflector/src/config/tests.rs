@@ -35,7 +35,7 @@ fn group(text: &str) -> GroupConfig {
 }
 
 #[test]
-fn the_example_file_is_valid_and_resolves_to_the_described_settings() {
+fn the_example_file_of_the_documents_resolves_to_a_client_group_and_a_router_group() {
     let text = include_str!("../../../../docs/examples/route-reflector.yaml");
     let config = parse(text).unwrap();
     assert_eq!(config.speaker.local_asn, Asn(64512));
@@ -59,7 +59,7 @@ fn the_example_file_is_valid_and_resolves_to_the_described_settings() {
             .prefixes
             .is_match(&"10.1.0.0/16".parse().unwrap())
     );
-    // One path for each address of the IPv4 range, and further paths of the IPv6 range.
+    // The maximum is one path for each of the 256 addresses of the IPv4 range, and more for IPv6.
     assert!(pods.session.import.maximum_paths.unwrap() > 256);
     assert_eq!(pods.session.import.at_maximum, MaximumPathsAction::Block);
     assert_eq!(routers.session.export.prefixes, PrefixFilter::All);
@@ -113,7 +113,7 @@ fn maximum_paths_action_is_block_unless_the_group_sets_restart() {
 }
 
 #[test]
-fn an_address_has_at_most_sixteen_peers_unless_the_group_sets_another_maximum() {
+fn at_most_sixteen_peers_connect_from_one_address_unless_the_group_sets_another_maximum() {
     let maximum = |text: &str| group(text).maximum_peers_per_address;
     assert_eq!(maximum(""), 16);
     assert_eq!(maximum("  maximumPeersPerAddress: 1\n"), 1);
@@ -163,7 +163,7 @@ fn the_attribute_policy_of_dynamic_clients_is_strict_unless_the_group_relaxes_it
             reflection: ReflectionPolicy::Discard,
         }
     );
-    // Routers that connect from a prefix are not clients.
+    // Routers that connect from a prefix are not clients, so their attributes are kept.
     let text = "peerGroups:\n- name: r\n  role: non-client\n  dynamicPrefixes: [10.0.0.0/8]\n";
     let groups = parse(&with_head(text)).unwrap().peers.groups;
     assert_eq!(
@@ -227,7 +227,7 @@ fn a_link_local_address_of_a_peer_is_rejected_because_the_file_cannot_name_a_zon
 }
 
 #[test]
-fn prefixes_are_written_alone_or_with_length_bounds_or_as_the_word_all() {
+fn a_prefix_filter_is_the_word_all_or_a_list_of_prefixes_with_or_without_length_bounds() {
     let filter = |text: &str| {
         group(&format!("  importPrefixes: {text}\n"))
             .session
@@ -317,7 +317,7 @@ fn the_minimum_hold_time_applies_only_to_dynamic_peers() {
 }
 
 #[test]
-fn invalid_groups_are_rejected_with_their_place() {
+fn invalid_peer_groups_are_rejected_with_the_place_of_the_error() {
     let check = |text: &str, expected: &str| {
         check_rejected(
             &format!("peerGroups:\n- name: lb\n  role: client\n{text}"),
@@ -424,7 +424,7 @@ fn internal_groups_need_a_role_and_external_groups_must_not_have_a_role() {
 }
 
 #[test]
-fn peers_take_their_settings_from_a_group() {
+fn invalid_peers_are_rejected_with_the_place_of_the_error() {
     let groups = "peerGroups:\n- name: routers\n  role: non-client\npeers:\n";
     let check = |text: &str, expected: &str| check_rejected(&format!("{groups}{text}"), expected);
     check(
@@ -454,7 +454,8 @@ fn peers_take_their_settings_from_a_group() {
          routers}\n",
         "10:22: peers `r` and `s` have the same address 192.0.2.1; leave one of them out",
     );
-    // The peers are also rejected if neither accepts connections and their ports differ.
+    // Two peers with one address are also rejected if neither accepts connections and their ports
+    // differ.
     check(
         "- {name: r, address: 192.0.2.1, group: routers, connection: active}\n- {name: s, address: \
          192.0.2.1, port: 1179, group: routers, connection: active}\n",
@@ -498,8 +499,8 @@ fn a_peer_uses_its_own_key_or_the_key_of_its_group() {
     check_rejected(
         &format!("{groups}- {{name: r, address: 192.0.2.1, group: others}}\n"),
         "10:22: peer or group `r` has no TCP MD5 key, but 192.0.2.1/32 lies within 192.0.2.0/24 of \
-         group `routers`, which requires a key; give it an md5KeyFile too, or let only the \
-         reflector connect (connection: active)",
+         group `routers`, which requires a key; write md5KeyFile for the peer or group without a \
+         key, or let only the reflector connect (connection: active)",
     );
     check_rejected(
         "peerGroups:\n- {name: lb, role: client, md5KeyFile: key}\n",
@@ -549,7 +550,7 @@ fn errors_of_the_yaml_parser_are_reported_with_the_field_and_a_suggestion() {
 }
 
 #[test]
-fn every_field_is_described_in_the_reference() {
+fn every_field_of_the_configuration_file_is_described_in_the_reference() {
     let reference = include_str!("../../../../docs/reference/route-reflector.md");
     let group = "peerGroups:\n- name: lb\n  role: client\n";
     let mut fields = 0;
@@ -571,7 +572,7 @@ fn every_field_is_described_in_the_reference() {
 }
 
 #[test]
-fn the_example_of_the_reference_is_valid() {
+fn the_example_in_the_reference_of_the_configuration_file_is_valid() {
     let reference = include_str!("../../../../docs/reference/route-reflector.md");
     let (_, example) = reference.split_once("```yaml\n").unwrap();
     let (example, _) = example.split_once("```").unwrap();

@@ -168,7 +168,7 @@ async fn an_invalid_file_is_rejected_and_the_running_configuration_stays() {
         "{metrics}"
     );
 
-    // Reading a FIFO could block.
+    // The reflector rejects a FIFO without reading it, because reading a FIFO could block.
     let folder = tempfile::tempdir().unwrap();
     let fifo = folder.path().join("fifo");
     nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
@@ -188,7 +188,7 @@ async fn an_invalid_file_is_rejected_and_the_running_configuration_stays() {
 
 /// Without the handler of the reflector, SIGHUP would end the test process.
 #[tokio::test]
-async fn sighup_reads_the_file_again() {
+async fn the_reflector_reads_the_configuration_file_again_at_sighup() {
     let reflector = RunningReflector::start(&usual_file()).await;
     reflector
         .until_metric("portlb_reflector_configuration_reads_total 1")

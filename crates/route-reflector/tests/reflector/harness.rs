@@ -91,7 +91,7 @@ impl RunningReflector {
         Self::start_with(text, Duration::from_secs(3600)).await
     }
 
-    /// Starts the reflector with this `--router-timeout`.
+    /// Starts the reflector with `router_timeout` as the value of `--router-timeout`.
     pub(crate) async fn start_with(text: &str, router_timeout: Duration) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("route-reflector.yaml");
@@ -139,7 +139,7 @@ impl RunningReflector {
         std::fs::rename(new, self.file()).unwrap();
     }
 
-    /// Waits until the metrics contain this line. Returns the text of all metrics.
+    /// Waits until the metrics contain `line`. Returns the text of all metrics.
     pub(crate) async fn until_metric(&self, line: &str) -> String {
         let wait = async {
             loop {

@@ -54,7 +54,7 @@ async fn a_watch_that_is_not_read_is_aborted_and_another_watch_gets_every_path()
         let originated = client.handle.originate(prefix, attributes).await;
         originated.unwrap().unwrap();
     }
-    // The reader fails if an event takes too long.
+    // The task of the reader fails if an event does not arrive within the deadline of `soon`.
     reader.await.unwrap();
 
     let mut read = 0;

@@ -15,7 +15,7 @@ use crate::{
 };
 
 #[tokio::test]
-async fn list_paths_returns_each_table() {
+async fn list_paths_returns_the_paths_of_each_table() {
     let mut reflector = RunningReflector::start(&usual_file()).await;
     let mut router = TestPeer::connecting([127, 0, 2, 1], reflector.bgp).await;
     let a = TestPeer::connecting([127, 0, 1, 1], reflector.bgp).await;

@@ -12,7 +12,7 @@ use crate::{
 };
 
 #[tokio::test]
-async fn a_router_with_add_path_gets_the_path_of_each_client_and_loses_it_with_the_client() {
+async fn a_router_with_add_path_gets_the_path_of_each_client_and_loses_the_path_of_a_lost_client() {
     let reflector = RunningReflector::start(&usual_file()).await;
     let mut router = TestPeer::connecting([127, 0, 2, 1], reflector.bgp).await;
     let a = TestPeer::connecting([127, 0, 1, 1], reflector.bgp).await;
@@ -92,7 +92,7 @@ async fn paths_that_the_import_policy_does_not_allow_are_not_reflected() {
 }
 
 #[tokio::test]
-async fn clients_are_sent_no_paths_without_export_prefixes() {
+async fn a_client_in_a_group_without_export_prefixes_is_sent_no_path() {
     let mut reflector = RunningReflector::start(&usual_file()).await;
     let a = TestPeer::connecting([127, 0, 1, 1], reflector.bgp).await;
     let mut b = TestPeer::connecting([127, 0, 1, 2], reflector.bgp).await;
@@ -110,7 +110,7 @@ async fn clients_are_sent_no_paths_without_export_prefixes() {
 const FOUR: [&str; 4] = ["10.1.1.0/24", "10.1.2.0/24", "10.1.3.0/24", "10.1.4.0/24"];
 
 #[tokio::test]
-async fn a_client_with_too_many_paths_keeps_the_paths_up_to_the_maximum() {
+async fn paths_of_a_client_up_to_maximum_paths_stay_when_the_client_announces_more() {
     let reflector = RunningReflector::start(&usual_file()).await;
     let mut client = TestPeer::connecting([127, 0, 1, 1], reflector.bgp).await;
     client.established().await;
@@ -134,7 +134,7 @@ async fn a_client_with_too_many_paths_keeps_the_paths_up_to_the_maximum() {
 }
 
 #[tokio::test]
-async fn with_maximum_paths_action_restart_too_many_paths_end_the_session() {
+async fn more_paths_than_maximum_paths_end_the_session_if_the_action_is_restart() {
     let clients = format!("{CLIENTS}  maximumPathsAction: restart\n");
     let reflector = RunningReflector::start(&format!("{HEAD}peerGroups:\n{clients}")).await;
     let mut client = TestPeer::connecting([127, 0, 1, 1], reflector.bgp).await;

@@ -7,7 +7,7 @@ use daemon_api::reflector::v1::ListSessionsRequest;
 use crate::harness::{RunningReflector, TestPeer, soon, usual_file};
 
 #[tokio::test]
-async fn a_shutdown_sends_its_text_to_every_peer() {
+async fn a_shutdown_sends_the_shutdown_text_to_an_established_peer() {
     let reflector = RunningReflector::start(&usual_file()).await;
     let mut client = TestPeer::connecting([127, 0, 1, 1], reflector.bgp).await;
     client.established().await;
