@@ -70,7 +70,7 @@ pub struct AnnouncementsConfig {
     /// Grace period of node-router. After node-router has been away for this time, the addresses
     /// with node routes become least preferred. Zero: they become least preferred immediately.
     pub node_route_timeout: Duration,
-    /// Time from the announcement as least preferred to the withdrawal in a drain.
+    /// Time in a drain between the announcement as least preferred and the withdrawal.
     pub withdraw_delay: Duration,
     /// Time for which a node route is held after the withdrawal of its prefix.
     pub linger: Duration,
@@ -82,7 +82,7 @@ pub struct AnnouncementsConfig {
 pub struct InboundRoute {
     /// Next hop of the announcements. Unspecified address: the local address of each BGP session.
     pub next_hop: IpAddr,
-    /// Address of this pod that node routes lead to. `None`: no node route is needed.
+    /// Address to which node routes lead: an address of this pod. `None`: no node route is needed.
     pub gateway: Option<IpAddr>,
 }
 
@@ -106,12 +106,13 @@ struct ServiceAddress {
     /// The last report of the data plane. `None`: the data plane removed the address.
     report: Option<ServingReport>,
     route: NodeRouteState,
-    /// The data plane and node-router have confirmed the address simultaneously at least once.
+    /// Whether the data plane and node-router have both confirmed the address at one time, at least
+    /// once.
     was_confirmed: bool,
     announced: Option<AnnouncementForm>,
     flaps: FlapDetector,
-    /// When the node route is released. `None`: the node route is needed, or no announcement was
-    /// withdrawn.
+    /// When the node route is released after a withdrawal. `None`: the node route is needed, or no
+    /// announcement of the address has been withdrawn.
     release_at: Option<Instant>,
 }
 
@@ -119,7 +120,7 @@ struct ServiceAddress {
 struct ServingReport {
     serving: bool,
     detail: String,
-    /// Number of the data plane's stream that contained the report.
+    /// Number of the stream from the data plane that contained the report.
     stream: u64,
 }
 
@@ -148,8 +149,8 @@ enum AffectedAddresses {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum AnnouncementForm {
     Normal,
-    /// Used during a drain, while the data plane or node-router is silent, and while the address
-    /// flaps.
+    /// Used during a drain, while the data plane or node-router is silent for longer than its grace
+    /// period, and while the address flaps.
     LeastPreferred,
 }
 
@@ -166,7 +167,7 @@ enum Evidence {
 }
 
 /// Whether a BGP session is established. Without a session, no router has a path from this process,
-/// so a drain does not wait.
+/// so a drain skips the withdraw delay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum SessionPresence {
     /// No session has been established yet.
@@ -348,8 +349,8 @@ impl Announcements {
             };
             let announced = self.entries.iter().filter(|(_, it)| it.announced.is_some());
             self.withdrawn_by_drain = announced.map(|(prefix, _)| *prefix).collect();
-            // Addresses that were withdrawn earlier in this drain, for example because the data
-            // plane stopped serving them, linger too.
+            // The node routes of addresses that were withdrawn earlier in this drain, for example
+            // because the data plane stopped serving the addresses, are also held for the linger.
             let ends = self.entries.values().filter_map(|it| {
                 let withdrawn_at = withdrawn_at.filter(|_| it.announced.is_some());
                 withdrawn_at.map(|at| at + linger).or(it.release_at)
@@ -559,7 +560,7 @@ impl Announcements {
 }
 
 impl ServiceAddress {
-    /// Returns the evidence that the node routes the prefix to this pod.
+    /// Returns the evidence that the node has the node route of the prefix to this pod.
     fn has_route(&self, inbound: InboundRoute, now: Instant) -> Evidence {
         match (inbound.gateway, &self.route) {
             (None, _) | (Some(_), NodeRouteState::Held) => Evidence::Confirmed,

@@ -104,9 +104,9 @@ pub struct Args {
     )]
     pub next_hop: Vec<String>,
 
-    /// Addresses of this pod, at most one IPv4 and one IPv6 address, separated by a comma. The node
-    /// routes service addresses to these addresses. In Kubernetes, take them from status.podIPs.
-    /// Not needed with --node-router none
+    /// Addresses of this pod, at most one IPv4 and one IPv6 address, separated by a comma. The
+    /// routes of the node to the service addresses lead to these addresses. In Kubernetes, take
+    /// them from status.podIPs. Not needed with --node-router none
     #[arg(
         long,
         env = "PORTLB_GATEWAY",

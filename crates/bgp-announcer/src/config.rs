@@ -308,7 +308,8 @@ fn peers(args: &Args) -> Result<Configuration, ConfigError> {
         let session = SessionConfig {
             hold_time_seconds,
             connect_retry_maximum: CONNECT_RETRY_MAXIMUM,
-            // The announcer only announces and needs no paths of its peers.
+            // The announcer only announces paths. The default import policy rejects all paths of
+            // its peers.
             import: ImportPolicy::default(),
             export: ExportPolicy::send_all(),
             md5_key: own_key.or_else(|| shared_key.clone()),

@@ -72,8 +72,8 @@ impl AnnouncerReadiness {
             }
         }
         if let Some(step) = &self.node_route {
-            // If the data plane is synced and no address flaps, an address is least preferred
-            // because node-router is silent.
+            // If the data plane is synced and no address flaps, an address can be least preferred
+            // only because node-router is silent.
             let node_router_is_silent = state_machine.data_plane() == DataPlaneState::Synced
                 && state_machine.flapping() == 0;
             let silent = || first(AddressState::LeastPreferred).filter(|_| node_router_is_silent);
@@ -99,7 +99,8 @@ impl AnnouncerReadiness {
         } else if state_machine.is_draining() {
             self.announced.missing("draining");
         } else if let Some(problem) = first(AddressState::LeastPreferred) {
-            // The pod is not ready, so that a rollout that causes this problem stops.
+            // While an address is least preferred, the pod is not ready, so that a rollout that
+            // makes addresses least preferred stops.
             self.announced.missing(problem);
         } else if carried == 0 {
             let nothing = || "no service address is announced".to_owned();

@@ -50,13 +50,14 @@ pub enum AnnouncementInput {
     DeadlineReached,
 }
 
-/// An action that the owner of the state machine carries out, in the order of the outputs.
+/// An action for the owner of the state machine. The owner carries out the actions in the order in
+/// which the state machine returns them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AnnouncementOutput {
     /// Hold a node route from the prefix to the gateway until `Release`.
     Hold {
         prefix: IpNet,
-        /// The address of this pod that the node routes the prefix to.
+        /// The address of this pod to which the node route leads.
         gateway: IpAddr,
     },
     /// Release the node route of the prefix.

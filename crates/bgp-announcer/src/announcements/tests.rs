@@ -58,7 +58,7 @@ impl AnnouncementTranscript {
         }
     }
 
-    /// Returns a state machine that announces 10.1.1.1/32, with an empty transcript.
+    /// Returns a transcript without text. Its state machine announces 10.1.1.1/32.
     fn announced(config: AnnouncementsConfig) -> Self {
         Self::new(config).announce()
     }

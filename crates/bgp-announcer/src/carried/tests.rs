@@ -76,7 +76,7 @@ fn check(prefix: &str, next_hop: &str, peers: &[PeerStatus], is_not_carriable: b
 }
 
 #[test]
-fn an_address_that_no_session_carries_waits_for_a_session_with_the_reason() {
+fn an_address_that_no_session_carries_has_the_state_waiting_for_session_and_the_reason() {
     let down = peer(SessionState::Active, &[]);
     let reason = "reflector: the session is not established";
     check(IPV4, "192.0.2.11", &[down], false, reason);
@@ -110,7 +110,7 @@ fn no_session_can_carry_an_address_with_a_community_that_forbids_its_export() {
 }
 
 #[test]
-fn an_address_that_a_session_carries_has_the_decided_state() {
+fn an_address_that_a_session_carries_has_the_state_that_the_state_machine_decided() {
     for state in [
         AddressState::Announced,
         AddressState::LeastPreferred,

@@ -244,7 +244,7 @@ fn the_longest_retry_is_at_most_a_quarter_of_each_grace_period() {
 }
 
 #[test]
-fn a_peer_uses_its_own_key_or_the_key_of_all_peers() {
+fn a_peer_uses_the_key_of_its_peer_flag_or_the_key_of_the_flag_md5_key_file() {
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str| folder.path().join(name).display().to_string();
     for name in ["all", "own"] {

@@ -1,4 +1,4 @@
-//! Client of node-router with one task for each held route.
+//! Client of node-router. Each node route is held by its own task.
 
 use std::{collections::BTreeMap, convert::Infallible, net::IpAddr, time::Duration};
 

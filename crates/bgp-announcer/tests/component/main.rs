@@ -214,7 +214,8 @@ async fn an_aborted_watch_of_the_data_plane_is_opened_again_and_replaces_all_add
         .await;
 }
 
-/// Reports whether exactly one path exists and is least preferred in the form for an internal peer.
+/// Reports whether exactly one path exists, with the attributes of a least preferred path on an
+/// internal session.
 fn is_least_preferred(paths: &[PathStatus]) -> bool {
     matches!(paths, [path] if path.attributes.local_pref == Some(0)
         && path.attributes.communities == [Community::GRACEFUL_SHUTDOWN])
@@ -337,7 +338,8 @@ async fn a_node_router_that_returns_shortly_before_its_timeout_causes_no_update_
     environment.wait_for_paths(has_default_attributes).await;
     let updates = environment.updates_sent().await;
     environment.node_router.kill();
-    // In this time, the growing pauses between attempts reach their full length.
+    // Within 2.6 s, the growing pauses between attempts to reach node-router grow to the longest
+    // pause.
     tokio::time::sleep(Duration::from_millis(2600)).await;
     environment.node_router.start().await;
     environment.node_router.wait_for_holds(1).await;

@@ -86,7 +86,7 @@ async fn after_the_end_of_the_last_session_no_address_counts_as_announced_and_th
 }
 
 #[tokio::test]
-async fn an_address_that_no_session_can_carry_waits_for_a_session_with_the_reason() {
+async fn an_address_that_no_session_can_carry_has_the_state_waiting_for_session_and_the_reason() {
     let mut environment = Environment::start(&[
         "--allowed-prefixes=10.1.1.0/24,fd01::/64",
         "--next-hop=192.0.2.11,self",

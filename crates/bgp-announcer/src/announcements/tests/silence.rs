@@ -65,7 +65,7 @@ fn a_heartbeat_after_a_silence_confirms_the_reports_of_its_stream() {
 }
 
 #[test]
-fn an_address_that_was_never_confirmed_is_not_announced_after_a_silence() {
+fn an_address_that_was_never_confirmed_is_not_announced_while_the_data_plane_is_silent() {
     let mut transcript = AnnouncementTranscript::new(config());
     transcript.feed_all([AnnouncementInput::DataPlaneOpened, serving("10.1.1.1/32")]);
     transcript.pass(6);
@@ -88,7 +88,7 @@ fn an_address_that_was_never_confirmed_is_not_announced_after_a_silence() {
 }
 
 #[test]
-fn a_least_preferred_address_is_withdrawn_when_a_report_says_that_it_is_not_served() {
+fn a_least_preferred_address_is_withdrawn_when_it_is_not_served_or_has_no_node_route() {
     for report in [
         not_serving("10.1.1.1/32"),
         AnnouncementInput::ServiceAddressRemoved(net("10.1.1.1/32")),
