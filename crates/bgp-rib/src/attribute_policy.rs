@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn the_strict_policy_removes_all_attributes_that_influence_routers() {
+    fn the_strict_policy_removes_or_replaces_the_attributes_that_influence_routers() {
         let kept = AttributePolicy::strict().apply(&announced());
         let expected = PathAttributes {
             local_pref: Some(100),

@@ -29,8 +29,8 @@ impl NextHopFilter {
     }
 }
 
-/// A rule of an import policy for some peers. A path of such a peer is accepted only if this rule
-/// and the filters of the import policy for all peers allow the path.
+/// A rule of an import policy for some peers. A path of such a peer is accepted only if both this
+/// rule and the general filters of the import policy allow the path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientRule {
     /// The rule applies to a peer whose address lies within one of these prefixes.

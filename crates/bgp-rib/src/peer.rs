@@ -112,7 +112,7 @@ impl PeerSettings {
     }
 }
 
-/// The properties of the source of a path that the decision process and the export rules use.
+/// The properties of a source of paths. The decision process and the export rules use them.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum SourceProperties {
     Own {

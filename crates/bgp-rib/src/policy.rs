@@ -15,8 +15,8 @@ use crate::{
 
 pub use self::reject_reason::RejectReason;
 
-/// A rule that matches the prefixes within a prefix whose lengths lie between two bounds, including
-/// the bounds.
+/// A rule that matches the prefixes that lie within a given prefix and have a length between two
+/// bounds, including the bounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PrefixRule {
     prefix: IpNet,
@@ -39,12 +39,11 @@ pub struct InvalidPrefixRule {
 }
 
 impl PrefixRule {
-    /// Creates a rule that matches the prefixes within `prefix` whose lengths lie between the
-    /// bounds, including the bounds.
+    /// Creates a rule that matches the prefixes that lie within `prefix` and have a length between
+    /// the bounds, including the bounds.
     ///
-    /// # Errors
-    /// Returns an error if the bounds are not in order or are not lengths of prefixes within
-    /// `prefix`.
+    /// # Errors Returns an error if the bounds are not in order or are not lengths of prefixes
+    /// within `prefix`.
     pub fn new(
         prefix: IpNet,
         minimum_length: u8,

@@ -65,7 +65,8 @@ enum AnnounceResult {
 impl Rib {
     /// Processes an UPDATE message of a peer. Ignores unknown peers.
     ///
-    /// A rejected announcement removes the stored path of the peer with its prefix and path id.
+    /// If the peer has a stored path with the prefix and the path id of a rejected announcement,
+    /// this path is removed.
     ///
     /// # Errors Returns an error if the peer announces more paths than its import policy allows,
     /// and the policy has [`MaximumPathsAction::Restart`]. Paths up to the maximum stay stored

@@ -15,8 +15,8 @@ use crate::{
 
 impl Rib {
     /// Changes the kind and the policies of a peer while its session continues. Ignores unknown
-    /// peers. Received paths that the new import policy does not accept are withdrawn. Sent paths
-    /// that differ from the paths that the peer should have become pending.
+    /// peers. Received paths that the new import policy does not accept are withdrawn. A sent path
+    /// becomes pending if it is not equal to the path that the peer gets under the new policies.
     ///
     /// Returns the families for which the caller should send the peer a ROUTE-REFRESH (RFC 2918):
     /// the new import policy could accept paths that were rejected before, and rejected paths are

@@ -152,7 +152,7 @@ fn the_path_with_the_lower_origin_wins() {
 }
 
 #[test]
-fn the_lower_multi_exit_disc_wins_among_paths_of_one_neighbouring_as() {
+fn the_path_with_the_lower_multi_exit_disc_wins_among_paths_of_one_neighbouring_as() {
     let with = |asn: u32, discriminator: Option<u32>| {
         attributes(|a| {
             a.as_path = as_path(&[asn]);
@@ -184,7 +184,7 @@ fn the_lower_multi_exit_disc_wins_among_paths_of_one_neighbouring_as() {
 
 /// Pairwise comparisons of these three paths would form a cycle.
 #[test]
-fn a_path_that_lost_by_multi_exit_disc_does_not_win_against_another_path() {
+fn a_path_that_lost_by_multi_exit_disc_is_ignored_in_all_later_steps() {
     let with = |asn: u32, discriminator: u32| {
         attributes(|a| {
             a.as_path = as_path(&[asn]);
@@ -250,7 +250,7 @@ fn the_originator_id_replaces_the_router_id_in_the_decision_process() {
 }
 
 #[test]
-fn the_shorter_cluster_list_wins_among_paths_of_one_originator() {
+fn the_path_with_the_shorter_cluster_list_wins_among_paths_of_one_originator() {
     let with = |clusters: &[u8]| {
         attributes(|a| {
             a.originator_id = Some(router_id(1));
@@ -289,7 +289,7 @@ fn the_path_of_the_peer_with_the_lower_address_wins_if_all_earlier_steps_are_equ
 }
 
 #[test]
-fn the_lower_path_id_wins_among_paths_of_one_peer() {
+fn the_path_with_the_lower_path_id_wins_among_paths_of_one_peer() {
     check(&[
         (attributes(|_| {}), peer(1), None),
         (

@@ -1,7 +1,7 @@
 //! Reasons for the rejection of an announcement.
 
-/// A reason why an announcement is rejected. A rejected announcement removes the stored path of the
-/// peer that has the prefix and the path id of the announcement.
+/// A reason why an announcement is rejected. If the peer has a stored path with the prefix and the
+/// path id of the rejected announcement, this path is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, thiserror::Error)]
 pub enum RejectReason {
     /// A loop: AS_PATH contains this speaker's AS (RFC 4271 section 9.1.2).

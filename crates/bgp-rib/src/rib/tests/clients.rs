@@ -38,7 +38,7 @@ fn attributes_that_attract_traffic() -> Arc<PathAttributes> {
 }
 
 #[test]
-fn a_stricter_policy_changes_stored_paths_and_a_relaxed_policy_requests_a_route_refresh() {
+fn a_stricter_attribute_policy_changes_stored_paths_and_a_relaxed_policy_requests_a_refresh() {
     let import = ImportPolicy::accept_all();
     let mut rib = with_import(import.clone());
     let outcome = rib.receive(

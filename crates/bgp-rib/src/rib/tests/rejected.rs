@@ -220,7 +220,7 @@ fn a_prefix_or_next_hop_that_the_import_policy_does_not_allow_is_rejected() {
 }
 
 #[test]
-fn a_rejected_announcement_removes_the_earlier_path_with_its_key() {
+fn a_rejected_announcement_removes_the_stored_path_with_its_prefix_and_path_id() {
     let mut rib = reflector();
     rib.receive(A, announce(&attributes(1), &["10.1.1.0/24"]))
         .unwrap();
