@@ -136,7 +136,8 @@ impl ConfigurationReloader {
         });
     }
 
-    /// Records a rejected file. Logs and counts an error only if it differs from the last error.
+    /// Records a rejected file. Logs and counts the rejection only if `problem` differs from the
+    /// last error.
     fn record_rejection(&self, problem: String) {
         if self.running.borrow().last_error == problem {
             return;

@@ -20,7 +20,7 @@ async fn a_shutdown_sends_the_shutdown_text_to_an_established_peer() {
 }
 
 #[tokio::test]
-async fn a_shutdown_without_a_session_ends_immediately() {
+async fn a_shutdown_without_a_session_ends_the_daemon_immediately() {
     let reflector = RunningReflector::start(&usual_file()).await;
     let began = std::time::Instant::now();
     reflector.shutdown.request();
