@@ -56,7 +56,7 @@ impl Config {
             "none" => None,
             target => Some(target.parse::<GrpcTarget>().map_err(|problem| {
                 ConfigError(format!(
-                    "--node-router `{target}`: {problem}, or none if no node route is needed"
+                    "--node-router `{target}`: {problem}, or `none` if no node route is needed"
                 ))
             })?),
         };

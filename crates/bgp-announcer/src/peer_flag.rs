@@ -66,11 +66,16 @@ impl PeerFlag {
                 self.asn = Some(asn.ok_or_else(problem)?);
             }
             "name" if value.is_empty() => {
-                return Err("name is empty: give name=NAME, or omit name=".to_owned());
+                return Err("name is empty: give name=NAME, or omit this option".to_owned());
             }
             "name" => self.name = Some(value.to_owned()),
             "source" => {
-                let problem = |_| format!("source `{value}` is not an IP address");
+                let problem = |_| {
+                    format!(
+                        "source `{value}` is not an IP address: give an address of this host, \
+                         such as 192.0.2.11"
+                    )
+                };
                 let source = value.parse().map_err(problem)?;
                 if matches!(source, IpAddr::V6(ipv6) if ipv6.is_unicast_link_local()) {
                     return Err(format!(
@@ -214,10 +219,15 @@ mod tests {
                  numbers 23456 and 65535",
             ),
         );
-        check("192.0.2.2,source=x", Err("source `x` is not an IP address"));
+        check(
+            "192.0.2.2,source=x",
+            Err(
+                "source `x` is not an IP address: give an address of this host, such as 192.0.2.11",
+            ),
+        );
         check(
             "192.0.2.2,name=",
-            Err("name is empty: give name=NAME, or omit name="),
+            Err("name is empty: give name=NAME, or omit this option"),
         );
     }
 }

@@ -177,7 +177,7 @@ fn an_invalid_flag_is_rejected_with_the_allowed_values() {
     check_rejected(
         &["--node-router=nowhere"],
         "--node-router `nowhere`: expected http://ADDRESS:PORT with a numeric address, such as \
-         http://127.0.0.1:PORT, or unix:PATH, or none if no node route is needed",
+         http://127.0.0.1:PORT, or unix:PATH, or `none` if no node route is needed",
     );
     for second in ["192.0.2.2", "192.0.2.2:179,name=b"] {
         check_rejected(

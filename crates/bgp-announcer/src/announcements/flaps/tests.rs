@@ -45,8 +45,8 @@ fn after_a_window_without_losses_the_next_damping_period_has_the_length_of_the_f
     flaps.evaluate(true, true, now);
     now = flaps.deadline().expect("a damping period");
     flaps.evaluate(true, true, now);
-    // The address was lost within the damping period that ends at `now`, so a further period
-    // begins.
+    // The address was lost within the damping period that has just ended, so a further damping
+    // period has begun.
     now = flaps.deadline().expect("a further damping period");
     flaps.evaluate(true, true, now);
     assert_eq!(flaps.deadline(), None);
