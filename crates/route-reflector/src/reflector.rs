@@ -185,7 +185,8 @@ fn check_changeable(before: &SpeakerConfig, after: &SpeakerConfig) -> Result<(),
     {
         None => Ok(()),
         Some((field, before, after)) => Err(format!(
-            "{field}: cannot change from {before} to {after} while the reflector runs; restart it"
+            "{field}: cannot change from {before} to {after} while the reflector runs; restart \
+             the reflector"
         )),
     }
 }

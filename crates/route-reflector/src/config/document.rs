@@ -288,7 +288,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for AllOr<T> {
                     return Ok(AllOr::All);
                 }
                 Err(E::custom(format!(
-                    "{text:?} is not a list; write all, or - {text}"
+                    "{text:?} is not a list; write the word all, or a list such as [{text}]"
                 )))
             }
 
