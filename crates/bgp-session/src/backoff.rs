@@ -1,10 +1,9 @@
-//! Growing pause between two attempts to connect.
+//! Growing, randomly shortened pauses between attempts to connect.
 
 use std::time::Duration;
 
 /// A pause that doubles from a minimum to a maximum. Each pause is shortened by a random part of up
-/// to a quarter (RFC 4271 section 10), so that the peers of one speaker do not all reconnect
-/// simultaneously.
+/// to a quarter (RFC 4271 section 10), so that not all sessions of a speaker dial simultaneously.
 #[derive(Clone, Debug)]
 pub(crate) struct DialBackoff {
     minimum: Duration,
@@ -21,14 +20,15 @@ impl DialBackoff {
         }
     }
 
-    /// Returns the pause after a failure, and doubles the next pause.
+    /// Returns the pause before the next dial, and doubles the pause that the next call returns, up
+    /// to the maximum.
     pub(crate) fn pause(&mut self, jitter: &mut Jitter) -> Duration {
         let pause = self.next;
         self.next = (self.next * 2).min(self.maximum);
         jitter.shorten(pause)
     }
 
-    /// Resets the pause to its minimum after a success.
+    /// Sets the pause that the next call of `pause` returns to the minimum.
     pub(crate) fn reset(&mut self) {
         self.next = self.minimum;
     }
@@ -69,7 +69,7 @@ mod tests {
             let pause = backoff.pause(&mut jitter);
             assert!(
                 pause <= seconds(whole) && pause >= seconds(whole) * 3 / 4,
-                "{pause:?} for {whole} s"
+                "the pause is {pause:?}, not 75 % to 100 % of {whole} s"
             );
         }
         backoff.reset();
@@ -80,6 +80,10 @@ mod tests {
     fn different_seeds_give_different_pauses() {
         let pause = |seed| Jitter::new(seed).shorten(Duration::from_secs(100));
         let distinct: std::collections::BTreeSet<_> = (0..100).map(pause).collect();
-        assert!(distinct.len() > 50, "{} of 100", distinct.len());
+        assert!(
+            distinct.len() > 50,
+            "only {} of 100 pauses differ",
+            distinct.len()
+        );
     }
 }

@@ -1,34 +1,38 @@
-//! Reasons for which this speaker ends a session.
+//! Reasons for which this speaker sends a Cease NOTIFICATION.
 
 use bgp_packet::{Notification, NotificationError};
 
 /// The reason of a Cease NOTIFICATION (RFC 4486).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cease {
-    /// The peer sent more paths than its maximum.
+    /// The peer sent more paths than the maximum in its configuration at this speaker.
     MaximumPaths,
-    /// The operator ended the session.
+    /// The operator of this speaker ended the session.
     AdministrativeShutdown {
-        /// Text for the operator of the peer (RFC 9003), cut after 255 octets. Empty: no text.
+        /// Text for the operator of the peer (RFC 9003). The NOTIFICATION contains at most 255
+        /// octets of the text, and no text if the text is empty.
         text: String,
     },
     /// The peer was removed from the configuration.
     PeerDeconfigured,
-    /// The operator restarts the session.
+    /// The operator of this speaker reset the session: the session ends its connections, then
+    /// accepts and opens new connections.
     AdministrativeReset {
-        /// Text for the operator of the peer (RFC 9003), cut after 255 octets. Empty: no text.
+        /// Text for the operator of the peer (RFC 9003). The NOTIFICATION contains at most 255
+        /// octets of the text, and no text if the text is empty.
         text: String,
     },
-    /// The speaker accepts no connection of the peer at present.
+    /// This speaker does not accept a connection from the peer at present.
     ConnectionRejected,
     /// The configuration of the peer changed, and the change requires a new session.
     OtherConfigurationChange,
-    /// Another connection of the peer was kept (RFC 4271 section 6.8).
+    /// The session had two connections with the peer and kept the other connection (RFC 4271
+    /// section 6.8).
     ConnectionCollisionResolution,
 }
 
 impl Cease {
-    /// Returns the NOTIFICATION that sends the reason to the peer.
+    /// Returns the NOTIFICATION that tells the peer the reason.
     pub fn notification(&self) -> Notification {
         let error = match self {
             Self::AdministrativeShutdown { text } => {

@@ -30,8 +30,8 @@ impl Direction {
 pub(crate) struct SessionConnection {
     pub(crate) id: ConnectionId,
     pub(crate) phase: OpenPhase,
-    /// The silence deadline for which the session has asked the driver to poll the socket. `None`:
-    /// no poll is pending.
+    /// The value of `silence_deadline` at the time when the session asked the driver to poll the
+    /// socket. `None`: no poll is pending.
     pub(crate) polled_for: Option<Instant>,
 }
 
@@ -42,7 +42,7 @@ pub(crate) enum OpenPhase {
     OpenSent { deadline: Instant },
     /// This side has accepted the OPEN message of the peer and waits for a KEEPALIVE.
     OpenConfirm(Agreement),
-    /// Both sides have accepted the OPEN message of the other side.
+    /// Each side has accepted the OPEN message of the other side.
     Established(Agreement),
 }
 
@@ -81,8 +81,8 @@ impl SessionConnection {
         }
     }
 
-    /// Returns the time at which the peer counts as silent, unless a message arrives before.
-    /// `None`: never.
+    /// Returns the time at which the peer counts as silent, unless a message arrives before this
+    /// time. `None`: the peer never counts as silent.
     pub(crate) fn silence_deadline(&self) -> Option<Instant> {
         match &self.phase {
             OpenPhase::OpenSent { deadline } => Some(*deadline),
@@ -92,8 +92,8 @@ impl SessionConnection {
         }
     }
 
-    /// Returns the time at which the driver must poll the socket: the silence deadline, unless a
-    /// poll is already pending.
+    /// Returns the time at which the driver must poll the socket: the silence deadline. `None` if a
+    /// poll is pending, or if the peer never counts as silent.
     pub(crate) fn poll_deadline(&self) -> Option<Instant> {
         match self.polled_for {
             Some(_) => None,

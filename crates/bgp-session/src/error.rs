@@ -13,25 +13,26 @@ pub enum SessionError {
     /// An attempt to connect failed.
     #[error("cannot connect: {0}")]
     Dial(String),
-    /// An attempt to connect took too long.
+    /// An attempt to connect had no result within `connect_timeout`.
     #[error("cannot connect: no answer within {} ms", .0.as_millis())]
     DialTimeout(Duration),
     /// The connection ended without a NOTIFICATION.
     #[error("connection lost: {0}")]
     ConnectionLost(String),
-    /// The peer opened a newer connection, so it has abandoned this connection.
+    /// The peer opened a newer connection before this connection was established, so the peer has
+    /// abandoned this connection.
     #[error("replaced by a newer connection of the peer")]
     Replaced,
-    /// The peer sent no OPEN message in time.
+    /// The peer sent no OPEN message within `open_timeout`.
     #[error("no OPEN message from the peer within {} ms", .0.as_millis())]
     OpenTimeout(Duration),
-    /// The peer sent no message for the hold time.
+    /// The peer sent no message for the negotiated hold time.
     #[error("hold timer expired: no message from the peer for {} s", .0.as_secs())]
     HoldTimerExpired(Duration),
-    /// The peer reads nothing from its socket (RFC 9687).
+    /// The peer read nothing from its socket for the send hold time (RFC 9687).
     #[error("send hold timer expired: the peer reads nothing from its socket")]
     SendHoldTimerExpired,
-    /// The OPEN message of the peer has another AS than the configuration.
+    /// The AS number in the OPEN message of the peer differs from the configured AS number.
     #[error("peer has AS {received}, expected AS {expected}")]
     UnexpectedPeerAsn { expected: Asn, received: Asn },
     /// The OPEN message of an internal peer has the router id of this speaker.
@@ -49,7 +50,8 @@ pub enum SessionError {
     /// The peer supports none of the address families of this side.
     #[error("peer supports none of the address families {0:?}")]
     NoCommonFamily(Vec<Family>),
-    /// The peer sent a malformed message, or violated a policy of the driver.
+    /// The peer sent a malformed message, or violated a policy of the driver, such as a maximum of
+    /// paths.
     #[error("{problem}")]
     Violation {
         problem: String,
@@ -70,13 +72,15 @@ pub enum SessionError {
     /// This side ended the connection with a Cease NOTIFICATION.
     #[error("ended by this side: {}", .0.notification())]
     Ceased(Cease),
-    /// The session had two connections and kept the other one (RFC 4271 section 6.8).
+    /// The session had two connections, closed this connection and kept the other connection (RFC
+    /// 4271 section 6.8).
     #[error("connection collision: closed the {0:?} connection and kept the other one")]
     CollisionLost(Direction),
 }
 
 impl SessionError {
-    /// Returns the NOTIFICATION that this side sends before it closes the connection, if any.
+    /// Returns the NOTIFICATION that this side sends before it closes the connection. `None`: this
+    /// side closes the connection without a NOTIFICATION.
     pub(crate) fn notification(&self) -> Option<Notification> {
         let error = match self {
             Self::Dial(_)
@@ -135,7 +139,8 @@ impl SessionError {
         }
     }
 
-    /// Reports whether an operator of one side ended the session, or changed its configuration.
+    /// Reports whether an operator of one side ended the session, or changed the configuration of
+    /// the session.
     pub fn is_deliberate(&self) -> bool {
         let is_cease = matches!(self, Self::Ceased(_) | Self::NotificationReceived(_));
         is_cease
@@ -148,7 +153,7 @@ impl SessionError {
             )
     }
 
-    /// Reports whether one side sent a NOTIFICATION about an error of the other side.
+    /// Reports whether a NOTIFICATION, sent or received, explains why the connection ended.
     pub(crate) fn is_explained_by_notification(&self) -> bool {
         matches!(
             self,
@@ -162,8 +167,8 @@ impl SessionError {
         )
     }
 
-    /// Reports whether the error can be the consequence of an earlier error: after a side has
-    /// explained an error in a NOTIFICATION, it often closes later connections without an
+    /// Reports whether the error can be the consequence of an earlier error: a side that has
+    /// explained an error in a NOTIFICATION often closes the following connections without an
     /// explanation.
     pub(crate) fn is_consequence(&self) -> bool {
         let is_refusal = matches!(
@@ -182,8 +187,8 @@ fn hold_time_offer(seconds: &u16) -> String {
     }
 }
 
-/// Encodes the capabilities that the peer lacks (RFC 5492 section 3): code, length, AFI, reserved,
-/// SAFI.
+/// Encodes one multiprotocol capability for each family as the data of a NOTIFICATION (RFC 5492
+/// section 3): code, length, AFI, reserved octet, SAFI.
 fn multiprotocol_capabilities(families: &[Family]) -> Bytes {
     let mut data = BytesMut::new();
     for family in families {
@@ -222,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_notification_lists_the_families_that_the_peer_lacks() {
+    fn the_notification_for_a_missing_common_family_lists_the_families_of_this_side() {
         let error = SessionError::NoCommonFamily(vec![Family::Ipv6Unicast]);
         let notification = error.notification().expect("the peer gets a NOTIFICATION");
         assert_eq!(notification.error.code, 2);

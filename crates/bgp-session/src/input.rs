@@ -11,16 +11,18 @@ use crate::{cease::Cease, connection::ConnectionId};
 pub enum SessionInput {
     /// Start the session. Ignored unless the session is idle.
     Start,
-    /// End all connections and accept none until `Start`.
+    /// End all connections with a Cease NOTIFICATION. Until `Start`, the session neither dials nor
+    /// accepts connections.
     Stop(Cease),
-    /// End all connections, then reconnect.
+    /// End all connections with a Cease NOTIFICATION. Then accept connections, and dial after the
+    /// shortest pause if the session is active. Ignored if the session is idle.
     Reset(Cease),
-    /// The attempt to connect succeeded.
+    /// The attempt to connect that the session requested succeeded.
     Connected(ConnectionId),
-    /// The attempt to connect failed. The text describes the cause.
+    /// The attempt to connect that the session requested failed. The text describes the cause.
     DialFailed(String),
     /// The peer did not answer the attempt to connect within `connect_timeout`. The driver measures
-    /// this time, not the session.
+    /// this time; the session has no timer for a dial.
     DialTimedOut,
     /// The peer opened a connection.
     Accepted(ConnectionId),
@@ -31,25 +33,26 @@ pub enum SessionInput {
     /// `notification`, ends, and neither dials nor accepts connections during `pause`.
     Refuse {
         connection: ConnectionId,
-        /// Description for the operator of this side.
+        /// Description of the violation for the operator of this side.
         problem: String,
         notification: Notification,
         pause: Duration,
     },
-    /// End the pause of `Refuse` early. Ignored unless the session pauses.
+    /// End the pause of `Refuse` before its time. Ignored outside of such a pause.
     EndPause,
-    /// Ask the peer to send all routes of the family again. Ignored if the peer did not offer the
-    /// ROUTE-REFRESH capability.
+    /// Ask the peer to send all routes of the family again. Ignored unless the session is
+    /// established, the family is negotiated, and the peer offers the ROUTE-REFRESH capability.
     RequestRefresh(Family),
     /// The answer to [`crate::SessionOutput::Poll`]: the driver has read the socket until it was
     /// empty, and has passed each message to the session.
     Polled(ConnectionId),
-    /// The driver wrote this number of UPDATE messages to the connection.
+    /// The driver wrote the given number of UPDATE messages to the connection.
     UpdatesWritten(ConnectionId, u64),
     /// The peer read nothing from its socket for [`crate::Negotiated::send_hold_time`].
     SendHoldTimerExpired(ConnectionId),
     /// The connection ended without a NOTIFICATION. The text describes the cause.
     ConnectionLost(ConnectionId, String),
-    /// [`crate::Session::next_deadline`] has passed. Without effect if no deadline has passed.
+    /// The time that [`crate::Session::next_deadline`] returns has come. Without effect before this
+    /// time.
     DeadlineReached,
 }

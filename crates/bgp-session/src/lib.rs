@@ -1,10 +1,12 @@
 //! State machine of one BGP peer.
 //!
-//! A [`Session`] represents a configured peer, connected or not. The caller passes events, the
-//! session returns actions; the session itself uses no clock, no sockets and no randomness.
+//! A [`Session`] represents one peer, connected or not. The caller, which this crate calls the
+//! driver, passes events to the session and performs the actions that the session returns. The
+//! session itself uses no clock, no sockets and no randomness.
 //!
 //! A session can have two TCP connections, one that this side opened and one that the peer opened.
-//! Their OPEN messages decide which connection is kept (RFC 4271 section 6.8).
+//! The router ids in the OPEN messages decide which connection the session keeps (RFC 4271 section
+//! 6.8).
 //!
 //! ```text
 //!             Start                    dial due                    connected
@@ -27,9 +29,9 @@
 //! Established are states of a connection; a session with two connections reports the more advanced
 //! state. "dial" means an attempt of this side to connect.
 //!
-//! One difference from RFC 4271 section 8: after an error the session changes to Active instead of
-//! Idle, so that a peer can reconnect immediately. RFC 4271 delays a failing session in Idle; this
-//! crate lengthens the pause between two dials instead.
+//! The crate differs from RFC 4271 section 8 in one point: after an error the session changes to
+//! Active instead of Idle, so that the peer can reconnect immediately. RFC 4271 delays a failing
+//! session in Idle; this crate lengthens the pause between two dials instead.
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

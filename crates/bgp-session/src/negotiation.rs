@@ -39,8 +39,8 @@ pub struct Negotiated {
 }
 
 impl Negotiated {
-    /// Checks the OPEN message of the peer (RFC 4271 section 6.2) and combines it with the settings
-    /// of this side.
+    /// Checks the OPEN message of the peer (RFC 4271 section 6.2) and combines the message with the
+    /// settings of this side.
     pub(crate) fn new(settings: &SessionSettings, open: &Open) -> Result<Self, SessionError> {
         if let Some(expected) = settings.peer_asn
             && expected != open.asn
@@ -51,12 +51,13 @@ impl Negotiated {
             });
         }
         let internal = open.asn == settings.local_asn;
-        // RFC 6286 section 2.2: a router id must be unique only within its AS.
+        // RFC 6286 section 2.2: a router id must be unique only within an AS, so the check applies
+        // only to internal peers.
         if internal && open.router_id == settings.router_id {
             return Err(SessionError::OwnRouterId(open.router_id));
         }
-        // RFC 4271 section 4.2 allows a speaker to reject a connection because of the offered hold
-        // time.
+        // RFC 4271 section 4.2 allows a speaker to reject a connection because of the hold time
+        // that the peer offers.
         if open.hold_time_seconds < settings.minimum_hold_time_seconds {
             return Err(SessionError::UnacceptableHoldTime {
                 offered_seconds: open.hold_time_seconds,
@@ -96,13 +97,15 @@ impl Negotiated {
         })
     }
 
-    /// Returns a third of the hold time (RFC 4271 section 4.4). `None`: send no keepalives.
+    /// Returns a third of the hold time (RFC 4271 section 4.4). `None`: this side sends no
+    /// keepalives.
     pub fn keepalive_interval(&self) -> Option<Duration> {
         self.hold_time.map(|hold_time| hold_time / 3)
     }
 
     /// Returns the time for which a peer can leave its socket unread before this side closes the
-    /// connection (RFC 9687 section 3.2). `None`: no limit.
+    /// connection: twice the hold time, at least 8 minutes (RFC 9687 section 3.2). `None`: no
+    /// limit.
     pub fn send_hold_time(&self) -> Option<Duration> {
         const MINIMUM: Duration = Duration::from_secs(8 * 60);
         self.hold_time.map(|hold_time| (hold_time * 2).max(MINIMUM))
@@ -133,8 +136,9 @@ impl Negotiated {
     }
 }
 
-/// The capabilities of an OPEN message, grouped by kind. A repeated capability counts once (RFC
-/// 5492 section 4). For add-path, the last entry of a family is used (RFC 7911 section 4).
+/// The capabilities of the peer's OPEN message, grouped by kind. A repeated capability counts once
+/// (RFC 5492 section 4). Of several add-path entries of a family, the last entry counts (RFC 7911
+/// section 4).
 #[derive(Default)]
 struct Offered {
     families: Vec<Family>,

@@ -7,7 +7,8 @@ use bgp_packet::NotificationError;
 macro_rules! reasons {
     ($($(#[$doc:meta])* $name:ident = $label:literal,)*) => {
         /// The kind of failure that ended or prevented a session. The list is short, so that a
-        /// reason can be a metric label.
+        /// reason can be a metric label. A reason that names a NOTIFICATION, a Cease or an OPEN
+        /// message applies to sent and to received NOTIFICATIONs.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum FailureReason {
             $($(#[$doc])* $name,)*
@@ -16,7 +17,7 @@ macro_rules! reasons {
         impl FailureReason {
             pub const ALL: &'static [Self] = &[$(Self::$name,)*];
 
-            /// Returns the name of the reason in metrics, logs and lists.
+            /// Returns the name of the reason in metrics, logs and status lists.
             pub const fn label(self) -> &'static str {
                 match self {
                     $(Self::$name => $label,)*
@@ -29,31 +30,34 @@ macro_rules! reasons {
 reasons! {
     /// An attempt to connect failed.
     DialFailed = "dial_failed",
-    /// The peer did not answer an attempt to connect.
+    /// The peer did not answer an attempt to connect within `connect_timeout`.
     DialTimeout = "dial_timeout",
     /// The connection ended without a NOTIFICATION.
     ConnectionLost = "connection_lost",
-    /// The peer opened a newer connection, which replaced its unfinished older connection.
+    /// The peer opened a newer connection, which replaced an older connection of the peer that was
+    /// not established.
     Replaced = "replaced",
-    /// The peer did not send its OPEN message in time.
+    /// The peer did not send its OPEN message within `open_timeout`.
     OpenTimeout = "open_timeout",
-    /// The peer sent no message for the hold time.
+    /// NOTIFICATION with code 4, Hold Timer Expired: one side received no message for the hold
+    /// time.
     HoldTimerExpired = "hold_timer_expired",
-    /// The peer read nothing from its socket for the send hold time.
+    /// NOTIFICATION with code 8, Send Hold Timer Expired: one side read nothing from its socket for
+    /// the send hold time.
     SendHoldTimerExpired = "send_hold_timer_expired",
     /// NOTIFICATION with code 1, Message Header Error.
     BadMessageHeader = "bad_message_header",
-    /// OPEN Message Error with a subcode that has no reason in this list.
+    /// NOTIFICATION with code 2, OPEN Message Error, and a subcode that has no reason in this list.
     MalformedOpen = "malformed_open",
     /// OPEN message with a BGP version other than 4.
     UnsupportedVersion = "unsupported_version",
-    /// OPEN message with an unexpected or reserved AS.
+    /// OPEN message with an AS number that is reserved, or that the receiver does not expect.
     BadPeerAs = "bad_peer_as",
     /// OPEN message with the receiver's own router id, or with 0.0.0.0.
     BadRouterId = "bad_router_id",
     /// OPEN message with an unsupported optional parameter, such as authentication.
     UnsupportedParameter = "unsupported_parameter",
-    /// OPEN message with a hold time of 1 s or 2 s, or below the configured minimum.
+    /// OPEN message with a hold time of 1 s or 2 s, or below the minimum of the receiver.
     UnacceptableHoldTime = "unacceptable_hold_time",
     /// OPEN message without a capability that the receiver requires.
     UnsupportedCapability = "unsupported_capability",
@@ -63,7 +67,7 @@ reasons! {
     MalformedRouteRefresh = "malformed_route_refresh",
     /// A message arrived in the wrong state: NOTIFICATION with code 5, Finite State Machine Error.
     UnexpectedMessage = "unexpected_message",
-    /// Cease: the sender of the paths exceeded the maximum of the receiver.
+    /// Cease: one side sent more paths than the maximum that the other side allows.
     MaximumPaths = "maximum_paths",
     AdministrativeShutdown = "administrative_shutdown",
     PeerDeconfigured = "peer_deconfigured",
@@ -71,14 +75,16 @@ reasons! {
     ConnectionRejected = "connection_rejected",
     /// Cease: the configuration of the session changed.
     ConfigurationChange = "configuration_change",
-    /// Cease: the peer has two connections, and the other connection was kept.
+    /// Cease: the session had two connections, and the other connection was kept.
     Collision = "collision",
     OutOfResources = "out_of_resources",
-    /// Cease with any other subcode.
+    /// Cease with a subcode that has no reason in this list.
     Cease = "cease",
-    /// The group of a dynamic peer has reached its maximum number of peers.
+    /// The speaker refused a dynamic peer, because its group has the maximum number of dynamic
+    /// peers.
     GroupFull = "group_full",
-    /// The address of a dynamic peer has reached its maximum number of peers.
+    /// The speaker refused a dynamic peer, because the maximum number of dynamic peers connects
+    /// from its address.
     AddressFull = "address_full",
     /// A NOTIFICATION with an unknown error code.
     Other = "other",
@@ -148,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn labels_are_unique_and_each_reason_indexes_its_entry_in_all() {
+    fn labels_are_unique_and_the_number_of_each_reason_is_its_position_in_all() {
         let labels: BTreeSet<_> = FailureReason::ALL.iter().map(|it| it.label()).collect();
         assert_eq!(labels.len(), FailureReason::ALL.len());
         for (position, reason) in FailureReason::ALL.iter().enumerate() {

@@ -41,7 +41,8 @@ enum Dialler {
     /// The session neither dials nor accepts connections until `until`. `None`: until
     /// [`SessionInput::Start`].
     Stopped { until: Option<Instant> },
-    /// The session accepts connections and dials at `until`. `None`: the session is passive.
+    /// The session accepts connections and dials at `until`. `None`: the session is passive and
+    /// never dials.
     Waiting { until: Option<Instant> },
     /// A dial is pending. The driver reports a timeout after `connect_timeout`.
     Dialling,
@@ -78,12 +79,12 @@ impl Session {
         self.state
     }
 
-    /// Returns the time of the error in [`Self::status`].
+    /// Returns the time of [`SessionStatus::last_error`].
     pub fn last_error_at(&self) -> Option<Instant> {
         self.last_error.as_ref().map(|(at, _)| *at)
     }
 
-    /// Returns the established connection.
+    /// Returns the established connection. `None`: the session is not established.
     pub fn established(&self) -> Option<ConnectionId> {
         self.connections()
             .find(|connection| connection.is_established())
@@ -112,7 +113,8 @@ impl Session {
 
     /// Handles an event and returns the actions for the driver.
     ///
-    /// An event of a connection that the session has closed already is ignored.
+    /// The session ignores an event of a connection that it has closed, except that it counts
+    /// written UPDATE messages.
     pub fn handle(&mut self, input: SessionInput, now: Instant) -> Vec<SessionOutput> {
         let mut outputs = Vec::new();
         self.apply(input, now, &mut outputs);
@@ -239,7 +241,7 @@ impl Session {
 
     fn connected(&mut self, id: ConnectionId, now: Instant, outputs: &mut Vec<SessionOutput>) {
         if self.dialler != Dialler::Dialling {
-            // The session cancelled the dial after the driver had connected.
+            // The driver connected before it received the request to cancel the dial.
             outputs.push(SessionOutput::Close(id));
             return;
         }
@@ -257,12 +259,14 @@ impl Session {
             Dialler::Dialling | Dialler::Connected => {}
         }
         if self.established().is_some() {
-            // RFC 4271 section 6.8: the established connection is kept.
+            // RFC 4271 section 6.8: a session keeps its established connection and rejects a new
+            // connection.
             self.reject(id, Cease::ConnectionCollisionResolution, outputs);
             return;
         }
         if self.incoming.is_some() {
-            // A peer opens one connection at a time, so it has abandoned the earlier connection.
+            // A peer opens one connection at a time, so it has abandoned the connection that it
+            // opened before.
             self.take_down(Direction::Incoming, SessionError::Replaced, now, outputs);
         }
         self.open(id, Direction::Incoming, now, outputs);
@@ -322,7 +326,8 @@ impl Session {
         }
     }
 
-    /// Ends a connection. Schedules the next dial if the session has no other connection.
+    /// Ends a connection. If the session has no other connection and no pending dial, schedules the
+    /// next dial of an active session.
     fn end_connection(
         &mut self,
         direction: Direction,
@@ -366,13 +371,14 @@ impl Session {
         }
         if connection.is_established() {
             outputs.push(SessionOutput::Down(connection.id, error.clone()));
-            // Reset the pause only after a long session, so that the pauses stay long for a session
-            // that always ends soon after it was established.
+            // Reset the pause only if the connection was established for at least the longest
+            // pause. So the pauses stay long for a session that always ends soon after it was
+            // established.
             if now.duration_since(self.since) >= self.settings.connect_retry_maximum {
                 self.backoff.reset();
             }
         }
-        // A collision is a normal part of establishing a session.
+        // The loss of a collision is no failure: a collision can occur whenever both sides dial.
         let is_failure = !matches!(error, SessionError::CollisionLost(_));
         if is_failure && !connection.is_established() {
             outputs.push(SessionOutput::Failed(error.clone()));
@@ -383,8 +389,9 @@ impl Session {
         }
     }
 
-    /// Records the error for the status. An error that a NOTIFICATION explained is not overwritten
-    /// by its consequences, such as lost connections, until the session is established.
+    /// Records the error for the status. After an error that a NOTIFICATION explained, the
+    /// consequences of this error, such as lost connections, are not recorded until the session has
+    /// been established.
     fn record_error(&mut self, error: SessionError, now: Instant) {
         let is_explained = self
             .last_error

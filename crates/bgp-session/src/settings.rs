@@ -24,14 +24,17 @@ pub struct SessionSettings {
     pub active: bool,
     /// Offered hold time in seconds: 0 (no hold timer and no keepalives), or 3 to 65535.
     pub hold_time_seconds: u16,
-    /// Shortest acceptable hold time of the peer, in seconds. 0: any hold time, including none.
+    /// Shortest hold time, in seconds, that this side accepts in the OPEN message of the peer. 0:
+    /// this side accepts any hold time, and a peer without a hold time.
     pub minimum_hold_time_seconds: u16,
     /// Longest wait for the OPEN message of the peer. RFC 4271 section 8.2.2 suggests 4 minutes,
     /// but a reachable peer answers within a round trip.
     pub open_timeout: Duration,
-    /// Longest wait for the result of an attempt to connect.
+    /// Time after which the driver gives up an attempt to connect that has no result.
     pub connect_timeout: Duration,
-    /// Pause before the second attempt to connect. The pause doubles with each failure.
+    /// Pause after the first failed attempt to connect. The pause doubles with each further
+    /// failure, up to `connect_retry_maximum`. A random part of up to a quarter shortens each
+    /// pause.
     pub connect_retry_minimum: Duration,
     /// Longest pause between two attempts to connect.
     pub connect_retry_maximum: Duration,
@@ -45,7 +48,7 @@ pub enum InvalidSettings {
     /// RFC 7607 reserves AS 0.
     #[error("AS 0 is reserved")]
     AsnZero,
-    /// RFC 6286 does not allow this router id.
+    /// RFC 6286 does not allow the router id 0.0.0.0.
     #[error("router id 0.0.0.0 is not allowed")]
     RouterIdZero,
     /// RFC 4271 section 4.2 does not allow a hold time of 1 s or 2 s.
@@ -55,7 +58,7 @@ pub enum InvalidSettings {
     NoFamily,
     #[error("address family {0:?} is listed twice")]
     FamilyTwice(Family),
-    #[error("the shortest pause between attempts to connect is zero or longer than the longest")]
+    #[error("shortest pause between attempts to connect is zero or longer than the longest pause")]
     ConnectRetry,
 }
 
@@ -85,7 +88,7 @@ impl SessionSettings {
     /// Checks that a session can use the settings.
     ///
     /// # Errors
-    /// Returns the first setting that a session cannot use.
+    /// Returns an error for the first setting that a session cannot use.
     pub fn validate(&self) -> Result<(), InvalidSettings> {
         if self.local_asn.0 == 0 || self.peer_asn == Some(Asn(0)) {
             return Err(InvalidSettings::AsnZero);

@@ -21,7 +21,7 @@ pub enum SessionState {
     Established,
 }
 
-/// Counts of messages since the session was created.
+/// Counts of messages and established connections since the session was created.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SessionCounters {
     /// Messages of all types from the peer.
@@ -32,7 +32,7 @@ pub struct SessionCounters {
     pub updates_received: u64,
     /// UPDATE messages to the peer.
     pub updates_sent: u64,
-    /// Times that the session was established.
+    /// Number of connections that were established.
     pub established: u64,
 }
 
@@ -44,13 +44,14 @@ pub struct SessionStatus {
     pub since: Instant,
     /// `None` in the states before OpenConfirm.
     pub negotiated: Option<Negotiated>,
-    /// Time at which the session ends unless the peer sends a message before. `None`: the hold
-    /// timer does not run.
+    /// Time at which the connection ends unless the peer sends a message before this time. `None`:
+    /// the hold timer does not run.
     pub hold_deadline: Option<Instant>,
     /// Time of the next attempt to connect. `None`: no attempt is scheduled.
     pub dial_deadline: Option<Instant>,
-    /// Time and cause of the last failure. An error that a NOTIFICATION explained stays here
-    /// although later connections are lost, until the session is established.
+    /// Time and cause of the last failure. After an error that a NOTIFICATION explained, the
+    /// consequences of this error, such as lost connections, are not recorded until the session has
+    /// been established.
     pub last_error: Option<(Instant, SessionError)>,
     pub counters: SessionCounters,
 }

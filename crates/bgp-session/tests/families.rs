@@ -10,8 +10,8 @@ use bytes::BytesMut;
 
 const CONNECTION: ConnectionId = ConnectionId(1);
 
-/// Returns the outputs of a session for an OPEN message of AS 64512 with these encoded
-/// capabilities.
+/// Returns the outputs of a session for an OPEN message of AS 64512 with the encoded
+/// `capabilities`.
 fn answer(capabilities: &[u8]) -> Vec<SessionOutput> {
     let parameter = u8::try_from(capabilities.len()).unwrap();
     let mut octets = vec![0xff; 16];
@@ -66,7 +66,8 @@ fn a_peer_with_a_common_and_an_unknown_family_is_accepted() {
     );
 }
 
-/// RFC 4760 section 8: a peer without this capability exchanges IPv4 unicast routes only.
+/// RFC 4760 section 8: a peer without the multiprotocol capability exchanges only IPv4 unicast
+/// routes.
 #[test]
 fn a_peer_without_a_multiprotocol_capability_is_accepted_for_ipv4_unicast() {
     let outputs = answer(&[2, 0]);

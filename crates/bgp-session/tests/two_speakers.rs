@@ -1,5 +1,5 @@
-//! Two sessions over a simulated network with random delays. The network keeps the order of
-//! messages within each connection and direction.
+//! Tests of two sessions over a simulated network with random delays. The network keeps the order
+//! of messages within each connection and direction.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -21,7 +21,8 @@ enum Transit {
     Accepted,
     Connected,
     Message(Message),
-    /// The answer to a poll. It arrives after all events that were sent before it.
+    /// The answer to a poll. The network delivers it after all earlier events of the connection to
+    /// the side.
     Polled,
     Lost,
 }
@@ -31,7 +32,7 @@ struct NetworkSimulation {
     now: Instant,
     /// Undelivered events of each connection and receiver, oldest first.
     transit: BTreeMap<(ConnectionId, SideIndex), VecDeque<Transit>>,
-    /// The sides that have not closed the connection.
+    /// The sides of each connection that have not closed the connection.
     open: BTreeMap<ConnectionId, Vec<SideIndex>>,
     /// The pending dial of each side.
     dialling: [Option<ConnectionId>; 2],
@@ -100,7 +101,8 @@ impl NetworkSimulation {
         self.put(id, 1 - side, Transit::Lost);
     }
 
-    /// Delivers the oldest event of one queue. Returns false if no event is undelivered.
+    /// Delivers the oldest event of the queue that `choice` selects. Returns false if all queues
+    /// are empty.
     fn deliver(&mut self, choice: usize) -> bool {
         let keys: Vec<_> = self.transit.keys().copied().collect();
         let Some(&(id, side)) = keys.get(choice % keys.len().max(1)) else {
@@ -178,7 +180,8 @@ proptest! {
         let begin = simulation.now;
         simulation.feed(0, SessionInput::Start);
         let mut has_started = false;
-        // The first deliveries are in random order, all later ones in the order of the queues.
+        // `choices` selects the queue of each of the first deliveries. Each delivery after them
+        // takes the first queue.
         for (step, choice) in choices.iter().copied().chain(std::iter::repeat_n(0, 3000)).enumerate() {
             if step >= late_start && !std::mem::replace(&mut has_started, true) {
                 simulation.feed(1, SessionInput::Start);
@@ -192,7 +195,7 @@ proptest! {
         }
         prop_assert!(simulation.are_established(), "{:#?}", simulation.sessions);
         prop_assert!(simulation.now - begin < Duration::from_secs(10), "{:?}", simulation.now - begin);
-        // The session stays established, and no side dials again.
+        // Both sessions stay established for 200 s, more than two hold times.
         let end = simulation.now + Duration::from_secs(200);
         while simulation.now < end {
             if !simulation.deliver(0) {

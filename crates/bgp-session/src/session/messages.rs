@@ -74,12 +74,12 @@ impl Session {
         }
     }
 
-    /// Continues with a connection whose OPEN message was acceptable. If the session has two
+    /// Continues with a connection whose OPEN message this side accepts. If the session has two
     /// connections, keeps the connection that the side with the higher router id opened.
     ///
-    /// RFC 4271 section 6.8 allows this decision as soon as the router id of the peer is known,
-    /// even if the other connection is in OpenSent. The result is therefore independent of the
-    /// order in which the OPEN messages arrive.
+    /// RFC 4271 section 6.8 allows the session to close a connection as soon as the router id of
+    /// the peer is known, even if the other connection is in OpenSent. Therefore the order in which
+    /// the OPEN messages arrive does not change which connection is kept.
     fn confirm(
         &mut self,
         direction: Direction,
@@ -106,8 +106,9 @@ impl Session {
                 return;
             }
         }
-        // If the other direction is the winner, the pending dial continues: the peer might have
-        // accepted the dialled connection already, and might close the current connection.
+        // A connection that wins a collision makes a pending dial useless. If the dialled
+        // connection would win, the dial continues: the peer might have accepted the dialled
+        // connection, and might therefore close the connection that this OPEN message arrived on.
         if direction == winner {
             self.cancel_dial(outputs);
         }
@@ -130,7 +131,8 @@ impl Session {
         self.send(id, Message::Keepalive, outputs);
     }
 
-    /// Stops dialling, because no further connection can replace the existing connection.
+    /// Cancels a pending dial. The caller has found that a dialled connection could not replace the
+    /// existing connection.
     fn cancel_dial(&mut self, outputs: &mut Vec<SessionOutput>) {
         if self.dialler == Dialler::Dialling {
             outputs.push(SessionOutput::CancelDial);
@@ -142,7 +144,7 @@ impl Session {
         self.cancel_dial(outputs);
         if self.slot(direction.other()).is_some() {
             // The other connection was opened after `confirm` had compared the router ids, and the
-            // peer has not sent an OPEN message on it.
+            // peer has sent no OPEN message on the other connection.
             let lost = SessionError::CollisionLost(direction.other());
             self.take_down(direction.other(), lost, now, outputs);
         }

@@ -1,4 +1,4 @@
-//! Tests that compare the complete exchange of one session with an expected transcript.
+//! Tests of one session, whose inputs and outputs a transcript records as text.
 
 mod collision;
 mod open;
@@ -101,7 +101,8 @@ impl SessionTranscript {
         }
     }
 
-    /// Advances the time to the next deadline. Returns the time that passed.
+    /// Advances the time to the next deadline and passes `DeadlineReached` to the session. Returns
+    /// the duration of the advance.
     fn wait(&mut self) -> Duration {
         let deadline = self.session.next_deadline().expect("a timer runs");
         let passed = deadline - self.now;
@@ -110,7 +111,8 @@ impl SessionTranscript {
         passed
     }
 
-    /// Advances the time to the next deadline. Returns whether the session asks for a poll.
+    /// Advances the time to the next deadline and passes `DeadlineReached` to the session. Returns
+    /// whether the session then asks for a poll of connection `A`.
     fn wait_for_poll(&mut self) -> bool {
         let deadline = self.session.next_deadline().expect("a timer runs");
         self.now = self.now.max(deadline);
@@ -264,12 +266,13 @@ fn a_route_refresh_for_a_family_that_was_not_negotiated_is_ignored() {
     );
     assert_eq!(refresh(Some(Family::Ipv6Unicast)), []);
     assert_eq!(refresh(None), []);
-    // The peer did not offer the ROUTE-REFRESH capability, so it gets no request.
+    // The peer did not offer the ROUTE-REFRESH capability, so this side sends no ROUTE-REFRESH to
+    // the peer.
     assert_eq!(transcript.feed(SessionInput::RequestRefresh(family)), []);
 }
 
 #[test]
-fn a_route_refresh_is_requested_from_a_peer_with_the_capability() {
+fn a_route_refresh_is_requested_from_a_peer_with_the_route_refresh_capability() {
     let mut transcript = established();
     let family = Family::Ipv6Unicast;
     let refresh = Message::RouteRefresh(RouteRefresh {

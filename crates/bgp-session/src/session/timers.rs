@@ -60,8 +60,8 @@ impl Session {
         }
     }
 
-    /// Ends the connection if the peer is silent. Each message postpones the deadline, so the peer
-    /// is silent if the deadline of the poll is unchanged after the driver has read the socket.
+    /// Ends the connection if the peer is silent. Each message postpones the silence deadline, so
+    /// the peer is silent if the deadline is unchanged after the driver has read the socket.
     pub(super) fn polled(
         &mut self,
         id: ConnectionId,
@@ -98,8 +98,8 @@ impl Session {
         }
     }
 
-    /// Restarts the timer after this side has sent a KEEPALIVE or UPDATE message (RFC 4271 section
-    /// 8.2.2).
+    /// Restarts the keepalive timer after this side has sent a KEEPALIVE or UPDATE message (RFC
+    /// 4271 section 8.2.2).
     pub(super) fn restart_keepalive_timer(&mut self, id: ConnectionId, now: Instant) {
         let interval = self
             .connections()

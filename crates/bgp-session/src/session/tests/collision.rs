@@ -3,7 +3,7 @@
 use super::*;
 
 /// Returns a session with two connections: `A`, opened by this side, and `B`, opened by the peer.
-/// The OPEN message of the peer has arrived on `first`.
+/// An OPEN message of the peer with `router_id` has arrived on `first`.
 fn collision(router_id: Ipv4Addr, first: ConnectionId) -> SessionTranscript {
     let mut transcript = SessionTranscript::new(settings());
     transcript.feed_all([
@@ -16,7 +16,7 @@ fn collision(router_id: Ipv4Addr, first: ConnectionId) -> SessionTranscript {
 }
 
 #[test]
-fn a_collision_keeps_the_connection_of_the_side_with_the_higher_router_id() {
+fn a_collision_keeps_the_connection_that_the_side_with_the_higher_router_id_opened() {
     let mut ours_is_higher = collision(LOWER, B);
     ours_is_higher.feed_all([open_from(A, LOWER), keepalive_from(A)]);
     assert_eq!(ours_is_higher.session.established(), Some(A));
@@ -58,7 +58,7 @@ fn a_collision_keeps_the_connection_of_the_side_with_the_higher_router_id() {
 }
 
 #[test]
-fn the_result_of_a_collision_is_independent_of_the_order_of_the_opens() {
+fn the_order_of_the_open_messages_does_not_change_which_connection_a_collision_keeps() {
     for (router_id, kept, closed) in [(LOWER, A, B), (HIGHER, B, A)] {
         for first in [A, B] {
             let mut transcript = collision(router_id, first);
@@ -77,7 +77,7 @@ fn the_result_of_a_collision_is_independent_of_the_order_of_the_opens() {
 }
 
 #[test]
-fn the_as_decides_a_collision_of_equal_router_ids() {
+fn the_higher_as_number_decides_a_collision_of_equal_router_ids() {
     for (peer_asn, kept) in [(Asn(64513), B), (Asn(64511), A)] {
         let mut transcript = SessionTranscript::new(SessionSettings {
             peer_asn: None,
@@ -99,7 +99,7 @@ fn the_as_decides_a_collision_of_equal_router_ids() {
 }
 
 #[test]
-fn an_established_connection_is_kept_in_a_collision() {
+fn a_session_keeps_its_established_connection_in_a_collision() {
     let mut transcript = established();
     transcript.feed(SessionInput::Accepted(B));
     assert_eq!(transcript.session.established(), Some(A));
@@ -112,7 +112,7 @@ fn an_established_connection_is_kept_in_a_collision() {
 }
 
 #[test]
-fn a_new_connection_of_the_peer_replaces_its_connection_without_open() {
+fn a_new_connection_of_the_peer_replaces_an_older_connection_of_the_peer_in_open_sent() {
     let mut transcript = SessionTranscript::new(passive());
     transcript.feed_all([
         SessionInput::Start,
@@ -134,7 +134,7 @@ fn a_dial_that_would_lose_a_collision_is_cancelled() {
 }
 
 #[test]
-fn a_dial_that_would_win_a_collision_continues_until_the_other_connection_is_established() {
+fn a_dial_that_would_win_a_collision_continues_until_the_connection_of_the_peer_is_established() {
     let mut transcript = SessionTranscript::new(settings());
     transcript.feed_all([
         SessionInput::Start,

@@ -38,7 +38,7 @@ fn an_open_with_an_unexpected_as_is_rejected() {
 }
 
 #[test]
-fn the_router_id_of_this_speaker_is_rejected_only_from_a_peer_of_its_as() {
+fn an_open_with_the_router_id_of_this_speaker_is_rejected_only_from_an_internal_peer() {
     check_rejected(
         passive(),
         open(OURS),
@@ -150,7 +150,7 @@ fn a_peer_without_capabilities_gets_ipv4_unicast_and_two_octet_as_numbers() {
 }
 
 #[test]
-fn the_shorter_of_both_hold_times_is_used() {
+fn the_shorter_of_the_two_offered_hold_times_is_used() {
     for (ours, theirs, expected) in [(9, 90, 9), (90, 9, 9), (3, 65535, 3)] {
         let settings = SessionSettings {
             hold_time_seconds: ours,
@@ -193,7 +193,7 @@ fn unusable_settings_are_rejected_with_the_reason() {
     check(
         |it| it.connect_retry_maximum = Duration::ZERO,
         expect![
-            "the shortest pause between attempts to connect is zero or longer than the longest"
+            "shortest pause between attempts to connect is zero or longer than the longest pause"
         ],
     );
 }

@@ -47,7 +47,8 @@ fn any_input() -> impl Strategy<Value = (SessionInput, bool)> {
     (input, prop::bool::weighted(0.2))
 }
 
-/// Checks that the outputs keep the contract that a driver relies on.
+/// Checks the rules that a driver relies on: at most one pending dial, at most one established
+/// connection, and no output for a connection that is not open.
 #[derive(Default)]
 struct Driver {
     open: std::collections::BTreeSet<ConnectionId>,
@@ -60,7 +61,10 @@ impl Driver {
         for output in outputs {
             match output {
                 SessionOutput::Dial => {
-                    assert!(!self.is_dialling, "a second dial while one is pending");
+                    assert!(
+                        !self.is_dialling,
+                        "the session dials while a dial is pending"
+                    );
                     self.is_dialling = true;
                 }
                 SessionOutput::CancelDial => assert!(std::mem::take(&mut self.is_dialling)),
@@ -74,7 +78,7 @@ impl Driver {
                     assert_eq!(
                         self.established.replace(*id),
                         None,
-                        "a second established connection"
+                        "the session has two established connections"
                     );
                 }
                 SessionOutput::Failed(error) => {
@@ -84,9 +88,13 @@ impl Driver {
                 SessionOutput::Close(id) => {
                     assert!(
                         self.open.remove(id),
-                        "closed a connection that was not open"
+                        "the session closes a connection that is not open"
                     );
-                    assert_ne!(self.established, Some(*id), "closed without Down");
+                    assert_ne!(
+                        self.established,
+                        Some(*id),
+                        "the session closes its established connection without `Down`"
+                    );
                 }
             }
         }
@@ -96,7 +104,7 @@ impl Driver {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
     #[test]
-    fn any_sequence_of_inputs_keeps_the_contract_with_the_driver(
+    fn the_outputs_for_any_sequence_of_inputs_keep_the_rules_that_a_driver_relies_on(
         inputs in prop::collection::vec(any_input(), 0..60),
         is_active: bool,
         seed: u64,
@@ -110,9 +118,10 @@ proptest! {
                 now = now.max(deadline);
                 driver.check(&session.handle(SessionInput::DeadlineReached, now));
                 let next = session.next_deadline();
-                prop_assert!(next.is_none_or(|next| next > now), "the deadline has not moved");
+                prop_assert!(next.is_none_or(|next| next > now), "a deadline is due after `DeadlineReached`");
             }
-            // A driver reports the result of a dial once, and uses each connection number once.
+            // A driver passes one result for each dial, and does not reuse the number of an open
+            // connection.
             let is_dial_result = matches!(
                 input,
                 SessionInput::Connected(_) | SessionInput::DialFailed(_) | SessionInput::DialTimedOut

@@ -1,4 +1,4 @@
-//! Tests of the end of sessions, and of their restart.
+//! Tests of the end of connections, and of the session afterwards.
 
 use super::*;
 
@@ -67,7 +67,7 @@ fn a_stopped_session_notifies_the_peer_and_rejects_connections_until_start() {
 }
 
 #[test]
-fn a_reset_session_is_established_again() {
+fn a_session_can_be_established_after_a_reset() {
     let mut transcript = established();
     transcript.feed_all([
         SessionInput::Reset(Cease::AdministrativeReset {
@@ -111,7 +111,7 @@ fn connections_of_a_refused_peer_are_rejected_during_the_pause() {
 }
 
 #[test]
-fn the_pause_of_a_refused_peer_can_end_early() {
+fn end_pause_ends_the_pause_of_a_refused_peer_and_does_not_start_a_stopped_session() {
     let mut transcript = established();
     transcript.feed(SessionInput::EndPause);
     assert_eq!(transcript.session.established(), Some(A));
@@ -126,7 +126,7 @@ fn the_pause_of_a_refused_peer_can_end_early() {
         SessionInput::Accepted(B),
     ]);
     assert_eq!(transcript.session.state(), SessionState::OpenSent);
-    // `EndPause` does not start a stopped session.
+    // `EndPause` does not start a session that `Stop` has stopped.
     transcript.feed_all([
         SessionInput::Stop(Cease::PeerDeconfigured),
         SessionInput::EndPause,
@@ -135,7 +135,7 @@ fn the_pause_of_a_refused_peer_can_end_early() {
 }
 
 #[test]
-fn the_error_of_a_notification_is_kept_until_the_session_is_established() {
+fn consequences_of_a_notification_do_not_replace_its_error_until_the_session_is_established() {
     let lost = |id| SessionInput::ConnectionLost(id, "reset by the peer".into());
     let notification = |cease: Cease| receive(A, Message::Notification(cease.notification()));
     let mut transcript = established();
@@ -179,7 +179,7 @@ fn a_notification_of_the_peer_is_not_answered_with_a_notification() {
 }
 
 #[test]
-fn a_malformed_message_is_answered_with_the_notification_of_the_decoder() {
+fn the_session_answers_a_malformed_message_with_the_notification_of_the_decoder() {
     let mut transcript = established();
     transcript.feed(SessionInput::Malformed(
         A,

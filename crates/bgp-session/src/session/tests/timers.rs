@@ -17,7 +17,7 @@ fn failed_dials_are_repeated_with_growing_pauses() {
         let pause = pause.as_secs_f64();
         assert!(
             pause <= whole && pause >= whole * 0.75,
-            "{pause} of {whole} s"
+            "the pause is {pause} s, not 75 % to 100 % of {whole} s"
         );
     }
     assert_eq!(
@@ -86,8 +86,8 @@ fn updates_and_keepalives_restart_the_hold_timer() {
     check("UPDATE", Message::Update(Update::default()));
 }
 
-/// The process was suspended for longer than the hold time, and a message of the peer is still in
-/// the socket.
+/// The process was suspended for longer than the hold time, and the socket holds an unread message
+/// of the peer.
 #[test]
 fn a_session_survives_a_suspended_process_if_the_socket_holds_a_message() {
     let mut transcript = established();
@@ -104,7 +104,7 @@ fn a_session_survives_a_suspended_process_if_the_socket_holds_a_message() {
         60.000: KEEPALIVE from 1 -> Established
         60.000: Polled(1) -> Established
     "#]]);
-    // The hold timer has restarted with the message from the socket.
+    // The message from the socket has restarted the hold timer of 9 s.
     let begin = transcript.now;
     while !transcript.wait_for_poll() {}
     assert_eq!(transcript.now - begin, Duration::from_secs(9));
@@ -113,7 +113,7 @@ fn a_session_survives_a_suspended_process_if_the_socket_holds_a_message() {
 }
 
 #[test]
-fn the_answer_to_an_outdated_poll_ends_no_session() {
+fn the_answer_to_a_poll_does_not_end_a_session_that_received_a_message_after_the_poll() {
     let mut transcript = established();
     transcript.now += Duration::from_secs(9);
     transcript.feed_all([SessionInput::DeadlineReached, keepalive_from(A)]);
@@ -126,7 +126,7 @@ fn the_answer_to_an_outdated_poll_ends_no_session() {
 }
 
 #[test]
-fn a_poll_that_the_session_did_not_request_ends_no_session() {
+fn the_answer_to_a_poll_that_the_session_did_not_request_does_not_end_the_session() {
     let mut transcript = established();
     transcript.now += Duration::from_secs(60);
     assert_eq!(transcript.feed(SessionInput::Polled(A)), []);
@@ -151,7 +151,7 @@ fn written_updates_postpone_the_next_keepalive() {
 }
 
 #[test]
-fn a_hold_time_of_zero_disables_all_timers() {
+fn a_hold_time_of_zero_disables_the_hold_timer_and_the_keepalive_timer() {
     let mut transcript = SessionTranscript::new(passive());
     let open = Open {
         hold_time_seconds: 0,
@@ -168,7 +168,7 @@ fn a_hold_time_of_zero_disables_all_timers() {
 }
 
 #[test]
-fn a_connection_without_an_open_is_closed_after_the_open_timeout() {
+fn a_connection_without_an_open_of_the_peer_is_closed_after_the_open_timeout() {
     let mut transcript = SessionTranscript::new(passive());
     transcript.feed_all([SessionInput::Start, SessionInput::Accepted(A)]);
     assert_eq!(transcript.wait(), Duration::from_secs(30));
@@ -187,7 +187,7 @@ fn a_connection_without_an_open_is_closed_after_the_open_timeout() {
 }
 
 #[test]
-fn a_connection_survives_a_suspended_process_if_the_socket_holds_the_open() {
+fn a_connection_survives_a_suspended_process_if_the_socket_holds_the_open_of_the_peer() {
     let mut transcript = SessionTranscript::new(passive());
     transcript.feed_all([SessionInput::Start, SessionInput::Accepted(A)]);
     transcript.now += Duration::from_secs(60);
