@@ -1,4 +1,4 @@
-//! Encoding of AS_PATH (RFC 4271) and AS4_PATH (RFC 6793).
+//! Decoding, encoding and merging of AS_PATH (RFC 4271) and AS4_PATH (RFC 6793).
 //!
 //! ```text
 //! +-----------+-------------+---------------------------------+
@@ -58,8 +58,7 @@ impl AsnWidth {
     }
 }
 
-/// The treatment of confederation segments (RFC 5065). No peer of portlb belongs to a
-/// confederation.
+/// The treatment of confederation segments (RFC 5065). portlb does not support confederations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ConfederationSegments {
     /// For AS_PATH: a confederation segment makes the attribute malformed (RFC 5065 section 5).
@@ -68,7 +67,8 @@ pub(crate) enum ConfederationSegments {
     Dropped,
 }
 
-/// Decodes the value of AS_PATH or AS4_PATH (RFC 7606 section 7.2, RFC 7607 section 2).
+/// Decodes the value of AS_PATH or AS4_PATH. Refuses malformed segments (RFC 7606 section 7.2) and
+/// AS 0 (RFC 7607 section 2).
 pub(crate) fn decode(
     value: &[u8],
     width: AsnWidth,
@@ -104,8 +104,8 @@ pub(crate) fn decode(
     Ok(AsPath { segments })
 }
 
-/// Appends the value of AS_PATH. Splits a segment of more than 255 numbers, and omits empty
-/// segments.
+/// Appends the value of AS_PATH or AS4_PATH. Splits a segment of more than 255 AS numbers into
+/// several segments, and omits empty segments.
 pub(crate) fn encode(path: &AsPath, width: AsnWidth, buffer: &mut BytesMut) {
     for segment in &path.segments {
         let (segment_type, asns) = match segment {
@@ -122,8 +122,8 @@ pub(crate) fn encode(path: &AsPath, width: AsnWidth, buffer: &mut BytesMut) {
     }
 }
 
-/// Reports whether the path has an AS number above 65535. A two-octet peer then also needs
-/// AS4_PATH.
+/// Reports whether the path has an AS number above 65535. An UPDATE to a two-octet peer needs
+/// AS4_PATH for such a path.
 pub(crate) fn needs_four_octets(path: &AsPath) -> bool {
     path.segments.iter().any(|segment| match segment {
         AsPathSegment::Sequence(asns) | AsPathSegment::Set(asns) => {
@@ -132,7 +132,8 @@ pub(crate) fn needs_four_octets(path: &AsPath) -> bool {
     })
 }
 
-/// Combines the AS_PATH and the AS4_PATH of a two-octet peer (RFC 6793 section 4.2.3).
+/// Replaces the end of the AS_PATH of a two-octet peer by its AS4_PATH (RFC 6793 section 4.2.3).
+/// Ignores an AS4_PATH that is longer than AS_PATH.
 pub(crate) fn merge(two_octets: AsPath, four_octets: AsPath) -> AsPath {
     let Some(mut leading) = two_octets
         .decision_length()

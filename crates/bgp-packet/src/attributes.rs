@@ -1,7 +1,7 @@
 //! Path attributes of a BGP route.
 //!
-//! [`PathAttributes`] has one field for each attribute that portlb uses. All other attributes are
-//! in [`PathAttributes::others`], with unchanged values.
+//! [`PathAttributes`] has one field for each attribute that portlb uses. The attributes that portlb
+//! only passes on are in [`PathAttributes::others`], with unchanged values.
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
@@ -12,7 +12,7 @@ use crate::{
     update,
 };
 
-/// ORIGIN (RFC 4271 section 5.1.1). Routers prefer the smallest value.
+/// ORIGIN (RFC 4271 section 5.1.1). Routers prefer the path with the smallest value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Origin {
     Igp,
@@ -27,7 +27,8 @@ pub enum AsPathSegment {
     Set(Vec<Asn>),
 }
 
-/// AS_PATH with four-octet AS numbers. On a two-octet session it includes AS4_PATH (RFC 6793).
+/// AS_PATH with four-octet AS numbers. On a session with two-octet AS numbers, the decoder merges
+/// AS4_PATH into this value (RFC 6793).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct AsPath {
     /// The AS that the path passed most recently is first.
@@ -57,10 +58,10 @@ impl Community {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LargeCommunity(pub u32, pub u32, pub u32);
 
-/// The Partial bits of the optional transitive attributes of [`PathAttributes`].
+/// The Partial bit of each optional transitive attribute that has a field in [`PathAttributes`].
 ///
-/// The bit is set if an earlier speaker did not recognize the attribute. No speaker may clear the
-/// bit (RFC 4271 section 5).
+/// A speaker that does not recognize an attribute sets its Partial bit before it passes the
+/// attribute on. No speaker may clear the bit (RFC 4271 section 5).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct PartialAttributes {
     pub aggregator: bool,
@@ -72,7 +73,7 @@ pub struct PartialAttributes {
 /// An attribute that portlb passes on without using it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RawAttribute {
-    /// Attribute flags without the extended-length bit.
+    /// The optional bit, the transitive bit and the Partial bit.
     pub flags: u8,
     pub type_code: u8,
     pub value: Bytes,
@@ -80,37 +81,39 @@ pub struct RawAttribute {
 
 /// The attributes of a path, except MP_REACH_NLRI and MP_UNREACH_NLRI, which contain prefixes.
 ///
-/// The prefixes of one UPDATE share this value in an `Arc`. Prefixes with equal attributes can be
-/// sent in one UPDATE.
+/// Prefixes with equal attributes share one `Arc` of this type, and can be sent in one UPDATE.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PathAttributes {
     pub origin: Origin,
     pub as_path: AsPath,
-    /// NEXT_HOP, or the global next hop of MP_REACH_NLRI.
+    /// The address in NEXT_HOP, or the global address in the next hop of MP_REACH_NLRI.
     pub next_hop: IpAddr,
     pub multi_exit_disc: Option<u32>,
-    /// `None` on external sessions, where the decoder ignores LOCAL_PREF.
+    /// `None` in a path from an external peer, because the decoder ignores LOCAL_PREF on external
+    /// sessions.
     pub local_pref: Option<u32>,
     pub atomic_aggregate: bool,
     pub aggregator: Option<Aggregator>,
-    /// In the order of the received attribute.
+    /// In the order of the attribute on the wire.
     pub communities: Vec<Community>,
-    /// RFC 4456. `None` on external sessions, where the decoder ignores ORIGINATOR_ID.
+    /// RFC 4456. `None` in a path from an external peer, because the decoder ignores ORIGINATOR_ID
+    /// on external sessions.
     pub originator_id: Option<RouterId>,
-    /// RFC 4456. The cluster that the path passed most recently is first. Empty on external
-    /// sessions.
+    /// RFC 4456. The cluster that the path passed most recently is first. Empty in a path from an
+    /// external peer, because the decoder ignores CLUSTER_LIST on external sessions.
     pub cluster_list: Vec<ClusterId>,
     /// EXTENDED_COMMUNITIES (RFC 4360): eight octets each.
     pub extended_communities: Vec<[u8; 8]>,
     pub large_communities: Vec<LargeCommunity>,
     pub partial: PartialAttributes,
-    /// Optional attributes that portlb does not use, sorted by type code: transitive attributes of
-    /// any session, and AIGP of internal sessions.
+    /// Optional attributes that portlb does not use, sorted by type code: transitive attributes
+    /// from any session, and AIGP from internal sessions.
     pub others: Vec<RawAttribute>,
 }
 
 impl RawAttribute {
-    /// Reports whether the decoder has checked the value. It checks only values of known types.
+    /// Reports whether the decoder has checked the value. The decoder does not check values of
+    /// unknown types.
     pub fn is_checked(&self) -> bool {
         update::is_checked(self.type_code)
     }
@@ -151,15 +154,16 @@ impl AsPath {
             .sum()
     }
 
-    /// Reports whether `asn` is in the path. Detects loops (RFC 4271 section 9.1.2).
+    /// Reports whether `asn` is in the path. A path that contains the AS of the receiver is a loop
+    /// (RFC 4271 section 9.1.2).
     pub fn contains(&self, asn: Asn) -> bool {
         self.segments.iter().any(|segment| match segment {
             AsPathSegment::Sequence(asns) | AsPathSegment::Set(asns) => asns.contains(&asn),
         })
     }
 
-    /// Returns the first AS of the path: the neighbouring AS that sent the path to this AS. `None`
-    /// if the path is empty or begins with a set.
+    /// Returns the first AS of the path: the neighbouring AS that sent the path to the AS of this
+    /// speaker. `None` if the path is empty or begins with a set.
     pub fn neighbouring_asn(&self) -> Option<Asn> {
         match self.segments.first()? {
             AsPathSegment::Sequence(asns) => asns.first().copied(),
@@ -169,7 +173,8 @@ impl AsPath {
 }
 
 impl Community {
-    /// Names from RFC 1997 and RFC 8326. The parser ignores their case.
+    /// Names of communities from RFC 1997 and RFC 8326. The parser accepts the names in upper and
+    /// lower case.
     const NAMES: [(&str, Self); 3] = [
         ("GRACEFUL_SHUTDOWN", Self::GRACEFUL_SHUTDOWN),
         ("NO_EXPORT", Self::NO_EXPORT),

@@ -13,8 +13,8 @@ use crate::{
     reader::OctetReader,
 };
 
-/// The add-path mode that a speaker sends in its OPEN for one family: whether this speaker can
-/// receive or send several paths of a prefix (RFC 7911).
+/// The add-path mode that a speaker sends in its OPEN for one family: whether the speaker can
+/// receive several paths of a prefix, send several paths of a prefix, or both (RFC 7911).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum AddPathMode {
     Receive,
@@ -27,15 +27,18 @@ pub enum AddPathMode {
 pub struct GracefulRestart {
     /// The speaker has restarted.
     pub restarting: bool,
-    /// RFC 8538: the speaker also does a graceful restart after a NOTIFICATION.
+    /// RFC 8538: the speaker supports a graceful restart also if a NOTIFICATION ends the session.
     pub notification: bool,
-    /// Estimated seconds until the session is established again: 0 to 4095.
+    /// The time, in seconds, that the speaker expects to need after a restart until the session is
+    /// established: 0 to 4095.
     pub restart_time_seconds: u16,
-    /// The flag is true if the speaker kept its forwarding state of the family.
+    /// The families of the capability. The flag of a family is true if the speaker kept its
+    /// forwarding state of this family during the restart.
     pub families: Vec<(Family, bool)>,
 }
 
-/// One capability of an OPEN. The decoder omits entries for families other than [`Family`].
+/// One capability of an OPEN. The decoder omits unsupported families from the lists of
+/// `GracefulRestart` and `AddPath`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Capability {
     Multiprotocol(Family),
@@ -44,8 +47,8 @@ pub enum Capability {
     GracefulRestart(GracefulRestart),
     FourOctetAsn(Asn),
     AddPath(Vec<(Family, AddPathMode)>),
-    /// A capability with a code that is not in [`code`], with an unsupported family, or with a
-    /// malformed value.
+    /// A capability with a code that is not in [`code`], a multiprotocol capability with an
+    /// unsupported family, or a capability with a malformed value.
     Unknown {
         code: u8,
         value: Bytes,
@@ -53,7 +56,8 @@ pub enum Capability {
 }
 
 impl Capability {
-    /// Returns the AS number of a capability that has one.
+    /// Returns the AS number in the four-octet AS number capability. `None` for any other
+    /// capability.
     pub(crate) fn four_octet_asn(&self) -> Option<Asn> {
         if let Self::FourOctetAsn(asn) = self {
             Some(*asn)
@@ -63,7 +67,8 @@ impl Capability {
     }
 }
 
-/// The registered codes of capabilities: <https://www.iana.org/assignments/capability-codes/>.
+/// The codes of the capabilities that this crate decodes:
+/// <https://www.iana.org/assignments/capability-codes/>.
 pub mod code {
     /// RFC 4760. The decoder returns an unsupported family as `Capability::Unknown` with this code.
     pub const MULTIPROTOCOL: u8 = 1;
@@ -97,13 +102,13 @@ pub(crate) fn decode_list(list: &[u8], capabilities: &mut Vec<Capability>) -> Re
     Ok(())
 }
 
-/// Decodes one capability. `None` if its code is unknown, or if its RFC does not allow the value
-/// (RFC 5492 section 3).
+/// Decodes one capability. `None` if the code is unknown, if a multiprotocol capability has an
+/// unsupported family, or if the value is malformed.
 fn decode(code: u8, value: &[u8]) -> Option<Capability> {
     match (code, value) {
         (code::MULTIPROTOCOL, &[afi_high, afi_low, _reserved, safi]) => {
-            // An unsupported family becomes `Unknown` and is not omitted, because its presence
-            // shows that the peer supports RFC 4760.
+            // The caller keeps a capability with an unsupported family as `Unknown`, because the
+            // capability shows that the peer supports RFC 4760.
             let family = Family::from_afi_safi(u16::from_be_bytes([afi_high, afi_low]), safi);
             family.map(Capability::Multiprotocol)
         }

@@ -1,4 +1,4 @@
-//! Message framing: headers, lengths and the decoder.
+//! Message framing: headers, lengths, the decoder and the encoder.
 //!
 //! ```text
 //! +---------------------------+
@@ -25,7 +25,8 @@ use crate::{
 /// Length of the message header in octets.
 pub(crate) const HEADER_LENGTH: usize = 19;
 
-/// Largest message length in octets (RFC 4271 section 4.1).
+/// Largest message length in octets, unless both speakers sent the extended message capability (RFC
+/// 4271 section 4.1).
 const MAXIMUM_LENGTH: usize = 4096;
 
 /// Largest message length in octets after both speakers sent the extended message capability
@@ -42,10 +43,12 @@ pub struct CodecOptions {
     pub four_octet_asn: bool,
     /// Families whose NLRI have path ids in this direction (RFC 7911).
     pub add_path: Vec<Family>,
-    /// A message can have up to 65535 octets instead of 4096 (RFC 8654).
+    /// An UPDATE, NOTIFICATION or ROUTE-REFRESH can have up to 65535 octets instead of 4096 (RFC
+    /// 8654).
     pub extended_message: bool,
-    /// The session is internal. On an external session the decoder ignores LOCAL_PREF,
-    /// ORIGINATOR_ID and CLUSTER_LIST (RFC 7606 section 7), and the encoder omits them.
+    /// The peer is in the AS of this speaker. If it is not, the decoder ignores LOCAL_PREF,
+    /// ORIGINATOR_ID, CLUSTER_LIST (RFC 7606 section 7) and AIGP (RFC 7311 section 3.1), and the
+    /// encoder omits these attributes.
     pub internal: bool,
 }
 
@@ -64,7 +67,7 @@ impl CodecOptions {
     }
 }
 
-/// An error in a received message that ends the session.
+/// An error in a received message. Every such error ends the session.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{problem}")]
 pub struct DecodeError {
@@ -120,20 +123,22 @@ impl MessageType {
     }
 }
 
-/// A decoder of one direction of a session. It keeps no received bytes.
+/// A decoder of the messages that one connection receives. The undecoded bytes stay in the buffer
+/// of the caller.
 #[derive(Debug, Default)]
 pub struct Decoder {
     options: CodecOptions,
 }
 
 impl Decoder {
-    /// Returns a decoder for the time before the OPEN messages: two-octet AS numbers, no add-path,
-    /// at most 4096 octets.
+    /// Returns a decoder with the options that apply until both OPEN messages have been exchanged:
+    /// two-octet AS numbers, no add-path, messages of at most 4096 octets.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Sets the negotiated options. Call it after both speakers have sent their OPEN.
+    /// Sets the options that both OPEN messages negotiated, for all messages after the OPEN of the
+    /// peer.
     pub fn set_options(&mut self, options: CodecOptions) {
         self.options = options;
     }
@@ -142,10 +147,11 @@ impl Decoder {
     /// not contain the whole message yet.
     ///
     /// The decoder checks the header before the body has arrived. So `buffer` never needs to be
-    /// larger than the longest allowed message.
+    /// larger than the longest message that the options allow.
     ///
     /// # Errors
-    /// The message ends the session. The caller must not decode further messages.
+    /// Returns the error of a malformed message, which ends the session. The caller must not decode
+    /// further messages.
     pub fn decode(&mut self, buffer: &mut BytesMut) -> Result<Option<Message>, DecodeError> {
         let Some((message_type, length)) = read_header(buffer, &self.options)? else {
             return Ok(None);
@@ -201,8 +207,8 @@ fn decode_route_refresh(body: &[u8]) -> Result<RouteRefresh, DecodeError> {
     let Some([afi_high, afi_low, subtype, safi]) = reader.array() else {
         return Err(MessageProblem::RouteRefreshTooShort.without_data());
     };
-    // The other subtypes (RFC 7313) mark the begin and the end of an enhanced route refresh, which
-    // portlb never negotiates.
+    // A subtype other than 0 (RFC 7313) marks the begin or the end of an enhanced route refresh,
+    // which portlb never negotiates.
     let family = match subtype {
         0 => Family::from_afi_safi(u16::from_be_bytes([afi_high, afi_low]), safi),
         _ => None,
@@ -212,18 +218,20 @@ fn decode_route_refresh(body: &[u8]) -> Result<RouteRefresh, DecodeError> {
 
 /// Encodes `message` and appends it to `buffer`. Splits an UPDATE that is too long for one message.
 ///
-/// - Prefixes with the same attributes share messages.
-/// - An empty UPDATE appends nothing, because an empty message on the wire is the End-of-RIB marker
-///   of IPv4. [`Update::errors`](crate::Update::errors) is not encoded.
-/// - Prefixes have path ids only if `options` has add-path for their family. A missing path id
-///   becomes 0.
+/// - The prefixes of one [`Announced`](crate::Announced) share messages.
+/// - For an UPDATE without prefixes and without `end_of_rib`, the encoder appends nothing, because
+///   an UPDATE without content is the End-of-RIB marker of IPv4.
+/// - [`Update::errors`](crate::Update::errors) is not encoded.
+/// - Prefixes have path ids only if `options` has add-path for their family. If a path id is then
+///   `None`, the encoder sends 0.
 /// - An IPv4 next hop of an IPv6 prefix becomes an IPv4-mapped address. An IPv4 prefix with an IPv6
 ///   next hop is encoded by RFC 8950.
-/// - The data of a NOTIFICATION is cut to the message length. Capabilities that do not fit into an
-///   OPEN are omitted.
+/// - The data of a NOTIFICATION is cut to the longest message that the options allow. Capabilities
+///   that do not fit into an OPEN are omitted.
 ///
-/// Returns the prefixes that do not fit into any message together with their attributes. The
-/// encoder withdraws these prefixes, so that the peer keeps no older path (RFC 8654 section 5).
+/// Returns the announced prefixes for which the attributes leave no room in a message. The appended
+/// messages withdraw these prefixes, so that the peer does not keep an older path (RFC 8654 section
+/// 5).
 pub fn encode(message: &Message, options: &CodecOptions, buffer: &mut BytesMut) -> Vec<Nlri> {
     match message {
         Message::Update(update) => return update::encode(update, options, buffer),
@@ -244,7 +252,8 @@ pub fn encode(message: &Message, options: &CodecOptions, buffer: &mut BytesMut) 
         }
         Message::RouteRefresh(RouteRefresh { family }) => {
             let start = begin_message(MessageType::RouteRefresh, buffer);
-            // AFI 0 and SAFI 0 are reserved, so the receiver ignores the message.
+            // A message without a family gets AFI 0 and SAFI 0. Both are reserved, so the receiver
+            // ignores the message.
             buffer.put_u16(family.map_or(0, Family::afi));
             buffer.put_u8(0);
             buffer.put_u8(family.map_or(0, Family::safi));
@@ -254,7 +263,8 @@ pub fn encode(message: &Message, options: &CodecOptions, buffer: &mut BytesMut) 
     Vec::new()
 }
 
-/// Appends a message header with length 0. Returns the index of the message in `buffer`.
+/// Appends a message header with length 0, which `finish_message` overwrites. Returns the index of
+/// the header in `buffer`.
 pub(crate) fn begin_message(message_type: MessageType, buffer: &mut BytesMut) -> usize {
     let start = buffer.len();
     buffer.put_slice(&MARKER);

@@ -1,4 +1,4 @@
-//! Types for AS numbers, ids and address families.
+//! AS numbers, router ids, cluster ids, path ids and address families.
 
 use std::{
     fmt,
@@ -12,7 +12,7 @@ use ipnet::IpNet;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Asn(pub u32);
 
-/// The BGP identifier of a speaker (RFC 6286). An OPEN with the value zero is refused.
+/// The BGP identifier of a speaker (RFC 6286). The decoder refuses an OPEN with the value zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RouterId(pub Ipv4Addr);
 
@@ -20,7 +20,8 @@ pub struct RouterId(pub Ipv4Addr);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClusterId(pub Ipv4Addr);
 
-/// A path id (RFC 7911). It is unique only within one direction of one session.
+/// A path id (RFC 7911). It distinguishes the paths of one prefix within one direction of one
+/// session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PathId(pub u32);
 
@@ -57,7 +58,8 @@ impl Family {
         }
     }
 
-    /// Returns the family with these numbers. `None` if portlb does not support the family.
+    /// Returns the family with the AFI `afi` and the SAFI `safi`. `None` if portlb does not support
+    /// the family.
     ///
     /// <https://www.iana.org/assignments/address-family-numbers/>
     pub const fn from_afi_safi(afi: u16, safi: u8) -> Option<Self> {
@@ -87,9 +89,11 @@ impl Family {
     }
 }
 
-/// Reports whether `address` can be the address of a host: not unspecified, multicast or reserved.
+/// Reports whether `address` can be the address of a host: it is not in 0.0.0.0/8, 224.0.0.0/4 or
+/// 240.0.0.0/4, is not `::`, and is not an IPv6 multicast address.
 ///
-/// Loopback and link-local addresses pass. The import policy of `bgp-rib` decides about them.
+/// Returns true for loopback and link-local addresses. The import policy of `bgp-rib` decides about
+/// them.
 pub(crate) fn is_host_address(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => !matches!(address.octets()[0], 0 | 224..),

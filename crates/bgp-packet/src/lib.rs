@@ -2,7 +2,7 @@
 //!
 //! This crate itself reads and checks headers, attributes and lengths, and handles malformed
 //! attributes (RFC 7606). It uses the crate zettabgp only to read and write prefixes
-//! (`docs/decisions/`).
+//! (`docs/decisions/0006-zettabgp-behind-our-own-walk.md`).
 
 mod as_path;
 mod attributes;

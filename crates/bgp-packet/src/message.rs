@@ -27,7 +27,7 @@ pub struct Open {
     /// The AS number of the four-octet capability if the OPEN has this capability, otherwise the
     /// number of the two-octet field.
     pub asn: Asn,
-    /// 0, or 3 to 65535.
+    /// 0 (no hold timer), or 3 to 65535.
     pub hold_time_seconds: u16,
     /// The decoder refuses the value zero.
     pub router_id: RouterId,
@@ -37,8 +37,8 @@ pub struct Open {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RouteRefresh {
-    /// The family whose paths the peer requests. `None` if portlb does not support the family: the
-    /// receiver ignores the message.
+    /// The family whose paths the sender requests. `None` if portlb does not support the family or
+    /// the subtype of the message: the receiver ignores such a message.
     pub family: Option<Family>,
 }
 
@@ -47,7 +47,7 @@ pub struct RouteRefresh {
 pub struct Nlri {
     /// The decoder clears the host bits.
     pub prefix: IpNet,
-    /// `None` unless add-path was negotiated for this family and direction (RFC 7911).
+    /// `None` if the prefix was received without add-path for its family (RFC 7911).
     pub path_id: Option<PathId>,
 }
 
@@ -60,17 +60,17 @@ pub struct Nlri {
 pub struct Update {
     pub withdrawn: Vec<Nlri>,
     pub announced: Vec<Announced>,
-    /// The family of an End-of-RIB marker: the peer has sent all its paths of this family
-    /// (RFC 4724 section 2).
+    /// The family of an End-of-RIB marker: the sender of the UPDATE has sent all paths of this
+    /// family that it had when the session was established (RFC 4724 section 2).
     pub end_of_rib: Option<Family>,
-    /// Malformed attributes that do not end the session.
+    /// Errors of malformed, missing or repeated attributes. None of these errors ends the session.
     pub errors: Vec<AttributeError>,
 }
 
-/// Announced prefixes of one family with the same attributes.
+/// Announced prefixes that share their attributes.
 ///
-/// An UPDATE has up to two of these groups, because NEXT_HOP and MP_REACH_NLRI have different next
-/// hops.
+/// A received UPDATE has up to two of these groups: the prefixes in the NLRI field with the next
+/// hop in NEXT_HOP, and the prefixes in MP_REACH_NLRI with the next hop in MP_REACH_NLRI.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Announced {
     pub attributes: Arc<PathAttributes>,
@@ -89,15 +89,15 @@ pub enum Disposition {
     SessionReset,
 }
 
-/// A malformed or missing attribute of a received UPDATE.
+/// A malformed, missing or repeated attribute of a received UPDATE.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AttributeError {
     pub type_code: u8,
     pub disposition: Disposition,
     /// The subcode of the error code "UPDATE Message Error" (RFC 4271 section 4.5).
     pub subcode: u8,
-    /// The received attribute with its flags, type and length. Only the type code if the attribute
-    /// is missing.
+    /// The received attribute with its flags, type, length and value, or only the type code of a
+    /// missing attribute.
     pub data: Bytes,
     pub problem: &'static str,
 }

@@ -1,4 +1,4 @@
-//! Encoding of prefix lists (RFC 4271 section 4.3, RFC 7911 section 3).
+//! Decoding and encoding of prefix lists (RFC 4271 section 4.3, RFC 7911 section 3).
 //!
 //! ```text
 //! +---------------------------+
@@ -48,7 +48,8 @@ fn decode_one(reader: &mut OctetReader<'_>, family: Family, add_path: bool) -> O
         None
     };
     let bits = reader.u8()?;
-    // zettabgp computes `bits + 7` in one octet. This overflows above 248 bits.
+    // Check the length before the call of zettabgp, which computes `bits + 7` in one octet. The sum
+    // overflows for lengths above 248 bits.
     if bits > family.address_bits() {
         return None;
     }
@@ -71,7 +72,7 @@ pub(crate) fn encoded_length(nlri: &Nlri, add_path: bool) -> usize {
     usize::from(add_path) * 4 + 1 + octets_of(nlri.prefix.prefix_len())
 }
 
-/// Appends one prefix. With add-path, a missing path id becomes 0.
+/// Appends one prefix. With add-path, the path id 0 replaces `None`.
 pub(crate) fn encode(nlri: &Nlri, add_path: bool, buffer: &mut BytesMut) {
     if add_path {
         buffer.put_u32(nlri.path_id.unwrap_or(PathId(0)).0);

@@ -9,7 +9,7 @@ use crate::{codec::DecodeError, problem::MessageProblem, reader::OctetReader};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notification {
     pub error: NotificationError,
-    /// The meaning depends on the error.
+    /// The error defines the meaning of the data.
     pub data: Bytes,
 }
 
@@ -19,7 +19,7 @@ pub struct Notification {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct NotificationError {
     pub code: u8,
-    /// Zero means an unspecific error.
+    /// 0 if the error code has no subcodes, or if no subcode describes the error.
     pub subcode: u8,
 }
 
@@ -38,7 +38,8 @@ macro_rules! errors {
             $($(#[$doc])* pub const $name: Self = Self { code: $code, subcode: $subcode };)*
         }
 
-        /// Returns the name of the error in the IANA registry.
+        /// Returns the name of the subcode in the IANA registry. `None` if portlb does not know the
+        /// subcode.
         fn name(error: NotificationError) -> Option<&'static str> {
             match error {
                 $(NotificationError::$name => Some($text),)*
@@ -51,13 +52,14 @@ macro_rules! errors {
 errors! {
     /// Defined in RFC 4271 section 6.1.
     CONNECTION_NOT_SYNCHRONIZED = HEADER, 1, "Connection Not Synchronized";
-    /// Defined in RFC 4271 section 6.1. The data contains the length field.
+    /// Defined in RFC 4271 section 6.1. The data contains the length field of the refused message.
     BAD_MESSAGE_LENGTH = HEADER, 2, "Bad Message Length";
-    /// Defined in RFC 4271 section 6.1. The data contains the type field.
+    /// Defined in RFC 4271 section 6.1. The data contains the type field of the refused message.
     BAD_MESSAGE_TYPE = HEADER, 3, "Bad Message Type";
     /// Defined in RFC 4271 section 6.2.
     OPEN_UNSPECIFIC = OPEN, 0, "Unspecific";
-    /// Defined in RFC 4271 section 6.2. The data contains the supported version, two octets.
+    /// Defined in RFC 4271 section 6.2. The data contains the highest BGP version that the sender
+    /// of the NOTIFICATION supports, as two octets.
     UNSUPPORTED_VERSION_NUMBER = OPEN, 1, "Unsupported Version Number";
     /// Defined in RFC 4271 section 6.2.
     BAD_PEER_AS = OPEN, 2, "Bad Peer AS";
@@ -71,19 +73,19 @@ errors! {
     UNSUPPORTED_CAPABILITY = OPEN, 7, "Unsupported Capability";
     /// Defined in RFC 4271 section 6.3.
     MALFORMED_ATTRIBUTE_LIST = UPDATE, 1, "Malformed Attribute List";
-    /// Defined in RFC 4271 section 6.3. The data contains the attribute.
+    /// Defined in RFC 4271 section 6.3. The data contains the refused attribute.
     UNRECOGNIZED_WELL_KNOWN_ATTRIBUTE = UPDATE, 2, "Unrecognized Well-known Attribute";
-    /// Defined in RFC 4271 section 6.3. The data contains the type of the attribute.
+    /// Defined in RFC 4271 section 6.3. The data contains the type code of the missing attribute.
     MISSING_WELL_KNOWN_ATTRIBUTE = UPDATE, 3, "Missing Well-known Attribute";
-    /// Defined in RFC 4271 section 6.3. The data contains the attribute.
+    /// Defined in RFC 4271 section 6.3. The data contains the refused attribute.
     ATTRIBUTE_FLAGS_ERROR = UPDATE, 4, "Attribute Flags Error";
-    /// Defined in RFC 4271 section 6.3. The data contains the attribute.
+    /// Defined in RFC 4271 section 6.3. The data contains the refused attribute.
     ATTRIBUTE_LENGTH_ERROR = UPDATE, 5, "Attribute Length Error";
-    /// Defined in RFC 4271 section 6.3. The data contains the attribute.
+    /// Defined in RFC 4271 section 6.3. The data contains the refused attribute.
     INVALID_ORIGIN_ATTRIBUTE = UPDATE, 6, "Invalid ORIGIN Attribute";
-    /// Defined in RFC 4271 section 6.3. The data contains the attribute.
+    /// Defined in RFC 4271 section 6.3. The data contains the refused attribute.
     INVALID_NEXT_HOP_ATTRIBUTE = UPDATE, 8, "Invalid NEXT_HOP Attribute";
-    /// Defined in RFC 4271 section 6.3. The data contains the attribute.
+    /// Defined in RFC 4271 section 6.3. The data contains the refused attribute.
     OPTIONAL_ATTRIBUTE_ERROR = UPDATE, 9, "Optional Attribute Error";
     /// Defined in RFC 4271 section 6.3.
     INVALID_NETWORK_FIELD = UPDATE, 10, "Invalid Network Field";
@@ -129,7 +131,7 @@ errors! {
 }
 
 impl NotificationError {
-    /// Returns an UPDATE Message Error with this subcode.
+    /// Returns an UPDATE Message Error with `subcode`.
     pub const fn update(subcode: u8) -> Self {
         Self {
             code: UPDATE,
@@ -152,16 +154,16 @@ impl Notification {
         }
     }
 
-    /// Returns an administrative shutdown with a reason for the operator of the peer (RFC 9003).
+    /// Returns an administrative shutdown with a text for the operator of the peer (RFC 9003).
     ///
-    /// Cuts `text` to at most 255 octets of whole characters.
+    /// Cuts `text` after the last whole character within 255 octets. An empty `text` is not sent.
     pub fn administrative_shutdown(text: &str) -> Self {
         Self::with_communication(NotificationError::ADMINISTRATIVE_SHUTDOWN, text)
     }
 
-    /// Returns an administrative reset with a reason for the operator of the peer (RFC 9003).
+    /// Returns an administrative reset with a text for the operator of the peer (RFC 9003).
     ///
-    /// Cuts `text` to at most 255 octets of whole characters.
+    /// Cuts `text` after the last whole character within 255 octets. An empty `text` is not sent.
     pub fn administrative_reset(text: &str) -> Self {
         Self::with_communication(NotificationError::ADMINISTRATIVE_RESET, text)
     }
@@ -181,10 +183,11 @@ impl Notification {
         }
     }
 
-    /// Returns the reason in an administrative shutdown or reset (RFC 9003).
+    /// Returns the text for the operator in an administrative shutdown or reset (RFC 9003).
     ///
-    /// `None` if the data is empty, is not UTF-8, or contradicts its length field. The peer chooses
-    /// this text: callers that print it must escape control characters.
+    /// `None` for any other error, and if the text is empty, is not UTF-8, or does not have the
+    /// length in its length field. The peer chooses the text: callers that print the text must
+    /// escape control characters.
     pub fn shutdown_communication(&self) -> Option<&str> {
         if !matches!(
             self.error,

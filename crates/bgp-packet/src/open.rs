@@ -1,4 +1,4 @@
-//! Encoding of OPEN messages (RFC 4271 section 4.2).
+//! Decoding and encoding of OPEN messages (RFC 4271 section 4.2).
 //!
 //! The optional parameters contain the capabilities (RFC 5492) and have a normal and an extended
 //! form (RFC 9072):
@@ -35,8 +35,8 @@ const EXTENDED: u8 = 255;
 /// Length of the body before the optional parameters, in octets.
 const FIXED: usize = 10;
 
-/// Decodes the body of an OPEN: the octets after the header. The caller ensures at least ten
-/// octets.
+/// Decodes the body of an OPEN: the octets after the header. The caller has checked that the body
+/// has at least ten octets.
 pub(crate) fn decode(body: &[u8]) -> Result<Open, DecodeError> {
     let mut reader = OctetReader(body);
     let Some((version, asn, hold_time_seconds, identifier, declared)) =
@@ -124,7 +124,8 @@ pub(crate) fn encode(open: &Open, room: usize, buffer: &mut BytesMut) {
     buffer.put_u16(open.hold_time_seconds);
     buffer.put_u32(open.router_id.0.to_bits());
 
-    // Octets of the extended form: type 255, list length, parameter type, parameter length.
+    // Octets that the extended form adds to the fixed fields and the capabilities: type 255, list
+    // length, parameter type, parameter length.
     const EXTENDED_OVERHEAD: usize = 1 + 2 + 1 + 2;
     let room = room.saturating_sub(FIXED + EXTENDED_OVERHEAD);
     let mut list = BytesMut::new();

@@ -34,7 +34,7 @@ macro_rules! problems {
 }
 
 problems! {
-    /// An error of a message that ends the session.
+    /// An error of a received message. Every such error ends the session.
     MessageProblem {
         Marker => CONNECTION_NOT_SYNCHRONIZED, "the marker in the header has bits that are 0";
         MessageLength => BAD_MESSAGE_LENGTH,
@@ -45,7 +45,8 @@ problems! {
         OpenZeroFourOctetAsn => BAD_PEER_AS, "the AS number of the four-octet capability is 0";
         OpenHoldTime => UNACCEPTABLE_HOLD_TIME, "the hold time is 1 or 2 seconds";
         OpenZeroRouterId => BAD_BGP_IDENTIFIER, "the BGP identifier is 0";
-        // RFC 4271 section 6.2: subcode 0 is for a known optional parameter with a malformed value.
+        // RFC 4271 section 6.2 requires subcode 0 for a malformed optional parameter of a known
+        // type.
         OpenParametersLength => OPEN_UNSPECIFIC,
             "the length field of the optional parameters does not match the length of the message";
         OpenParameterOverrun => OPEN_UNSPECIFIC,
@@ -69,11 +70,13 @@ problems! {
 }
 
 problems! {
-    /// An error of one path attribute.
+    /// An error of one path attribute. The disposition of the error decides whether it ends the
+    /// session.
     AttributeProblem {
         Overrun => MALFORMED_ATTRIBUTE_LIST, "an attribute is longer than the list of attributes";
         Repeated => MALFORMED_ATTRIBUTE_LIST, "the UPDATE has the attribute more than once";
-        // RFC 7606 section 3 g: only a repetition of these two attributes ends the session.
+        // RFC 7606 section 3 g: only a repetition of MP_REACH_NLRI or MP_UNREACH_NLRI ends the
+        // session.
         MultiprotocolRepeated => MALFORMED_ATTRIBUTE_LIST,
             "the UPDATE has MP_REACH_NLRI or MP_UNREACH_NLRI more than once";
         WellKnownUnknown => UNRECOGNIZED_WELL_KNOWN_ATTRIBUTE,
@@ -127,21 +130,24 @@ impl MessageProblem {
 }
 
 impl AttributeProblem {
-    /// Returns the reaction to this problem if it does not depend on the type of the attribute.
+    /// Returns the reaction to this problem if the reaction does not depend on the type of the
+    /// attribute, otherwise `None`.
     pub(crate) fn disposition_for_every_type(self) -> Option<Disposition> {
         if self == Self::MultiprotocolNextHopUnusable {
-            // The decoder has read the prefixes, so it can withdraw them.
+            // Any other error of MP_REACH_NLRI ends the session. With this error, the decoder has
+            // read the prefixes, so it can withdraw them.
             Some(Disposition::TreatAsWithdraw)
         } else if matches!(self, Self::TlvMissing | Self::RefusedByRouters) {
-            // RFC 9012 section 13. The path is valid without the attribute.
+            // The path is valid without the attribute. RFC 9012 section 13 requires this reaction
+            // for a tunnel encapsulation attribute without TLV.
             Some(Disposition::AttributeDiscard)
         } else {
             None
         }
     }
 
-    /// Returns the error for an attribute. `attribute` has the received flags, type, length and
-    /// value.
+    /// Returns the error of an attribute. `attribute` becomes the data of the error: the received
+    /// flags, type, length and value, or the type code of a missing attribute.
     pub(crate) fn of(
         self,
         type_code: u8,
@@ -159,7 +165,7 @@ impl AttributeProblem {
 }
 
 impl From<AttributeError> for DecodeError {
-    /// Converts an attribute error with [`Disposition::SessionReset`] to the error of its message.
+    /// Converts an attribute error that ends the session to the error of the UPDATE.
     fn from(error: AttributeError) -> Self {
         Self {
             notification: Notification {

@@ -1,6 +1,7 @@
 //! Bounds-checked reading of received octets.
 
-/// The octets that are not read yet. Reading past the end returns `None`.
+/// The unread octets of a message or a field. A method that needs more octets than are unread
+/// returns `None` and reads nothing.
 #[derive(Clone, Copy)]
 pub(crate) struct OctetReader<'a>(pub(crate) &'a [u8]);
 

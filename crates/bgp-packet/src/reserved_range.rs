@@ -1,4 +1,4 @@
-//! Reserved address ranges, whose addresses other hosts cannot reach.
+//! Reserved address ranges, which contain no address of a reachable host.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -13,11 +13,11 @@ const fn ipv6(first: u16, mapped: u16, length: u8) -> IpNet {
     IpNet::V6(Ipv6Net::new_assert(address, length))
 }
 
-/// The special-purpose ranges of RFC 6890 that other hosts cannot reach.
+/// The ranges of special-purpose addresses (RFC 6890 and multicast) that no remote host can have.
 ///
-/// IPv4: "this network", loopback, multicast, reserved. IPv6: unspecified, loopback and
-/// IPv4-compatible, IPv4-mapped, link-local, multicast. The list omits private and documentation
-/// ranges on purpose, because clusters use them.
+/// IPv4: "this network", loopback, multicast, reserved for future use. IPv6: ::/96 (with the
+/// unspecified address and loopback), IPv4-mapped, link-local, multicast. The list omits private
+/// ranges, documentation ranges and 169.254.0.0/16, because clusters use their addresses.
 const RESERVED: [IpNet; 8] = [
     ipv4(0, 8),
     ipv4(127, 8),
@@ -29,7 +29,8 @@ const RESERVED: [IpNet; 8] = [
     ipv6(0xff00, 0, 8),
 ];
 
-/// Returns the reserved range that contains the whole prefix. `None` for a default route.
+/// Returns the reserved range that contains the whole prefix. `None` if no reserved range contains
+/// the whole prefix, for example for a default route.
 pub fn reserved_range_of(prefix: &IpNet) -> Option<IpNet> {
     RESERVED.into_iter().find(|range| range.contains(prefix))
 }

@@ -1,11 +1,13 @@
 //! Fuzz target for the BGP decoder.
 //!
-//! The target checks that no input makes the decoder panic, block or allocate without bound, and
-//! that each accepted message can be encoded and then decodes to an equal message.
+//! The target checks that no input makes the decoder panic, block or allocate without bound. It
+//! also checks that the encoder can encode each accepted message, and that the encoded message
+//! decodes to an equal message. For an UPDATE, only the numbers of prefixes must be equal.
 //!
 //! The first octet of the input selects the codec options. The second octet is the message type,
-//! and the target puts a header in front of the remaining octets. Type 0 means that the remaining
-//! octets are a stream of whole messages and get no header.
+//! and the target puts a header of this type in front of the remaining octets. If the second octet
+//! is 0, the target adds no header, because the remaining octets contain the headers of a stream of
+//! messages.
 
 #![no_main]
 
@@ -54,8 +56,8 @@ fn options(bits: u8) -> CodecOptions {
 
 /// Checks that the encoded `message` decodes to an equal message.
 ///
-/// An UPDATE can become several messages, so for an UPDATE only the numbers of prefixes are
-/// compared.
+/// The encoder can split an UPDATE into several messages, so for an UPDATE only the numbers of
+/// announced and withdrawn prefixes are compared.
 fn check_round_trip(message: Message, options: &CodecOptions) {
     let mut buffer = BytesMut::new();
     let oversized = encode(&message, options, &mut buffer);
