@@ -34,7 +34,7 @@ fn to_hex(octets: &[u8]) -> String {
     octets.iter().map(|octet| format!("{octet:02x}")).collect()
 }
 
-/// Returns a message with a header for this type and body.
+/// Returns the octets of a message: a header with `message_type`, then `body`.
 fn framed(message_type: u8, body: &[u8]) -> Vec<u8> {
     let mut message = vec![0xff; 16];
     message.extend(u16::try_from(19 + body.len()).unwrap().to_be_bytes());
@@ -43,7 +43,8 @@ fn framed(message_type: u8, body: &[u8]) -> Vec<u8> {
     message
 }
 
-/// Returns an UPDATE with these three lists in hexadecimal, and adds all length fields.
+/// Returns the octets of an UPDATE with three lists, which are given in hexadecimal without their
+/// length fields.
 fn update_of(withdrawn: &str, attributes: &str, nlri: &str) -> Vec<u8> {
     let (withdrawn, attributes) = (hex(withdrawn), hex(attributes));
     let mut body = Vec::new();
@@ -72,7 +73,7 @@ fn with_add_path() -> CodecOptions {
     }
 }
 
-/// Decodes one message and checks that no octets are left.
+/// Decodes one message and checks that no octets follow the message.
 fn decode(octets: &[u8], options: &CodecOptions) -> Result<Message, DecodeError> {
     let mut decoder = Decoder::new();
     decoder.set_options(options.clone());
@@ -90,7 +91,7 @@ fn decode_update(octets: &[u8], options: &CodecOptions) -> Result<Update, Decode
     Ok(update)
 }
 
-/// Decodes all messages of the buffer and checks that no octets are left.
+/// Decodes all messages of the buffer and checks that no octets follow the last message.
 fn decode_all(mut buffer: BytesMut, options: &CodecOptions) -> Vec<Message> {
     let mut decoder = Decoder::new();
     decoder.set_options(options.clone());
@@ -108,7 +109,8 @@ fn encoded(message: &Message, options: &CodecOptions) -> BytesMut {
     buffer
 }
 
-/// Checks that the message ends the session with a NOTIFICATION with this error and data.
+/// Checks that the message ends the session, and that the NOTIFICATION has `error` and `data` (in
+/// hexadecimal).
 fn check_reset(octets: &[u8], options: &CodecOptions, error: NotificationError, data: &str) {
     let decoded = decode(octets, options).expect_err("the message ends the session");
     assert_eq!(

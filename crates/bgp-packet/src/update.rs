@@ -1,4 +1,4 @@
-//! Encoding of UPDATE messages (RFC 4271 section 4.3, RFC 4760).
+//! Decoding and encoding of UPDATE messages (RFC 4271 section 4.3, RFC 4760).
 //!
 //! ```text
 //! +-----------------------------+
@@ -26,7 +26,7 @@ mod pass_through;
 pub(crate) use decode::decode;
 pub(crate) use encode::encode;
 
-/// Reports whether the decoder checks the values of this attribute type.
+/// Reports whether the decoder checks the values of attributes with `type_code`.
 pub(crate) fn is_checked(type_code: u8) -> bool {
     attribute::AttributeType::from_code(type_code).is_some()
 }

@@ -149,7 +149,7 @@ fn nlri(family: Family) -> impl Strategy<Value = Nlri> {
     })
 }
 
-/// Generates mostly short lists, and sometimes a list that needs several messages.
+/// Generates mostly short lists, and sometimes a list that needs several messages of 4096 octets.
 fn nlri_list(family: Family, minimum: usize) -> impl Strategy<Value = Vec<Nlri>> {
     prop_oneof![
         8 => vec(nlri(family), minimum..6),
@@ -185,14 +185,15 @@ fn as_path() -> impl Strategy<Value = AsPath> {
         vec(asn(), 1..5).prop_map(AsPathSegment::Set),
     ];
     let longest = vec(asn(), 255).prop_map(AsPathSegment::Sequence);
-    // With more than one segment of 255 numbers, the attributes could fill the message.
+    // Generate at most one segment of 255 AS numbers. With more, the attributes could leave no room
+    // for prefixes in a message of 4096 octets.
     (vec(segment, 0..4), option::weighted(0.1, longest)).prop_map(|(mut segments, longest)| {
         segments.extend(longest);
         AsPath { segments }
     })
 }
 
-/// Generates next hops that the encoder does not change for this family.
+/// Generates next hops that the encoder does not change for prefixes of `family`.
 fn next_hop(family: Family) -> BoxedStrategy<IpAddr> {
     let ipv4 = (1..224_u8, any::<[u8; 3]>())
         .prop_map(|(a, [b, c, d])| IpAddr::V4(Ipv4Addr::new(a, b, c, d)));
@@ -207,7 +208,8 @@ fn next_hop(family: Family) -> BoxedStrategy<IpAddr> {
     }
 }
 
-/// Generates attributes of unknown types and valid attributes that are passed through.
+/// Generates attributes for `PathAttributes::others`: attributes of unknown types, and valid
+/// attributes of types that the decoder checks.
 fn other() -> impl Strategy<Value = RawAttribute> {
     let type_code = select(vec![11_u8, 13, 19, 24, 33, 36, 41, 128, 255]);
     let unknown = (type_code, prop_oneof![octets(0..20), octets(250..260)]);
@@ -263,7 +265,8 @@ fn path_attributes(family: Family) -> impl Strategy<Value = PathAttributes> {
                 let [of_aggregator, of_communities, of_extended, of_large] = partial;
                 others.sort_by_key(|other| other.type_code);
                 others.dedup_by_key(|other| other.type_code);
-                // The encoder omits empty attributes, so their partial bits are lost.
+                // The encoder omits an attribute without values together with its Partial bit, so
+                // only an attribute with values can have the bit.
                 let partial = PartialAttributes {
                     aggregator: of_aggregator && aggregator.is_some(),
                     communities: of_communities && !communities.is_empty(),

@@ -1,4 +1,5 @@
-//! Tests of message headers (RFC 4271 section 6.1, RFC 8654) and of short messages.
+//! Tests of message headers (RFC 4271 section 6.1, RFC 8654), and of KEEPALIVE, ROUTE-REFRESH and
+//! NOTIFICATION messages.
 
 use bytes::{Bytes, BytesMut};
 
@@ -58,7 +59,7 @@ fn a_route_refresh_contains_its_family() {
 }
 
 #[test]
-fn a_route_refresh_of_an_unknown_family_or_subtype_has_no_family() {
+fn a_route_refresh_of_an_unknown_family_or_subtype_is_decoded_without_a_family() {
     let ignored = Message::RouteRefresh(RouteRefresh { family: None });
     for body in ["0019 00 46", "0001 00 80", "0001 01 01", "0001 ff 01"] {
         let message = decode(&framed(5, &hex(body)), &internal());
@@ -77,7 +78,7 @@ fn filters_in_a_route_refresh_are_ignored() {
 }
 
 #[test]
-fn a_notification_keeps_all_of_its_data() {
+fn a_notification_is_decoded_and_encoded_with_its_data() {
     check_both_ways(
         &format!("{MARKER} 0019 03 02 01 00040506"),
         Message::Notification(Notification {
@@ -88,7 +89,7 @@ fn a_notification_keeps_all_of_its_data() {
 }
 
 #[test]
-fn the_data_of_a_notification_is_cut_to_the_message_length() {
+fn the_data_of_a_notification_is_cut_to_the_longest_allowed_message() {
     for (options, length) in [(internal(), 4096), (extended(), 65535)] {
         let notification = Notification {
             error: NotificationError::ATTRIBUTE_LENGTH_ERROR,
@@ -145,21 +146,21 @@ fn an_unknown_message_type_ends_the_session() {
 }
 
 #[test]
-fn the_decoder_waits_for_messages_of_the_shortest_and_the_longest_allowed_length() {
+fn the_decoder_accepts_a_header_with_an_allowed_length_before_the_body_arrives() {
     for header in ["001d 01", "1000 01", "1000 02", "1000 03", "1000 05"] {
         check_waits(header, &internal());
     }
 }
 
 #[test]
-fn negotiated_extended_messages_are_accepted() {
+fn the_decoder_accepts_headers_of_extended_messages_if_they_are_negotiated() {
     for header in ["1001 02", "ffff 02", "ffff 03", "ffff 05"] {
         check_waits(header, &extended());
     }
 }
 
 #[test]
-fn open_and_keepalive_are_never_extended_messages() {
+fn an_open_or_keepalive_above_4096_octets_ends_the_session_despite_extended_messages() {
     for header in ["1001 01", "1001 04"] {
         let length = &header[..4];
         let error = NotificationError::BAD_MESSAGE_LENGTH;
@@ -211,7 +212,7 @@ fn a_shutdown_communication_is_decoded_and_displayed() {
 }
 
 #[test]
-fn a_shutdown_communication_is_cut_between_characters() {
+fn a_shutdown_communication_is_cut_to_255_octets_between_characters() {
     let text = "ü".repeat(200);
     let notification = Notification::administrative_shutdown(&text);
     assert_eq!(notification.data.len(), 1 + 254);
@@ -220,7 +221,7 @@ fn a_shutdown_communication_is_cut_between_characters() {
 }
 
 #[test]
-fn malformed_data_has_no_shutdown_communication() {
+fn a_notification_with_malformed_data_or_another_error_has_no_shutdown_communication() {
     let shutdown = NotificationError::ADMINISTRATIVE_SHUTDOWN;
     for (error, data) in [
         (shutdown, ""),

@@ -1,4 +1,4 @@
-//! Messages that caused crashes or endless loops in other BGP implementations.
+//! Tests of messages that made other BGP implementations crash, loop or reset sessions.
 
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,8 @@ fn two_octets() -> CodecOptions {
     }
 }
 
-/// zettabgp 0.6.0 loops forever on an AS_PATH with one extra octet after a whole segment.
+/// The attribute decoder of zettabgp 0.6.0, which this crate does not use, loops forever on an
+/// AS_PATH with one extra octet after a whole segment.
 #[test]
 fn an_extra_octet_after_an_as_path_segment_withdraws_the_path() {
     let octets = hex(
@@ -29,9 +30,10 @@ fn an_extra_octet_after_an_as_path_segment_withdraws_the_path() {
     assert_eq!(update.errors[0].disposition, Disposition::TreatAsWithdraw);
 }
 
-/// zettabgp 0.6.0 panics on an attribute list of one octet.
+/// The attribute decoder of zettabgp 0.6.0, which this crate does not use, panics on an attribute
+/// list of one octet.
 #[test]
-fn a_list_of_attributes_of_one_octet_ends_the_session() {
+fn an_attribute_list_of_one_octet_ends_the_session() {
     check_reset(
         &hex("ffffffffffffffffffffffffffffffff 0018 02 0000 0001 00"),
         &internal(),
@@ -52,7 +54,8 @@ fn an_empty_as_path_with_an_as4_path_stays_empty() {
     assert_eq!(update.announced[0].attributes.as_path.segments, []);
 }
 
-/// CVE-2026-41643, second case: the merge must count a set as one AS, or its counter underflows.
+/// Second regression test for CVE-2026-41643: a merge of AS_PATH and AS4_PATH that counts each AS
+/// of a set computes a length below 0.
 #[test]
 fn an_as_path_of_sets_is_merged_with_an_as4_path() {
     let octets = update_of(
@@ -68,7 +71,7 @@ fn an_as_path_of_sets_is_merged_with_an_as4_path() {
 
 /// Regression test for CVE-2026-42285.
 #[test]
-fn a_prefix_that_is_withdrawn_because_of_an_error_is_not_announced() {
+fn a_prefix_that_is_withdrawn_because_of_an_attribute_error_is_not_announced() {
     for attributes in [
         "400101 09 4002 06 0201 0000fde9 400304 0a000001",
         "400101 00 4002 06 0201 00000000 400304 0a000001",
@@ -83,7 +86,7 @@ fn a_prefix_that_is_withdrawn_because_of_an_error_is_not_announced() {
 
 /// Regression test for CVE-2026-37462.
 #[test]
-fn a_list_that_is_longer_than_the_message_ends_the_session() {
+fn a_list_of_prefixes_or_attributes_that_is_longer_than_the_update_ends_the_session() {
     for body in [
         "ffff 0000",
         "0001 0000",
@@ -112,9 +115,10 @@ fn an_empty_as_path_is_accepted() {
     assert_eq!(path.neighbouring_asn(), None);
 }
 
-/// CVE-2023-38802: attribute 23 (tunnel encapsulation) with a value that RFC 9012 forbids.
+/// Regression test for CVE-2023-38802: attribute 23 (tunnel encapsulation) with a value that RFC
+/// 9012 forbids.
 #[test]
-fn a_corrupted_tunnel_encapsulation_is_not_passed_on() {
+fn a_malformed_tunnel_encapsulation_attribute_withdraws_the_path() {
     for value in ["00", "04 000f 00ff ff", "02 ffff"] {
         let length = hex(value).len();
         let octets = update_of(
@@ -174,7 +178,7 @@ fn an_update_without_mandatory_attributes_announces_nothing() {
 }
 
 #[test]
-fn no_truncated_update_makes_the_decoder_panic() {
+fn a_truncated_update_does_not_make_the_decoder_panic() {
     let whole = update_of(
         "08 0a",
         "900e 001a 0002 01 10 20010db8000000000000000000000001 00 20 20010db8
@@ -186,8 +190,8 @@ fn no_truncated_update_makes_the_decoder_panic() {
     assert!(decode_update(&whole, &internal()).is_ok());
     for options in [internal(), two_octets(), with_add_path()] {
         for length in 23..whole.len() {
-            // The first message has the shorter length only in its header. The second message has
-            // it also in the length of the attribute list.
+            // The first decoded message has the shorter length only in its header. The second
+            // decoded message also has a shorter length of its attribute list.
             let mut octets = whole[..length].to_vec();
             octets[16..18].copy_from_slice(&u16::try_from(length).unwrap().to_be_bytes());
             let _ = decode(&octets, &options);
@@ -200,10 +204,10 @@ fn no_truncated_update_makes_the_decoder_panic() {
     }
 }
 
-/// The messages have the largest possible number of elements. A decoder with quadratic time would
-/// need seconds.
+/// Each message has as many AS_PATH segments, large communities, attributes or prefixes as fit. A
+/// decoder with quadratic time would need seconds.
 #[test]
-fn the_longest_messages_are_decoded_in_linear_time() {
+fn the_longest_messages_are_decoded_within_one_second() {
     let options = CodecOptions {
         extended_message: true,
         ..internal()
@@ -227,12 +231,12 @@ fn the_longest_messages_are_decoded_in_linear_time() {
     let messages = [
         with_attribute([0x40, 2], hex("0201 00000001").repeat(10_900)),
         with_attribute([0xc0, 32], distinct),
-        // A list with the same empty attribute 21,828 times.
+        // An attribute list that contains one empty attribute 21,828 times.
         framed(
             2,
             &[&[0, 0, 0xff, 0xcc][..], &hex("c06300").repeat(21_828)].concat(),
         ),
-        // A list of 65,512 default routes.
+        // A list of withdrawn routes that contains the default route 65,512 times.
         framed(2, &[&[0xff, 0xe8][..], &[0; 0xffe8], &[0, 0]].concat()),
     ];
     let start = Instant::now();

@@ -41,7 +41,8 @@ fn check_capability(octets: &str, expected: Capability) {
     check_both_ways(&parameters, open(vec![expected]));
 }
 
-/// Decodes an OPEN with one optional parameter with these octets, and returns its capabilities.
+/// Decodes an OPEN with one optional parameter, whose value is `octets`. Returns the capabilities
+/// of the OPEN.
 fn capabilities_of(octets: &str) -> Vec<Capability> {
     let length = hex(octets).len();
     let body = format!("{FIXED} {:02x} 02 {length:02x} {octets}", length + 2);
@@ -60,12 +61,12 @@ fn unknown(code: u8, value: &str) -> Capability {
 }
 
 #[test]
-fn the_body_of_an_open_without_parameters_has_ten_octets() {
+fn an_open_without_parameters_has_a_body_of_ten_octets() {
     check_both_ways("00", open(vec![]));
 }
 
 #[test]
-fn each_capability_has_its_code_and_value() {
+fn each_capability_is_decoded_and_encoded_with_its_code_and_value() {
     check_capability(
         "01 04 0001 00 01",
         Capability::Multiprotocol(Family::Ipv4Unicast),
@@ -113,8 +114,8 @@ fn capabilities_are_read_from_one_or_several_parameters() {
 }
 
 #[test]
-fn an_unsupported_family_is_an_unknown_capability_and_is_omitted_from_lists() {
-    // The unknown capability shows that the peer supports RFC 4760.
+fn an_unsupported_family_is_kept_as_an_unknown_capability_and_omitted_from_add_path() {
+    // The decoder keeps the capability, because it shows that the peer supports RFC 4760.
     assert_eq!(
         capabilities_of("01 04 0019 00 46"),
         [unknown(1, "0019 00 46")]
@@ -164,7 +165,7 @@ fn the_as_number_of_the_four_octet_capability_overrides_the_two_octet_field() {
 }
 
 #[test]
-fn the_two_octet_field_is_as_trans_for_a_four_octet_as_number() {
+fn an_open_with_an_as_number_above_65535_has_as_trans_in_the_two_octet_field() {
     let open = Open {
         asn: Asn(65537),
         ..open(vec![Capability::FourOctetAsn(Asn(65537))])
@@ -176,7 +177,7 @@ fn the_two_octet_field_is_as_trans_for_a_four_octet_as_number() {
 }
 
 #[test]
-fn an_open_with_an_invalid_fixed_field_is_refused() {
+fn an_open_with_an_invalid_version_as_number_hold_time_or_router_id_is_refused() {
     for (body, error, data) in [
         (
             "03 fde9 005a c0000201 00",
@@ -228,17 +229,17 @@ fn a_hold_time_of_zero_or_at_least_three_seconds_is_accepted() {
 
 /// Regression test for CVE-2022-40302, CVE-2022-40318 and CVE-2022-43681.
 #[test]
-fn a_parameter_or_capability_that_is_longer_than_its_list_is_refused() {
+fn an_open_with_a_wrong_length_of_a_parameter_or_capability_is_refused() {
     for parameters in [
         // A parameter list that is longer or shorter than its length field.
         "01",
         "04 02 06 0200",
         "00 02 02 0200",
         "05 02 02 0200",
-        // A parameter without length, and a parameter that is longer than the list.
+        // A parameter without length, and a parameter that is longer than the parameter list.
         "01 02",
         "04 02 03 0200",
-        // A capability without length, and a capability that is longer than the parameter.
+        // A capability without length, and capabilities that are longer than their parameter.
         "03 02 01 02",
         "04 02 02 02 01",
         "08 02 02 41 04 0000fde9",
@@ -261,7 +262,7 @@ fn a_parameter_or_capability_that_is_longer_than_its_list_is_refused() {
 }
 
 #[test]
-fn a_parameter_of_another_type_than_capabilities_is_refused() {
+fn an_open_with_a_parameter_that_is_no_list_of_capabilities_is_refused() {
     let unsupported = NotificationError::UNSUPPORTED_OPTIONAL_PARAMETER;
     for parameters in [
         "03 01 01 00",
@@ -274,13 +275,13 @@ fn a_parameter_of_another_type_than_capabilities_is_refused() {
 }
 
 #[test]
-fn an_empty_list_of_capabilities_is_accepted() {
+fn an_open_with_an_empty_list_of_capabilities_is_accepted() {
     let open = decode_open(&format!("{FIXED} 02 02 00")).unwrap();
     assert_eq!(open.capabilities, []);
 }
 
 #[test]
-fn the_one_octet_length_is_ignored_in_the_extended_form() {
+fn the_one_octet_length_of_the_parameters_is_ignored_in_the_extended_form() {
     for short_length in ["ff", "01", "07"] {
         let body = format!("{FIXED} {short_length} ff 0005 02 0002 0200");
         assert_eq!(
@@ -307,7 +308,7 @@ fn capabilities_that_do_not_fit_into_the_normal_form_are_sent_in_the_extended_fo
 }
 
 #[test]
-fn capabilities_that_do_not_fit_into_the_message_are_omitted() {
+fn capabilities_that_do_not_fit_into_an_open_of_4096_octets_are_omitted() {
     let many: Vec<_> = (0..20).map(|_| unknown(200, &"00".repeat(255))).collect();
     let octets = encoded(&Message::Open(open(many)), &internal());
     assert!(octets.len() <= 4096);
@@ -318,7 +319,7 @@ fn capabilities_that_do_not_fit_into_the_message_are_omitted() {
 }
 
 #[test]
-fn an_open_has_at_most_4096_octets() {
+fn an_encoded_open_has_at_most_4096_octets() {
     // The header, the fixed fields and the fields of the extended form leave 4061 of 4096 octets
     // for capabilities.
     for (last, length, count) in [(204, 4096, 16), (205, 19 + 16 + 3855, 15)] {

@@ -73,7 +73,7 @@ fn a_valid_attribute_that_portlb_does_not_use_is_passed_on_unchanged() {
             check_passed_through(&attribute(flags_and_type, value), &internal());
         }
     }
-    // The encoder keeps a received partial bit.
+    // The encoder sends a received Partial bit unchanged.
     check_passed_through("e023 04 0000fde9", &internal());
 }
 
@@ -126,7 +126,7 @@ fn a_malformed_attribute_that_portlb_does_not_use_withdraws_the_path() {
         ),
         ("c023", 5, &["", "0000", "0000fde900"]),
         ("c023", 9, &["00000000"]),
-        // Flags that the type does not allow.
+        // Flags that the type of the attribute does not allow.
         ("8016", 4, &["00 06 000000 0a000001"]),
         ("8019", 4, &["0002fd00000000000000000000000000000100c8"]),
         ("8023", 4, &["0000fde9"]),
@@ -140,7 +140,7 @@ fn a_malformed_attribute_that_portlb_does_not_use_withdraws_the_path() {
 }
 
 #[test]
-fn a_malformed_attribute_with_the_reaction_discard_is_dropped_and_the_path_stays() {
+fn a_malformed_attribute_whose_reaction_is_discard_is_dropped_and_its_path_is_kept() {
     for (flags_and_type, subcode, values) in [
         ("c017", 9, &[""][..]),
         ("8017", 4, &["0008 0000"]),
@@ -183,7 +183,8 @@ fn a_malformed_attribute_with_the_reaction_discard_is_dropped_and_the_path_stays
     }
 }
 
-/// The RFCs allow these values, but FRR 8.4 ends an internal session because of them.
+/// The RFCs allow the values of this test, but FRR 8.4 ends an internal session that carries one of
+/// them.
 #[test]
 fn a_valid_attribute_that_frr_refuses_is_discarded() {
     for (flags_and_type, values) in [
@@ -194,7 +195,8 @@ fn a_valid_attribute_that_frr_refuses_is_discarded() {
         (
             "c017",
             &[
-                // Two tunnels, a length of two octets, a last sub-TLV of fewer than four octets.
+                // Two tunnels, a sub-TLV with a length field of two octets, and two values whose
+                // last sub-TLV has fewer than four octets.
                 "0008 0000 0008 0000",
                 "0008 0004 80 0001 00",
                 "0008 0003 01 01 00",

@@ -31,7 +31,7 @@ proptest! {
     }
 
     #[test]
-    fn the_decoder_splits_a_stream_that_arrives_in_arbitrary_pieces(
+    fn the_decoder_returns_every_message_of_a_stream_that_arrives_in_arbitrary_pieces(
         messages in vec(arbitrary::message(), 1..5),
         cuts in vec(any::<Index>(), 0..6),
     ) {
@@ -58,7 +58,7 @@ proptest! {
     }
 
     #[test]
-    fn no_octets_make_the_decoder_panic(
+    fn arbitrary_octets_do_not_make_the_decoder_panic(
         octets in vec(any::<u8>(), 0..200),
         message_type in 0..7_u8,
         options in arbitrary::options(),
@@ -71,7 +71,7 @@ proptest! {
     }
 
     #[test]
-    fn no_damage_to_a_valid_message_makes_the_decoder_panic(
+    fn a_damaged_message_does_not_make_the_decoder_panic(
         message in arbitrary::message(),
         options in arbitrary::options(),
         decoded_with in arbitrary::options(),
@@ -80,8 +80,8 @@ proptest! {
         let mut buffer = BytesMut::new();
         encode(&message, &options, &mut buffer);
         for (index, octet) in damage {
-            // The marker is not damaged, because the decoder would refuse it before it reads any
-            // other part of the message.
+            // The marker stays intact, because the decoder refuses a damaged marker before it reads
+            // any other part of the message.
             if buffer.len() > 16 {
                 let index = 16 + index.index(buffer.len() - 16);
                 buffer[index] = octet;
@@ -90,7 +90,8 @@ proptest! {
         let mut decoder = Decoder::new();
         decoder.set_options(decoded_with.clone());
         while let Ok(Some(message)) = decoder.decode(&mut buffer) {
-            // Every accepted message can be encoded and decoded again.
+            // The encoder can encode each accepted message, and the decoder accepts the encoded
+            // message.
             let mut sent = BytesMut::new();
             encode(&message, &decoded_with, &mut sent);
             decode_all(sent, &decoded_with);
@@ -101,7 +102,7 @@ proptest! {
 type Paths = Vec<(PathAttributes, Vec<Nlri>)>;
 
 /// Returns the withdrawn prefixes, the paths and the End-of-RIB markers of several UPDATEs. Merges
-/// adjacent groups with equal attributes.
+/// adjacent groups of announced prefixes with equal attributes.
 fn merged(messages: Vec<Message>) -> (Vec<Nlri>, Paths, Vec<Family>) {
     let mut withdrawn = Vec::new();
     let mut paths: Paths = Vec::new();
@@ -123,8 +124,8 @@ fn merged(messages: Vec<Message>) -> (Vec<Nlri>, Paths, Vec<Family>) {
     (withdrawn, paths, ends)
 }
 
-/// Returns the expected result of [`merged`] after `update` was sent. Removes the path ids and
-/// attributes that the encoder omits with these options.
+/// Returns the expected result of [`merged`] for the encoded `update`. Removes the path ids and
+/// attributes that the encoder omits with `options`.
 fn expected_content(update: Update, options: &CodecOptions) -> (Vec<Nlri>, Paths, Vec<Family>) {
     let encoded_nlri = |nlri: &Nlri| Nlri {
         path_id: nlri

@@ -4,7 +4,7 @@
 
 use std::{fs, path::Path};
 
-/// The only file that may name zettabgp.
+/// The only source file, except tests, whose code may name zettabgp.
 const USER: &str = "nlri.rs";
 
 #[test]
@@ -23,7 +23,7 @@ fn no_public_signature_names_zettabgp() {
             assert_eq!(named, None, "{name}");
             continue;
         }
-        // No item of this file is public outside of the crate.
+        // No item of `nlri.rs` is public outside of this crate.
         for line in code() {
             let line = line.trim_start();
             assert!(

@@ -95,7 +95,8 @@ fn check_attribute(octets: &str, options: &CodecOptions, edit: impl FnOnce(&mut 
     );
 }
 
-/// Decodes an UPDATE with these attributes and checks that it has no errors.
+/// Decodes an UPDATE with the attributes `octets`, checks that it has no errors, and returns the
+/// attributes of its path.
 fn attributes_of(octets: &str, options: &CodecOptions) -> PathAttributes {
     let update = decode_update(&update_of("", octets, "18 c00002"), options).unwrap();
     assert_eq!(update.errors, []);
@@ -103,7 +104,7 @@ fn attributes_of(octets: &str, options: &CodecOptions) -> PathAttributes {
 }
 
 #[test]
-fn ipv4_prefixes_are_in_the_fields_of_rfc_4271() {
+fn ipv4_prefixes_are_decoded_and_encoded_in_the_fields_of_rfc_4271() {
     check_both_ways(
         &update_of(
             "",
@@ -129,7 +130,7 @@ fn ipv4_prefixes_are_in_the_fields_of_rfc_4271() {
 }
 
 #[test]
-fn ipv6_prefixes_are_in_the_attributes_of_rfc_4760() {
+fn ipv6_prefixes_are_decoded_and_encoded_in_the_attributes_of_rfc_4760() {
     check_both_ways(
         &update_of(
             "",
@@ -151,7 +152,7 @@ fn ipv6_prefixes_are_in_the_attributes_of_rfc_4760() {
 }
 
 #[test]
-fn with_add_path_each_prefix_has_a_path_id() {
+fn each_prefix_has_a_path_id_if_add_path_is_negotiated() {
     check_both_ways(
         &update_of(
             "",
@@ -172,7 +173,7 @@ fn with_add_path_each_prefix_has_a_path_id() {
 }
 
 #[test]
-fn add_path_for_one_family_does_not_change_the_other_family() {
+fn add_path_for_one_family_adds_no_path_ids_to_the_other_family() {
     let options = CodecOptions {
         add_path: vec![Family::Ipv6Unicast],
         ..internal()
@@ -185,7 +186,7 @@ fn add_path_for_one_family_does_not_change_the_other_family() {
 }
 
 #[test]
-fn a_missing_path_id_is_sent_as_zero() {
+fn a_prefix_without_path_id_is_sent_with_path_id_zero_if_add_path_is_negotiated() {
     let update = withdrawal(vec![prefix("192.0.2.0/24")]);
     assert_eq!(
         to_hex(&encoded(&Message::Update(update), &with_add_path())),
@@ -215,7 +216,7 @@ fn the_host_bits_of_a_prefix_are_cleared() {
 }
 
 #[test]
-fn the_link_local_address_of_a_next_hop_is_ignored() {
+fn a_link_local_address_after_a_global_next_hop_is_ignored() {
     let octets = update_of(
         "",
         "400101 00 400200
@@ -259,7 +260,7 @@ fn ipv4_prefixes_are_read_from_the_attributes_of_rfc_4760() {
 }
 
 #[test]
-fn an_ipv6_prefix_with_an_ipv4_next_hop_gets_the_mapped_address() {
+fn an_ipv4_next_hop_of_an_ipv6_prefix_is_sent_as_an_ipv4_mapped_address() {
     let update = announcement(attributes("10.0.0.1"), vec![prefix("2001:db8::/32")]);
     let octets = encoded(&Message::Update(update), &internal());
     assert_eq!(
@@ -336,7 +337,7 @@ fn an_update_with_prefixes_or_other_attributes_is_not_an_end_of_rib_marker() {
 }
 
 #[test]
-fn an_update_without_prefixes_is_not_sent() {
+fn an_update_without_prefixes_and_end_of_rib_marker_is_not_sent() {
     let without_prefixes = announcement(attributes("10.0.0.1"), vec![]);
     for update in [without_prefixes, Update::default()] {
         assert_eq!(

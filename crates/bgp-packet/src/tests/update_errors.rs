@@ -50,8 +50,8 @@ fn check_errors(update: &Update, expected: &[(u8, Disposition, u8, &str)]) {
     assert_eq!(errors, expected, "{update:?}");
 }
 
-/// Checks that the malformed `attribute` withdraws the prefix, and that it ends the session if the
-/// UPDATE announces no prefix.
+/// Checks that the malformed `attribute` withdraws the announced prefix, and that `attribute` ends
+/// the session if the UPDATE announces no prefix.
 fn check_withdrawn(attributes: &str, attribute: &str, subcode: u8, options: &CodecOptions) {
     let update = decode_without_reset(&update_of("", attributes, NLRI), options);
     let type_code = hex(attribute)[1];
@@ -67,13 +67,14 @@ fn check_withdrawn(attributes: &str, attribute: &str, subcode: u8, options: &Cod
     );
 }
 
-/// Checks that an optional attribute withdraws the prefix.
+/// Checks that the malformed optional `attribute` withdraws the announced prefix.
 pub(super) fn check_withdraws(attribute: &str, subcode: u8) {
     let attributes = format!("{ORIGIN} {AS_PATH} {NEXT_HOP} {attribute}");
     check_withdrawn(&attributes, attribute, subcode, &internal());
 }
 
-/// Checks that an optional attribute is dropped, and that the path has all other attributes.
+/// Checks that the decoder drops the malformed optional `attribute`, and that the path has all
+/// other attributes.
 pub(super) fn check_discarded(attribute: &str, subcode: u8) {
     let attributes = format!("{ORIGIN} {AS_PATH} {NEXT_HOP}");
     let without = decode_without_reset(&update_of("", &attributes, NLRI), &internal());
@@ -82,12 +83,12 @@ pub(super) fn check_discarded(attribute: &str, subcode: u8) {
     check_errors(&with, &[(hex(attribute)[1], DISCARD, subcode, attribute)]);
     assert_eq!(with.announced, without.announced);
     assert_eq!(with.withdrawn, []);
-    // An UPDATE that only withdraws prefixes loses the attribute, too.
+    // In an UPDATE that only withdraws prefixes, the decoder drops the attribute, too.
     let alone = decode_without_reset(&update_of("08 0a", &attributes, ""), &internal());
     check_errors(&alone, &[(hex(attribute)[1], DISCARD, subcode, attribute)]);
 }
 
-/// Checks that an attribute ends the session, with and without announced prefixes.
+/// Checks that the malformed `attribute` ends the session, with and without announced prefixes.
 fn check_resets(attribute: &str, subcode: u8) {
     let attributes = format!("{attribute} {ORIGIN} {AS_PATH} {NEXT_HOP}");
     let error = NotificationError::update(subcode);
@@ -128,7 +129,7 @@ fn a_malformed_as_path_withdraws_the_path() {
         // Undefined segment types.
         "4002 06 0001 0000fde9",
         "4002 06 0501 0000fde9",
-        // Confederation segments (RFC 5065). No peer of portlb belongs to a confederation.
+        // Confederation segments (RFC 5065). portlb does not support confederations.
         "4002 06 0301 0000fde9",
         "4002 06 0401 0000fde9",
         // AS 0 (RFC 7607).
@@ -189,7 +190,7 @@ fn an_attribute_of_the_wrong_length_withdraws_the_path() {
 }
 
 #[test]
-fn a_malformed_aggregation_attribute_is_discarded() {
+fn a_malformed_atomic_aggregate_or_aggregator_is_discarded() {
     for (attribute, subcode) in [
         ("4006 01 00", 5),
         ("c007 00", 5),
@@ -360,7 +361,7 @@ fn a_malformed_multiprotocol_attribute_ends_the_session() {
         ("800e 0b 0001 01 04 0a000001 00 21 ff", 9),
         ("800f 05 0002 01 20 20", 9),
         ("800f 04 0002 01 81", 9),
-        // Flags that the type does not allow (RFC 7606 section 5.3).
+        // Flags that the type of the attribute does not allow (RFC 7606 section 5.3).
         ("400e 09 0019 46 04 0a000001 00", 4),
         ("c00f 03 0002 01", 4),
     ] {
@@ -400,7 +401,7 @@ fn a_malformed_prefix_ends_the_session() {
 }
 
 #[test]
-fn with_add_path_a_prefix_without_path_id_ends_the_session() {
+fn a_prefix_without_path_id_ends_a_session_with_add_path() {
     let options = super::with_add_path();
     for list in ["18 c00002", "00000001", "00000001 18 c000", "000000"] {
         check_reset(
@@ -413,7 +414,7 @@ fn with_add_path_a_prefix_without_path_id_ends_the_session() {
 }
 
 #[test]
-fn an_attribute_that_is_longer_than_the_list_withdraws_the_path() {
+fn an_attribute_that_is_longer_than_the_attribute_list_withdraws_the_path() {
     for overrun in ["c0", "c008", "c008 05 ffffff01", "d008 00", "d008 ffff 00"] {
         let attributes = format!("{ORIGIN} {AS_PATH} {NEXT_HOP} {overrun}");
         let update = decode_without_reset(&update_of("", &attributes, NLRI), &internal());
@@ -472,7 +473,7 @@ fn flags_that_an_as4_attribute_does_not_allow_withdraw_the_path() {
     }
 }
 
-/// RFC 7606 section 5.2: treat-as-withdraw needs announced prefixes.
+/// RFC 7606 section 5.2: treat-as-withdraw is possible only if the UPDATE announces prefixes.
 #[test]
 fn an_attribute_error_in_an_update_without_announced_prefixes_ends_the_session() {
     let malformed = "c008 01 00";
@@ -497,7 +498,7 @@ fn an_attribute_error_with_prefixes_of_an_unsupported_family_does_not_end_the_se
     check_errors(&update, &[(8, WITHDRAW, 5, "c008 01 00")]);
 }
 
-/// RFC 7606 section 3 h: of several errors, the strongest reaction applies.
+/// RFC 7606 section 3 h: for an UPDATE with several errors, the strongest reaction applies.
 #[test]
 fn the_notification_contains_the_first_of_the_errors_with_the_strongest_reaction() {
     check_reset(

@@ -25,8 +25,8 @@ macro_rules! attribute_types {
     ($($name:ident = $code:literal, $flags:expr, $value:ident, $contradiction:ident, $use:ident;)*) => {
         /// A type of attribute that the decoder checks.
         ///
-        /// portlb uses most of these attributes, and passes the others on without using them
-        /// ([`AttributeType::is_passed_through`]).
+        /// portlb uses the attributes of most of these types. It only passes on the attributes of a
+        /// type for which [`AttributeType::is_passed_through`] returns true.
         ///
         /// <https://www.iana.org/assignments/bgp-parameters/>
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,7 +108,8 @@ enum AttributeUse {
     PassedThrough,
 }
 
-// Code, flags, reaction to a malformed value, reaction to wrong flags, use.
+// Each line: type code, required flags, reaction to a malformed value, reaction to wrong flags,
+// use.
 attribute_types! {
     Origin = 1, TRANSITIVE, TreatAsWithdraw, TreatAsWithdraw, Used;
     AsPath = 2, TRANSITIVE, TreatAsWithdraw, TreatAsWithdraw, Used;
@@ -193,7 +194,8 @@ pub(super) fn fixed<const N: usize>(value: &[u8]) -> Result<[u8; N], AttributePr
     value.try_into().map_err(|_| AttributeProblem::Length)
 }
 
-/// Splits a value into elements of `N` octets. Refuses an empty list.
+/// Splits a value into elements of `N` octets. Refuses an empty value, and a value whose length is
+/// not a multiple of `N`.
 pub(super) fn list<const N: usize>(value: &[u8]) -> Result<&[[u8; N]], AttributeProblem> {
     match value.as_chunks::<N>() {
         ([], _) | (_, [_, ..]) => Err(AttributeProblem::Length),

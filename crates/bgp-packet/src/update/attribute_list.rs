@@ -11,7 +11,8 @@ use crate::{
     codec::CodecOptions,
 };
 
-/// Encodes all attributes except MP_REACH_NLRI, sorted by type code (RFC 4271 section 5).
+/// Encodes all attributes except MP_REACH_NLRI and MP_UNREACH_NLRI, sorted by type code (RFC 4271
+/// section 5).
 ///
 /// `next_hop` is the value of NEXT_HOP; `None` omits NEXT_HOP.
 pub(super) fn encode(
@@ -94,8 +95,8 @@ pub(super) fn encode(
     writer.finish()
 }
 
-/// Writes AS4_PATH and AS4_AGGREGATOR if an AS number does not fit into two octets (RFC 6793
-/// section 4.2.2).
+/// Writes AS4_PATH if the path has an AS number above 65535, and AS4_AGGREGATOR if the AS number of
+/// AGGREGATOR is above 65535 (RFC 6793 section 4.2.2).
 fn put_four_octet_attributes(attributes: &PathAttributes, writer: &mut AttributeWriter<'_>) {
     if as_path::needs_four_octets(&attributes.as_path) {
         writer.put(AttributeType::As4Path, |buffer| {
@@ -116,14 +117,15 @@ fn put_aggregator(aggregator: Aggregator, width: AsnWidth, buffer: &mut BytesMut
     buffer.put_slice(&aggregator.router_id.0.octets());
 }
 
-/// Removes duplicate values, which RFC 8092 section 2 forbids to send.
+/// Removes duplicate values: RFC 8092 section 2 forbids a speaker to send duplicates.
 fn without_duplicates(communities: &[LargeCommunity]) -> Vec<LargeCommunity> {
     let mut seen = BTreeSet::new();
     let is_new = |community: &LargeCommunity| seen.insert(*community);
     communities.iter().copied().filter(is_new).collect()
 }
 
-/// Writes attributes sorted by type code, and inserts [`PathAttributes::others`] in this order.
+/// Writes attributes in the order of their type codes. Inserts each attribute of
+/// [`PathAttributes::others`] at the position of its type code.
 struct AttributeWriter<'a> {
     buffer: BytesMut,
     is_internal: bool,
@@ -201,15 +203,16 @@ impl<'a> AttributeWriter<'a> {
 
     /// Reports whether the UPDATE may contain this attribute of [`PathAttributes::others`].
     ///
-    /// A type with its own field in [`PathAttributes`] would be in the UPDATE twice. A
-    /// non-transitive attribute must not leave the AS.
+    /// Returns false for a type that has a field in [`PathAttributes`], because the UPDATE would
+    /// have the attribute twice. Returns false for a non-transitive attribute on an external
+    /// session, because such an attribute must not leave the AS.
     fn is_sent(&self, other: &RawAttribute) -> bool {
         AttributeType::from_code(other.type_code).is_none_or(AttributeType::is_passed_through)
             && (self.is_internal || other.flags & TRANSITIVE != 0)
     }
 
-    /// Writes the length of the attribute that begins at index `start`. If the value has more than
-    /// 255 octets, moves it by one octet, because its length needs two.
+    /// Writes the length of the attribute that begins at index `start`. Moves a value of more than
+    /// 255 octets by one octet, because its length field needs two octets.
     fn finish_attribute(&mut self, start: usize) {
         let value = start + 3;
         let length = self.buffer.len() - value;
@@ -220,7 +223,8 @@ impl<'a> AttributeWriter<'a> {
         self.buffer.put_u8(0);
         self.buffer.copy_within(value..value + length, value + 1);
         self.buffer[start] |= EXTENDED_LENGTH;
-        // A longer value fits into no message, so the caller sends none of these attributes.
+        // For a value above 65535 octets, this length is wrong. The caller sends no attribute in
+        // that case, because the attributes fit into no message.
         let length = u16::try_from(length).unwrap_or(u16::MAX);
         self.buffer[start + 2..start + 4].copy_from_slice(&length.to_be_bytes());
     }

@@ -12,8 +12,8 @@ use crate::{
     reader::OctetReader,
 };
 
-/// Decodes the body of an UPDATE: the octets after the header. The caller ensures at least four
-/// octets.
+/// Decodes the body of an UPDATE: the octets after the header. The caller has checked that the body
+/// has at least four octets.
 pub(crate) fn decode(body: &[u8], options: &CodecOptions) -> Result<Update, DecodeError> {
     let sections = Sections::split(body).map_err(MessageProblem::without_data)?;
     let family = Family::Ipv4Unicast;
@@ -40,9 +40,8 @@ pub(crate) fn decode(body: &[u8], options: &CodecOptions) -> Result<Update, Deco
         Some(error) => match error.disposition {
             Disposition::AttributeDiscard => false,
             Disposition::TreatAsWithdraw | Disposition::SessionReset => {
-                // RFC 7606 section 5.2: treat-as-withdraw needs a list of announced prefixes. An
-                // UPDATE that has only a valid MP_UNREACH_NLRI has no error, and a malformed
-                // MP_UNREACH_NLRI has already ended the session.
+                // RFC 7606 section 5.2: in an UPDATE without announced prefixes, treat-as-withdraw
+                // has no prefix to withdraw, so the error ends the session.
                 if !announces_prefixes {
                     return Err(error.clone().into());
                 }
@@ -80,8 +79,8 @@ pub(crate) fn decode(body: &[u8], options: &CodecOptions) -> Result<Update, Deco
     })
 }
 
-/// Appends one [`Announced`] for each group with prefixes. The caller has checked the mandatory
-/// attributes.
+/// Appends one [`Announced`] for each of `groups` that has prefixes. The caller has checked that
+/// the UPDATE has the mandatory attributes.
 fn announce(
     parsed: ParsedAttributes,
     groups: [(Option<IpAddr>, Vec<Nlri>); 2],
@@ -129,7 +128,8 @@ struct Sections<'a> {
 }
 
 impl<'a> Sections<'a> {
-    /// Length of the two length fields in octets. An empty UPDATE has only these fields.
+    /// Length, in octets, of the two length fields of the body. The body of an UPDATE without
+    /// content has only these fields.
     const LENGTHS: usize = 4;
 
     fn split(body: &'a [u8]) -> Result<Self, MessageProblem> {

@@ -27,8 +27,8 @@ const LENGTHS: usize = 4;
 /// length.
 const EXTENDED_ATTRIBUTE_HEADER: usize = 4;
 
-/// Appends the messages of `update`. Returns the announced prefixes that fit into no message; the
-/// messages withdraw these prefixes.
+/// Appends the messages of `update`. Returns the announced prefixes for which the attributes leave
+/// no room in a message. The appended messages withdraw these prefixes.
 pub(crate) fn encode(update: &Update, options: &CodecOptions, buffer: &mut BytesMut) -> Vec<Nlri> {
     withdraw(&update.withdrawn, options, buffer);
     let mut oversized = Vec::new();
@@ -53,14 +53,14 @@ pub(crate) fn encode(update: &Update, options: &CodecOptions, buffer: &mut Bytes
 enum PrefixField<'a> {
     WithdrawnRoutes,
     MpUnreach,
-    /// The attributes precede the NLRI.
+    /// The encoded attributes, which precede the NLRI field.
     Nlri(&'a [u8]),
-    /// The attributes follow MP_REACH_NLRI. The address is the next hop.
+    /// The next hop, and the encoded attributes, which follow MP_REACH_NLRI.
     MpReach(IpAddr, &'a [u8]),
 }
 
 impl PrefixField<'_> {
-    /// Returns the length of a message without its prefixes, in octets.
+    /// Returns the length, in octets, of a message without prefixes.
     fn overhead(self) -> usize {
         HEADER_LENGTH
             + LENGTHS
@@ -83,7 +83,8 @@ impl PrefixField<'_> {
 struct Packer<'a> {
     family: Family,
     add_path: bool,
-    /// Octets for prefixes in each message. `None` if the attributes alone are too long.
+    /// Octets for prefixes in each message. `None` if the message is too long even without
+    /// prefixes.
     room: Option<usize>,
     field: PrefixField<'a>,
 }
@@ -133,7 +134,8 @@ impl<'a> Packer<'a> {
         nlri::encoded_length(nlri, self.add_path)
     }
 
-    /// Writes the octets before the prefixes. Returns the index of the body in `buffer`.
+    /// Writes the octets of the body before the prefixes. Returns the index of the body in
+    /// `buffer`.
     fn begin_list(&self, buffer: &mut BytesMut) -> usize {
         let start = buffer.len();
         match self.field {
@@ -173,7 +175,8 @@ impl<'a> Packer<'a> {
         buffer.put_u8(self.family.safi());
     }
 
-    /// Writes the octets after the prefixes, and all length fields that depend on the prefixes.
+    /// Writes the octets of the body after the prefixes, and all length fields that depend on the
+    /// prefixes. `start` is the index of the body in `buffer`.
     fn finish_list(&self, start: usize, buffer: &mut BytesMut) {
         match self.field {
             PrefixField::WithdrawnRoutes => {

@@ -1,4 +1,4 @@
-//! Attributes with four-octet AS numbers on two-octet sessions (RFC 6793).
+//! Decoding of AGGREGATOR, AS4_PATH and AS4_AGGREGATOR (RFC 6793).
 
 use super::attribute;
 use crate::{
@@ -42,7 +42,7 @@ pub(super) fn as4_path(value: &[u8]) -> Result<AsPath, AttributeProblem> {
     as_path::decode(value, AsnWidth::Four, ConfederationSegments::Dropped)
 }
 
-/// Combines AS_PATH with AS4_PATH and AGGREGATOR with AS4_AGGREGATOR (RFC 6793 section 4.2.3).
+/// Merges AS4_PATH into AS_PATH, and AS4_AGGREGATOR into AGGREGATOR (RFC 6793 section 4.2.3).
 pub(super) fn merge(
     as_path: AsPath,
     as4_path: Option<AsPath>,
@@ -50,7 +50,8 @@ pub(super) fn merge(
     as4_aggregator: Option<Aggregator>,
 ) -> (AsPath, Option<Aggregator>) {
     match (aggregator, as4_aggregator) {
-        // A two-octet speaker aggregated the path later, so both AS4 attributes are out of date.
+        // An AGGREGATOR without AS_TRANS shows that a two-octet speaker aggregated the path after
+        // the AS4 attributes were written. So AS4_PATH and AS4_AGGREGATOR are out of date.
         (Some(aggregator), Some(_)) if aggregator.asn != Asn::TRANS => (as_path, Some(aggregator)),
         (aggregator, as4_aggregator) => {
             let aggregator = aggregator.map(|two_octets| as4_aggregator.unwrap_or(two_octets));

@@ -73,8 +73,8 @@ pub(super) fn unreach(
 /// Decodes a next hop (RFC 2545 section 3, RFC 8950 section 3). `None` if the next hop is not the
 /// address of a host.
 ///
-/// If a link-local address follows the global address, it is ignored, because it is valid only on
-/// the link of the session.
+/// Ignores a link-local address after the global address, because a link-local address is valid
+/// only on the link of the session.
 fn decode_next_hop(family: Family, octets: &[u8]) -> Result<Option<IpAddr>, AttributeProblem> {
     let address = match (family, octets.len()) {
         (Family::Ipv4Unicast, 4) => octets

@@ -28,7 +28,8 @@ use crate::{
     reader::OctetReader,
 };
 
-/// The attributes of an UPDATE. A malformed attribute has no value here, but an entry in `errors`.
+/// The attributes of an UPDATE. A malformed attribute has an entry in `errors`, and no value in any
+/// other field.
 #[derive(Default)]
 pub(super) struct ParsedAttributes {
     pub(super) next_hop: Option<Ipv4Addr>,
@@ -65,7 +66,7 @@ impl TypeSet {
         self.0[usize::from(type_code / 64)] & 1 << (type_code % 64) != 0
     }
 
-    /// Adds the type code. Returns false if the set already contained it.
+    /// Adds the type code. Returns false if the set contained the type code before the call.
     fn insert(&mut self, type_code: u8) -> bool {
         let is_new = !self.contains(type_code);
         self.0[usize::from(type_code / 64)] |= 1 << (type_code % 64);
@@ -77,16 +78,17 @@ impl ParsedAttributes {
     /// Decodes all attributes of an UPDATE.
     ///
     /// # Errors
-    /// Returns the first error that ends the session. Later attributes cannot change this reaction
-    /// (RFC 7606 section 3 h).
+    /// Returns the first error that ends the session. No other error of the UPDATE has a stronger
+    /// reaction (RFC 7606 section 3 h), so the function does not decode the attributes after it.
     pub(super) fn parse(attributes: &[u8], options: &CodecOptions) -> Result<Self, DecodeError> {
         let mut parsed = Self::default();
         let mut list = OctetReader(attributes);
         while !list.is_empty() {
             let rest = list;
             let Some(attribute) = attribute::next_attribute(&mut list) else {
-                // RFC 7606 section 4: treat-as-withdraw is possible, because the total length of
-                // the attributes is correct, so the decoder finds the NLRI.
+                // RFC 7606 section 4: the reaction to an attribute that is longer than the list is
+                // treat-as-withdraw. The decoder finds the NLRI by the total length of the
+                // attributes.
                 parsed.has_other_than_unreach = true;
                 let type_code = rest.0.get(1).copied().unwrap_or(0);
                 parsed.record(
@@ -190,7 +192,8 @@ impl ParsedAttributes {
 
     fn take_unknown(&mut self, attribute: Attribute<'_>) -> Result<(), DecodeError> {
         if attribute.flags & OPTIONAL == 0 {
-            // RFC 4271 section 6.3. RFC 7606 does not change this rule.
+            // RFC 4271 section 6.3: an unknown attribute that is not optional ends the session. RFC
+            // 7606 does not change this rule.
             return self.record(
                 attribute.type_code,
                 AttributeProblem::WellKnownUnknown,
@@ -202,7 +205,8 @@ impl ParsedAttributes {
             return Ok(());
         }
         self.others.push(RawAttribute {
-            // RFC 4271 section 5: a speaker that does not know the type sets the partial bit.
+            // RFC 4271 section 5: a speaker that passes on an attribute of an unknown type sets the
+            // Partial bit.
             flags: OPTIONAL | TRANSITIVE | PARTIAL,
             type_code: attribute.type_code,
             // A slice of the message would keep the whole message in memory while the path exists.
@@ -211,7 +215,8 @@ impl ParsedAttributes {
         Ok(())
     }
 
-    /// Stores a valid attribute in `others` with its received partial bit.
+    /// Stores a valid attribute in `others`, with the Partial bit as received if the attribute is
+    /// transitive.
     fn pass_through(&mut self, attribute: Attribute<'_>) {
         let partial = match attribute.flags & TRANSITIVE {
             0 => 0,

@@ -1,9 +1,9 @@
 //! Checks of the attributes that portlb passes on unchanged.
 //!
-//! A router that receives a reflected path can end its session because of a malformed attribute. A
-//! client could use this to remove all routes from the router. Therefore the checks are stricter
-//! than the RFCs in one point: they also refuse valid forms for which FRR 8.4 ends an internal
-//! session ([`AttributeProblem::RefusedByRouters`], decision 0022).
+//! A router can end its session with the reflector because of an attribute in a reflected path, and
+//! then loses all routes of the session. Any client could send such a path to the reflector.
+//! Therefore the checks are stricter than the RFCs in one point: they also refuse valid forms for
+//! which FRR 8.4 ends an internal session ([`AttributeProblem::RefusedByRouters`], decision 0022).
 
 use super::attribute;
 use crate::{problem::AttributeProblem, reader::OctetReader};
@@ -25,7 +25,7 @@ pub(super) fn check_pmsi_tunnel(value: &[u8]) -> Result<(), AttributeProblem> {
     let [_flags, tunnel_type, _, _, _] = reader.array().ok_or(AttributeProblem::Length)?;
     let identifier = reader.0;
     let is_valid = match tunnel_type {
-        // No tunnel information.
+        // No tunnel information is present.
         0 => identifier.is_empty(),
         // RSVP-TE P2MP (RFC 4875 section 19.1).
         1 => [12, 24].contains(&identifier.len()),
@@ -33,7 +33,7 @@ pub(super) fn check_pmsi_tunnel(value: &[u8]) -> Result<(), AttributeProblem> {
         2 | 7 => is_mldp_fec(identifier),
         // PIM-SSM, PIM-SM and BIDIR-PIM: a sender address and a group address.
         3..=5 => [8, 32].contains(&identifier.len()),
-        // Ingress replication: the address of the tunnel endpoint.
+        // Ingress replication: the address of the tunnel endpoint. FRR 8.4 refuses an IPv6 address.
         6 if identifier.len() == 16 => return Err(AttributeProblem::RefusedByRouters),
         6 => identifier.len() == 4,
         _ => return Err(AttributeProblem::TunnelType),
@@ -85,7 +85,7 @@ pub(super) fn check_tunnel_encapsulation(value: &[u8]) -> Result<(), AttributePr
     match tunnels {
         0 => Err(AttributeProblem::TlvMissing),
         1 if !is_refused => Ok(()),
-        // FRR 8.4 reads the second tunnel as sub-TLVs of the first tunnel.
+        // FRR 8.4 refuses a sub-TLV, or would read a second tunnel as sub-TLVs of the first tunnel.
         _ => Err(AttributeProblem::RefusedByRouters),
     }
 }
@@ -96,8 +96,9 @@ fn tunnel<'a>(reader: &mut OctetReader<'a>) -> Option<&'a [u8]> {
     reader.take(usize::from(length))
 }
 
-/// Reports whether FRR 8.4 refuses the list of sub-TLVs. FRR 8.4 reads only one octet of each
-/// length, and refuses a list whose last sub-TLV has fewer than four octets.
+/// Reports whether FRR 8.4 refuses the list of sub-TLVs. FRR 8.4 misreads the lengths of types 128
+/// to 255, which have two octets, and refuses a list whose last sub-TLV has fewer than four octets
+/// in total.
 fn has_refused_sub_tlv(list: &[u8]) -> Result<bool, AttributeProblem> {
     let mut reader = OctetReader(list);
     let mut is_refused = false;
@@ -116,7 +117,8 @@ fn sub_tlv<'a>(reader: &mut OctetReader<'a>) -> Option<&'a [u8]> {
     reader.take(length)
 }
 
-/// Checks an AIGP attribute (RFC 7311 section 3). The length of a TLV includes its type and length.
+/// Checks an AIGP attribute (RFC 7311 section 3). The length field of a TLV counts the type field,
+/// the length field and the value.
 ///
 /// ```text
 /// +----------+------------+-----------+
@@ -168,7 +170,7 @@ pub(super) fn check_prefix_sid(value: &[u8]) -> Result<(), AttributeProblem> {
     while !reader.is_empty() {
         let (code, value) = prefix_sid_tlv(&mut reader).ok_or(AttributeProblem::TlvOverrun)?;
         is_refused |= match code {
-            // Label-Index TLV: reserved octet, flags, index.
+            // Label-Index TLV: reserved octet, flags, index. FRR 8.4 refuses the index 4294967295.
             1 => attribute::fixed::<7>(value)
                 .map(|index| index[3..] == [0xff; 4])
                 .map_err(|_| AttributeProblem::TlvLength)?,
@@ -177,8 +179,8 @@ pub(super) fn check_prefix_sid(value: &[u8]) -> Result<(), AttributeProblem> {
                 Some((_, ranges)) if !ranges.is_empty() && ranges.len() % 6 == 0 => false,
                 Some(_) | None => return Err(AttributeProblem::TlvLength),
             },
-            // RFC 8669 section 7 deprecates these types. FRR 8.4 still reads them in the form of an
-            // early draft.
+            // RFC 8669 section 7 deprecates the types 2 and 4. FRR 8.4 reads TLVs of these types in
+            // the form of an early draft, and can refuse them.
             2 | 4 => true,
             5 => {
                 services += 1;
@@ -204,7 +206,8 @@ fn prefix_sid_tlv<'a>(reader: &mut OctetReader<'a>) -> Option<(u8, &'a [u8])> {
     Some((code, reader.take(usize::from(length))?))
 }
 
-/// Checks an SRv6 service TLV (RFC 9252 sections 2 to 3.2.1). Returns whether FRR 8.4 refuses it.
+/// Checks an SRv6 service TLV (RFC 9252 sections 2 to 3.2.1). Returns whether FRR 8.4 refuses the
+/// TLV.
 ///
 /// The TLV has a reserved octet, then sub-TLVs. An SRv6 SID Information sub-TLV (type 1) has 21
 /// octets, then sub-sub-TLVs. An SRv6 SID Structure sub-sub-TLV (type 1) has 6 octets. FRR 8.4

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn each_attribute_has_its_flags_type_and_value() {
+fn each_used_attribute_is_decoded_and_encoded_with_its_flags_type_and_value() {
     check_attribute("8004 04 00000064", &internal(), |attributes| {
         attributes.multi_exit_disc = Some(100);
     });
@@ -190,7 +190,7 @@ fn an_unknown_transitive_attribute_is_passed_on_with_the_partial_bit() {
 }
 
 #[test]
-fn a_raw_attribute_of_a_type_with_its_own_field_is_not_sent() {
+fn a_raw_attribute_whose_type_has_a_field_in_path_attributes_is_not_sent() {
     let with_raw_next_hop = PathAttributes {
         others: vec![RawAttribute {
             flags: 0xe0,
@@ -210,7 +210,7 @@ fn a_raw_attribute_of_a_type_with_its_own_field_is_not_sent() {
     );
 }
 
-/// RFC 4271 section 5 forbids to clear the partial bit.
+/// RFC 4271 section 5 forbids a speaker to clear the Partial bit.
 #[test]
 fn the_partial_bit_of_a_known_transitive_attribute_is_kept() {
     let partial = PartialAttributes {
@@ -240,7 +240,7 @@ fn the_partial_bit_of_a_known_transitive_attribute_is_kept() {
 }
 
 #[test]
-fn duplicate_large_communities_are_neither_accepted_nor_sent() {
+fn duplicate_large_communities_are_removed_by_the_decoder_and_the_encoder() {
     let repeated = "400101 00 400200 400304 0a000001
         c020 24 00000001 00000002 00000003 00000000 00000000 00000000 00000001 00000002 00000003";
     let decoded = attributes_of(repeated, &internal());

@@ -45,8 +45,8 @@ fn a_path_of_two_octet_as_numbers_is_sent_without_as4_path() {
     );
 }
 
-/// Checks the path that AS_PATH and AS4_PATH of a two-octet peer result in (RFC 6793 section
-/// 4.2.3).
+/// Checks that the decoder merges the AS_PATH and the AS4_PATH of a two-octet peer into `segments`
+/// (RFC 6793 section 4.2.3).
 fn check_merged(as_path: &str, as4_path: &str, segments: &[AsPathSegment]) {
     let octets = format!(
         "400101 00 4002 {:02x} {as_path} 400304 0a000001 c011 {:02x} {as4_path}",
@@ -116,7 +116,7 @@ fn confederation_segments_of_as4_path_are_skipped() {
 }
 
 #[test]
-fn merged_sequences_have_at_most_255_numbers() {
+fn a_merge_with_as4_path_makes_no_sequence_of_more_than_255_as_numbers() {
     let front = "0001".repeat(255);
     let as_path = format!("02ff {front} 0201 5ba0");
     let merged = attributes_of(
@@ -130,7 +130,7 @@ fn merged_sequences_have_at_most_255_numbers() {
 }
 
 #[test]
-fn as4_attributes_are_ignored_if_a_two_octet_speaker_aggregated_later() {
+fn as4_attributes_are_ignored_if_a_two_octet_speaker_aggregated_the_path() {
     let octets = "400101 00 4002 04 0201 5ba0 400304 0a000001
         c007 06 fde9 01010101 c011 06 0201 00010001 c012 08 00010001 02020202";
     let decoded = attributes_of(octets, &two_octets());

@@ -1,4 +1,4 @@
-//! Tests of the splitting of prefixes into messages.
+//! Tests of the distribution of the prefixes of an UPDATE among messages.
 
 use super::*;
 
@@ -44,8 +44,9 @@ fn prefixes_of(messages: Vec<Message>) -> Vec<Nlri> {
 }
 
 #[test]
-fn prefixes_that_do_not_fit_with_their_attributes_are_withdrawn_and_returned() {
-    // ORIGIN, AS_PATH, NEXT_HOP and the header of COMMUNITIES leave 4096 - 23 - 14 - 4 octets.
+fn prefixes_that_do_not_fit_into_a_message_with_their_attributes_are_withdrawn_and_returned() {
+    // The header and the length fields (23 octets), ORIGIN, AS_PATH and NEXT_HOP (14 octets), and
+    // COMMUNITIES (4 octets and 1013 communities of 4 octets) leave 3 of 4096 octets for prefixes.
     let large = PathAttributes {
         communities: vec![Community(1); 1013],
         ..attributes("10.0.0.1")
@@ -106,7 +107,7 @@ fn prefixes_whose_attributes_fit_into_no_message_are_withdrawn() {
 }
 
 #[test]
-fn a_group_with_prefixes_of_both_families_is_sent_as_two_messages() {
+fn announced_prefixes_of_both_families_are_sent_with_the_ipv4_prefixes_first() {
     let mixed = vec![prefix("2001:db8::/32"), prefix("10.0.0.0/8")];
     let update = announcement(attributes("2001:db8::1"), mixed.clone());
     let octets = encoded(&Message::Update(update), &internal());
