@@ -154,8 +154,8 @@ impl AsPath {
             .sum()
     }
 
-    /// Reports whether `asn` is in the path. A path that contains the AS of the receiver is a loop
-    /// (RFC 4271 section 9.1.2).
+    /// Reports whether `asn` is in the path. A speaker refuses a path that contains its own AS,
+    /// because such a path has gone in a circle (RFC 4271 section 9.1.2).
     pub fn contains(&self, asn: Asn) -> bool {
         self.segments.iter().any(|segment| match segment {
             AsPathSegment::Sequence(asns) | AsPathSegment::Set(asns) => asns.contains(&asn),

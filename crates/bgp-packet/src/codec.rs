@@ -46,9 +46,9 @@ pub struct CodecOptions {
     /// An UPDATE, NOTIFICATION or ROUTE-REFRESH can have up to 65535 octets instead of 4096 (RFC
     /// 8654).
     pub extended_message: bool,
-    /// The peer is in the AS of this speaker. If it is not, the decoder ignores LOCAL_PREF,
-    /// ORIGINATOR_ID, CLUSTER_LIST (RFC 7606 section 7) and AIGP (RFC 7311 section 3.1), and the
-    /// encoder omits these attributes.
+    /// The peer is in the AS of this speaker. On a session with a peer in another AS, the decoder
+    /// ignores LOCAL_PREF, ORIGINATOR_ID, CLUSTER_LIST (RFC 7606 section 7) and AIGP (RFC 7311
+    /// section 3.1), and the encoder omits these attributes.
     pub internal: bool,
 }
 

@@ -60,8 +60,8 @@ pub struct Nlri {
 pub struct Update {
     pub withdrawn: Vec<Nlri>,
     pub announced: Vec<Announced>,
-    /// The family of an End-of-RIB marker: the sender of the UPDATE has sent all paths of this
-    /// family that it had when the session was established (RFC 4724 section 2).
+    /// The family of an End-of-RIB marker, which a speaker sends after its initial paths of this
+    /// family (RFC 4724 section 2).
     pub end_of_rib: Option<Family>,
     /// Errors of malformed, missing or repeated attributes. None of these errors ends the session.
     pub errors: Vec<AttributeError>,

@@ -38,13 +38,13 @@ problems! {
     MessageProblem {
         Marker => CONNECTION_NOT_SYNCHRONIZED, "the marker in the header has bits that are 0";
         MessageLength => BAD_MESSAGE_LENGTH,
-            "the length of the message is too small or too large for its type";
+            "the message has a length that its type does not allow";
         MessageType => BAD_MESSAGE_TYPE, "the type of the message is unknown";
-        OpenVersion => UNSUPPORTED_VERSION_NUMBER, "the BGP version is not 4";
-        OpenZeroAsn => BAD_PEER_AS, "the AS number is 0";
-        OpenZeroFourOctetAsn => BAD_PEER_AS, "the AS number of the four-octet capability is 0";
-        OpenHoldTime => UNACCEPTABLE_HOLD_TIME, "the hold time is 1 or 2 seconds";
-        OpenZeroRouterId => BAD_BGP_IDENTIFIER, "the BGP identifier is 0";
+        OpenVersion => UNSUPPORTED_VERSION_NUMBER, "the BGP version in the OPEN is not 4";
+        OpenZeroAsn => BAD_PEER_AS, "the AS number in the OPEN is 0";
+        OpenZeroFourOctetAsn => BAD_PEER_AS, "the AS number in the four-octet capability is 0";
+        OpenHoldTime => UNACCEPTABLE_HOLD_TIME, "the hold time in the OPEN is 1 or 2 seconds";
+        OpenZeroRouterId => BAD_BGP_IDENTIFIER, "the BGP identifier in the OPEN is 0";
         // RFC 4271 section 6.2 requires subcode 0 for a malformed optional parameter of a known
         // type.
         OpenParametersLength => OPEN_UNSPECIFIC,
@@ -70,8 +70,8 @@ problems! {
 }
 
 problems! {
-    /// An error of one path attribute. The disposition of the error decides whether it ends the
-    /// session.
+    /// An error of one path attribute. The [`Disposition`] of the error decides whether the error
+    /// ends the session.
     AttributeProblem {
         Overrun => MALFORMED_ATTRIBUTE_LIST, "an attribute is longer than the list of attributes";
         Repeated => MALFORMED_ATTRIBUTE_LIST, "the UPDATE has the attribute more than once";
@@ -82,7 +82,7 @@ problems! {
         WellKnownUnknown => UNRECOGNIZED_WELL_KNOWN_ATTRIBUTE,
             "the attribute has an unknown type, but its flags say that it is well-known";
         Missing => MISSING_WELL_KNOWN_ATTRIBUTE, "a mandatory attribute is missing";
-        Flags => ATTRIBUTE_FLAGS_ERROR, "the attribute flags are not the flags of its type";
+        Flags => ATTRIBUTE_FLAGS_ERROR, "the attribute has flags that its type does not allow";
         Length => ATTRIBUTE_LENGTH_ERROR, "the attribute has a length that its type does not allow";
         OriginUndefined => INVALID_ORIGIN_ATTRIBUTE, "ORIGIN is not 0, 1 or 2";
         NextHopUnusable => INVALID_NEXT_HOP_ATTRIBUTE, "NEXT_HOP is not the address of a host";
@@ -92,7 +92,7 @@ problems! {
         AsPathOverrun => MALFORMED_AS_PATH, "a segment of AS_PATH is longer than the attribute";
         AsPathZero => MALFORMED_AS_PATH, "AS_PATH contains AS 0";
         AggregatorZero => OPTIONAL_ATTRIBUTE_ERROR, "the AS number in AGGREGATOR is 0";
-        TunnelType => OPTIONAL_ATTRIBUTE_ERROR, "the tunnel type is undefined";
+        TunnelType => OPTIONAL_ATTRIBUTE_ERROR, "the tunnel type in the attribute is undefined";
         TunnelIdentifier => OPTIONAL_ATTRIBUTE_ERROR,
             "the tunnel identifier has a form that the tunnel type does not allow";
         TlvMissing => OPTIONAL_ATTRIBUTE_ERROR, "the attribute has no TLV";
@@ -101,7 +101,7 @@ problems! {
         TlvLength => OPTIONAL_ATTRIBUTE_ERROR, "a TLV has a length that its type does not allow";
         OnlyToCustomerZero => OPTIONAL_ATTRIBUTE_ERROR, "the AS number in OTC is 0";
         RefusedByRouters => OPTIONAL_ATTRIBUTE_ERROR,
-            "the attribute is valid, but FRR 8.4 ends its session when it receives this form";
+            "the attribute is valid, but an attribute of this form ends the sessions of FRR 8.4";
         MultiprotocolTooShort => OPTIONAL_ATTRIBUTE_ERROR,
             "the attribute is too short for its fixed fields";
         MultiprotocolNextHopLength => OPTIONAL_ATTRIBUTE_ERROR,
@@ -134,8 +134,8 @@ impl AttributeProblem {
     /// attribute, otherwise `None`.
     pub(crate) fn disposition_for_every_type(self) -> Option<Disposition> {
         if self == Self::MultiprotocolNextHopUnusable {
-            // Any other error of MP_REACH_NLRI ends the session. With this error, the decoder has
-            // read the prefixes, so it can withdraw them.
+            // Any other error of MP_REACH_NLRI ends the session. An unusable next hop does not,
+            // because the decoder has read the prefixes and can withdraw them.
             Some(Disposition::TreatAsWithdraw)
         } else if matches!(self, Self::TlvMissing | Self::RefusedByRouters) {
             // The path is valid without the attribute. RFC 9012 section 13 requires this reaction

@@ -1,4 +1,4 @@
-//! Reserved address ranges, which contain no address of a reachable host.
+//! Reserved address ranges, through which no remote host can be reached.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -13,7 +13,8 @@ const fn ipv6(first: u16, mapped: u16, length: u8) -> IpNet {
     IpNet::V6(Ipv6Net::new_assert(address, length))
 }
 
-/// The ranges of special-purpose addresses (RFC 6890 and multicast) that no remote host can have.
+/// The ranges of special-purpose addresses (RFC 6890) and multicast addresses through which no
+/// remote host can be reached.
 ///
 /// IPv4: "this network", loopback, multicast, reserved for future use. IPv6: ::/96 (with the
 /// unspecified address and loopback), IPv4-mapped, link-local, multicast. The list omits private

@@ -5,7 +5,7 @@ use bgp_packet::{Notification, NotificationError};
 /// The reason of a Cease NOTIFICATION (RFC 4486).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cease {
-    /// The peer sent more paths than the maximum in its configuration at this speaker.
+    /// The peer sent more paths than the configuration of this speaker allows for the peer.
     MaximumPaths,
     /// The operator of this speaker ended the session.
     AdministrativeShutdown {
@@ -15,7 +15,7 @@ pub enum Cease {
     },
     /// The peer was removed from the configuration.
     PeerDeconfigured,
-    /// The operator of this speaker reset the session: the session ends its connections, then
+    /// The operator of this speaker reset the session: the session ends all connections, then
     /// accepts and opens new connections.
     AdministrativeReset {
         /// Text for the operator of the peer (RFC 9003). The NOTIFICATION contains at most 255

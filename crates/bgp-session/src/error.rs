@@ -72,9 +72,9 @@ pub enum SessionError {
     /// This side ended the connection with a Cease NOTIFICATION.
     #[error("ended by this side: {}", .0.notification())]
     Ceased(Cease),
-    /// The session had two connections, closed this connection and kept the other connection (RFC
-    /// 4271 section 6.8).
-    #[error("connection collision: closed the {0:?} connection and kept the other one")]
+    /// The session had two connections, closed the connection of the given direction, and kept the
+    /// other connection (RFC 4271 section 6.8).
+    #[error("connection collision: closed the {0:?} connection and kept the other connection")]
     CollisionLost(Direction),
 }
 

@@ -38,7 +38,8 @@ pub enum SessionInput {
         notification: Notification,
         pause: Duration,
     },
-    /// End the pause of `Refuse` before its time. Ignored outside of such a pause.
+    /// End the pause of `Refuse` before its time is over. Ignored unless the session is in such a
+    /// pause.
     EndPause,
     /// Ask the peer to send all routes of the family again. Ignored unless the session is
     /// established, the family is negotiated, and the peer offers the ROUTE-REFRESH capability.

@@ -25,8 +25,9 @@ macro_rules! attribute_types {
     ($($name:ident = $code:literal, $flags:expr, $value:ident, $contradiction:ident, $use:ident;)*) => {
         /// A type of attribute that the decoder checks.
         ///
-        /// portlb uses the attributes of most of these types. It only passes on the attributes of a
-        /// type for which [`AttributeType::is_passed_through`] returns true.
+        /// portlb uses the attributes of most of these types. If
+        /// [`AttributeType::is_passed_through`] returns true for a type, portlb passes on
+        /// attributes of the type without using them.
         ///
         /// <https://www.iana.org/assignments/bgp-parameters/>
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -223,8 +223,8 @@ impl<'a> AttributeWriter<'a> {
         self.buffer.put_u8(0);
         self.buffer.copy_within(value..value + length, value + 1);
         self.buffer[start] |= EXTENDED_LENGTH;
-        // For a value above 65535 octets, this length is wrong. The caller sends no attribute in
-        // that case, because the attributes fit into no message.
+        // If the value has more than 65535 octets, the written length is wrong. This does no harm:
+        // the attributes fit into no message, so the caller does not send them.
         let length = u16::try_from(length).unwrap_or(u16::MAX);
         self.buffer[start + 2..start + 4].copy_from_slice(&length.to_be_bytes());
     }

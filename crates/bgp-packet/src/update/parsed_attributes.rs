@@ -78,8 +78,8 @@ impl ParsedAttributes {
     /// Decodes all attributes of an UPDATE.
     ///
     /// # Errors
-    /// Returns the first error that ends the session. No other error of the UPDATE has a stronger
-    /// reaction (RFC 7606 section 3 h), so the function does not decode the attributes after it.
+    /// Returns the first error that ends the session, and does not decode the attributes after this
+    /// error: no error has a stronger reaction (RFC 7606 section 3 h).
     pub(super) fn parse(attributes: &[u8], options: &CodecOptions) -> Result<Self, DecodeError> {
         let mut parsed = Self::default();
         let mut list = OctetReader(attributes);
