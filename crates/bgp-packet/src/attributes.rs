@@ -81,7 +81,7 @@ pub struct RawAttribute {
 
 /// The attributes of a path, except MP_REACH_NLRI and MP_UNREACH_NLRI, which contain prefixes.
 ///
-/// Prefixes with equal attributes share one `Arc` of this type, and can be sent in one UPDATE.
+/// The prefixes of one [`Announced`](crate::Announced) share one `Arc` of this type.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PathAttributes {
     pub origin: Origin,

@@ -92,8 +92,8 @@ impl Family {
 /// Reports whether `address` can be the address of a host: it is not in 0.0.0.0/8, 224.0.0.0/4 or
 /// 240.0.0.0/4, is not `::`, and is not an IPv6 multicast address.
 ///
-/// Returns true for loopback and link-local addresses. The import policy of `bgp-rib` decides about
-/// them.
+/// Returns true for loopback and link-local addresses. The import policy of the crate `bgp-rib`
+/// refuses or accepts a next hop with such an address.
 pub(crate) fn is_host_address(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => !matches!(address.octets()[0], 0 | 224..),

@@ -1,4 +1,4 @@
-//! Tests of the codec with its public functions.
+//! Tests of the decoder and the encoder through the public functions of the crate.
 
 mod arbitrary;
 mod header;

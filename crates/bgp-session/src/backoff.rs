@@ -28,7 +28,7 @@ impl DialBackoff {
         jitter.shorten(pause)
     }
 
-    /// Sets the pause that the next call of `pause` returns to the minimum.
+    /// Makes the next call of `pause` return the minimum, shortened by a random part.
     pub(crate) fn reset(&mut self) {
         self.next = self.minimum;
     }

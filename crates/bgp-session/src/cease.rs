@@ -10,24 +10,25 @@ pub enum Cease {
     /// The operator of this speaker ended the session.
     AdministrativeShutdown {
         /// Text for the operator of the peer (RFC 9003). The NOTIFICATION contains at most 255
-        /// octets of the text, and no text if the text is empty.
+        /// octets of the text.
         text: String,
     },
-    /// The peer was removed from the configuration.
+    /// The peer was removed from the configuration of this speaker.
     PeerDeconfigured,
     /// The operator of this speaker reset the session: the session ends all connections, then
     /// accepts and opens new connections.
     AdministrativeReset {
         /// Text for the operator of the peer (RFC 9003). The NOTIFICATION contains at most 255
-        /// octets of the text, and no text if the text is empty.
+        /// octets of the text.
         text: String,
     },
     /// This speaker does not accept a connection from the peer at present.
     ConnectionRejected,
-    /// The configuration of the peer changed, and the change requires a new session.
+    /// The configuration of the peer at this speaker changed, and the change requires a new
+    /// connection.
     OtherConfigurationChange,
-    /// The session had two connections with the peer and kept the other connection (RFC 4271
-    /// section 6.8).
+    /// The session has two connections with the peer, and closes the connection that gets this
+    /// Cease (RFC 4271 section 6.8).
     ConnectionCollisionResolution,
 }
 

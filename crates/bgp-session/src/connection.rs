@@ -46,7 +46,7 @@ pub(crate) enum OpenPhase {
     Established(Agreement),
 }
 
-/// The negotiated parameters of a connection and its timers. The deadlines are `None` if the
+/// The negotiated parameters and the timers of a connection. The deadlines are `None` if the
 /// negotiated hold time is zero.
 #[derive(Clone, Debug)]
 pub(crate) struct Agreement {

@@ -44,8 +44,8 @@ pub enum SessionInput {
     /// Ask the peer to send all routes of the family again. Ignored unless the session is
     /// established, the family is negotiated, and the peer offers the ROUTE-REFRESH capability.
     RequestRefresh(Family),
-    /// The answer to [`crate::SessionOutput::Poll`]: the driver has read the socket until it was
-    /// empty, and has passed each message to the session.
+    /// The answer to [`crate::SessionOutput::Poll`]: the driver has read the socket until the
+    /// socket was empty, and has passed each message to the session.
     Polled(ConnectionId),
     /// The driver wrote the given number of UPDATE messages to the connection.
     UpdatesWritten(ConnectionId, u64),

@@ -80,11 +80,11 @@ reasons! {
     OutOfResources = "out_of_resources",
     /// Cease with a subcode that has no reason in this list.
     Cease = "cease",
-    /// The speaker refused a dynamic peer, because its group has the maximum number of dynamic
-    /// peers.
+    /// The speaker refused a dynamic peer, because the group of the peer already has the maximum
+    /// number of dynamic peers.
     GroupFull = "group_full",
-    /// The speaker refused a dynamic peer, because the maximum number of dynamic peers connects
-    /// from its address.
+    /// The speaker refused a dynamic peer, because the maximum number of dynamic peers already
+    /// connects from the address of the peer.
     AddressFull = "address_full",
     /// A NOTIFICATION with an unknown error code.
     Other = "other",

@@ -241,7 +241,8 @@ impl Session {
 
     fn connected(&mut self, id: ConnectionId, now: Instant, outputs: &mut Vec<SessionOutput>) {
         if self.dialler != Dialler::Dialling {
-            // The driver connected before it received the request to cancel the dial.
+            // The driver connected before it received the request to cancel the dial, so the
+            // session closes the connection.
             outputs.push(SessionOutput::Close(id));
             return;
         }

@@ -25,7 +25,7 @@ pub struct SessionSettings {
     /// Offered hold time in seconds: 0 (no hold timer and no keepalives), or 3 to 65535.
     pub hold_time_seconds: u16,
     /// Shortest hold time, in seconds, that this side accepts in the OPEN message of the peer. 0:
-    /// this side accepts any hold time, and a peer without a hold time.
+    /// this side accepts any hold time, including 0 (no hold timer and no keepalives).
     pub minimum_hold_time_seconds: u16,
     /// Longest wait for the OPEN message of the peer. RFC 4271 section 8.2.2 suggests 4 minutes,
     /// but a reachable peer answers within a round trip.

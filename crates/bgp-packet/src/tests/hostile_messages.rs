@@ -204,7 +204,7 @@ fn a_truncated_update_does_not_make_the_decoder_panic() {
     }
 }
 
-/// Each message has as many AS_PATH segments, large communities, attributes or prefixes as fit. A
+/// Each message is filled with AS_PATH segments, large communities, attributes or prefixes. A
 /// decoder with quadratic time would need seconds.
 #[test]
 fn the_longest_messages_are_decoded_within_one_second() {

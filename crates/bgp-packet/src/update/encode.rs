@@ -204,7 +204,8 @@ fn put_length_at(at: usize, length: usize, buffer: &mut BytesMut) {
     buffer[at..at + 2].copy_from_slice(&length_field(length).to_be_bytes());
 }
 
-/// Converts a length within a message. The packer ensures that the message is not too long.
+/// Converts a length within a message to the value of a length field. `Packer` ensures that the
+/// message is not too long.
 fn length_field(length: usize) -> u16 {
     u16::try_from(length).expect("a message has at most 65535 octets")
 }

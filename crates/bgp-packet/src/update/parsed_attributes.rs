@@ -271,7 +271,7 @@ impl ParsedAttributes {
         }
     }
 
-    /// Checks the value of an attribute and stores it.
+    /// Checks and stores the value of an attribute.
     fn read(
         &mut self,
         attribute_type: AttributeType,

@@ -199,7 +199,8 @@ pub(super) fn check_prefix_sid(value: &[u8]) -> Result<(), AttributeProblem> {
     Ok(())
 }
 
-/// Reads a TLV or a sub-TLV of BGP Prefix-SID. Returns its type and its value.
+/// Reads a TLV or a sub-TLV of BGP Prefix-SID. Returns the type and the value. `None` if the TLV or
+/// sub-TLV is longer than the unread octets.
 fn prefix_sid_tlv<'a>(reader: &mut OctetReader<'a>) -> Option<(u8, &'a [u8])> {
     let code = reader.u8()?;
     let length = reader.u16()?;
