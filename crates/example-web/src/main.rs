@@ -87,7 +87,7 @@ impl FromStr for WebListenAddress {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        // The standard library parses "+80" as a number, too.
+        // `parse` also accepts "+80", which is not a valid PORT.
         let is_number = text.bytes().all(|octet| octet.is_ascii_digit());
         let port = text.parse().map(Self::Port).ok();
         let port = port.filter(|_| is_number);
@@ -108,16 +108,16 @@ impl fmt::Display for WebListenAddress {
 }
 
 impl WebListenAddress {
-    /// Binds a listener. With a port alone, one socket accepts both families: the kubelet sends its
-    /// probe of /healthz with the first family of the cluster, which can differ from the family of
-    /// the service address.
+    /// Binds a listener. For a port alone, one socket accepts IPv4 and IPv6: the kubelet probes
+    /// /healthz with the first family of the cluster, which can differ from the family of the
+    /// service address.
     async fn bind(self) -> std::io::Result<TcpListener> {
         match self {
             Self::Address(address) => TcpListener::bind(address).await,
             Self::Port(port) => {
                 match TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).await {
                     Ok(listener) => Ok(listener),
-                    // The kernel can lack IPv6.
+                    // The kernel possibly lacks IPv6, so the server tries IPv4 alone.
                     Err(error) if error.kind() != ErrorKind::AddrInUse => {
                         TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await
                     }
@@ -132,7 +132,8 @@ impl WebListenAddress {
 #[derive(Clone, Copy, Debug)]
 struct ConnectionAddresses {
     client: SocketAddr,
-    /// Address that the client connected to: the service address, if the load balancer keeps it.
+    /// Address that the client connected to: the service address, unless the load balancer rewrites
+    /// the destination of packets.
     local: SocketAddr,
 }
 
@@ -146,7 +147,8 @@ impl Connected<IncomingStream<'_, TcpListener>> for ConnectionAddresses {
     }
 }
 
-/// Converts an IPv4-mapped IPv6 address, as a socket of both families shows it, to IPv4.
+/// Converts an IPv4-mapped IPv6 address to the IPv4 address. A socket for IPv4 and IPv6 reports the
+/// address of an IPv4 client in the mapped form.
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }

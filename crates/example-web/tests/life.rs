@@ -53,7 +53,7 @@ impl Drop for Server {
 }
 
 #[test]
-fn the_answer_has_the_name_the_release_and_both_addresses() {
+fn the_answer_contains_name_and_release_and_the_addresses_of_client_and_service() {
     let server = Server::start(&[]);
     let answer = server.get("Connection: close\r\n");
     assert!(
@@ -67,7 +67,7 @@ fn the_answer_has_the_name_the_release_and_both_addresses() {
 }
 
 #[test]
-fn listen_with_a_port_alone_serves_both_families() {
+fn listen_with_a_port_alone_serves_ipv4_and_ipv6() {
     let mut server = Server::start_at("0", &[]);
     let (_, port) = server.address.rsplit_once(':').unwrap();
     for address in [format!("127.0.0.1:{port}"), format!("[::1]:{port}")] {

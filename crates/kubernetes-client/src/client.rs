@@ -20,18 +20,19 @@ use crate::grant::ApiRequest;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Number of repetitions of a request that the API server refused because it is overloaded (429) or
-/// about to end (503). The caller gets an error only after the last repetition.
+/// Maximum number of times that a client repeats a request after an answer with status 429, 503 or
+/// 504. The caller gets an error only if the answer to the last repetition also has such a status.
 const RETRIES: u32 = 2;
 
-/// Shortest pause before a repetition, unless the API server names a time.
+/// Shortest pause before a client repeats a request.
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 
-/// Longest pause before a repetition, unless the API server names a time.
+/// Longest pause before a client repeats a request, unless the header `Retry-After` of the answer
+/// names a longer time.
 const LONGEST_RETRY: Duration = Duration::from_secs(2);
 
-/// Largest number of requests of one client that wait for the connection. Each task has a client of
-/// its own.
+/// Maximum number of requests of one client that wait to be sent. The number is small, because each
+/// client belongs to one task.
 const QUEUE: usize = 16;
 
 /// The source of the API server's address and of the credentials.
@@ -60,13 +61,13 @@ pub enum ConnectError {
     Client(String),
 }
 
-/// A client of the API server, with the credentials of the time when it was created.
+/// A client of the API server, with the credentials that were read when the client was created.
 #[derive(Clone)]
 pub struct ApiServerConnection {
     pub client: Client,
     /// URL of the API server.
     pub url: String,
-    /// Number of successful answers of the API server.
+    /// Number of answers with a success status that this client has received.
     pub answers: watch::Receiver<u64>,
     /// Fingerprint of the credentials of this client.
     credentials: u64,
@@ -90,7 +91,8 @@ impl ApiServerOrigin {
         config.connect_timeout = Some(CONNECT_TIMEOUT);
         config.read_timeout = Some(silence);
         config.reset_reader_on_write = true;
-        // The default retries of kube hide an error for minutes.
+        // The default retry policy of kube would hide an error for minutes. The retry layer below
+        // has a shorter policy.
         config.default_retry = false;
         let url = config.cluster_url.to_string();
         let retry = RetryPolicy::new(FIRST_RETRY, LONGEST_RETRY, RETRIES, true)
@@ -139,9 +141,9 @@ impl ApiServerOrigin {
 }
 
 impl ApiServerConnection {
-    /// Reports whether the files with token, CA or client certificate have changed since this
-    /// client was created. kube itself reads token and CA again only once a minute, which is too
-    /// slow after a refusal.
+    /// Reports whether token, CA or client certificate of `origin` have changed since this client
+    /// was created. kube itself reads token and CA again only once a minute. That is too slow after
+    /// the API server has refused the credentials.
     pub async fn is_outdated(&self, origin: &ApiServerOrigin) -> bool {
         match origin.config().await {
             Ok(config) => fingerprint(&config) != self.credentials,
@@ -150,8 +152,8 @@ impl ApiServerConnection {
     }
 }
 
-/// Returns the path of the CA file of the current context; `None` if the kubeconfig has the CA
-/// inline.
+/// Returns the path of the CA file of the current context. Returns `None` if the kubeconfig
+/// contains the CA itself, or names no CA file.
 fn certificate_authority(kubeconfig: &Kubeconfig) -> Option<PathBuf> {
     let current = kubeconfig.current_context.as_ref()?;
     let context = kubeconfig.contexts.iter().find(|c| c.name == *current)?;
@@ -164,7 +166,8 @@ fn certificate_authority(kubeconfig: &Kubeconfig) -> Option<PathBuf> {
     cluster.certificate_authority.as_ref().map(PathBuf::from)
 }
 
-/// Returns a hash of the credentials, including the content of the files that they name.
+/// Returns a hash of the API server's URL, the CA and the client certificate, and of the content of
+/// the token, certificate and key files that the configuration names.
 fn fingerprint(config: &kube::Config) -> u64 {
     let auth = &config.auth_info;
     let mut hasher = DefaultHasher::new();
@@ -178,8 +181,8 @@ fn fingerprint(config: &kube::Config) -> u64 {
     hasher.finish()
 }
 
-/// Describes an error of a request for operators, with a suggestion. `url` is the address of the
-/// API server.
+/// Returns a description of a failed request, for operators. For status 401 and 403 the description
+/// contains a suggestion. `url` is the address of the API server.
 pub fn describe_error(error: &kube::Error, url: &str, asked: &ApiRequest<'_>) -> String {
     let kube::Error::Api(status) = error else {
         return format!("cannot reach the API server {url}: {}", root_cause(error));
@@ -205,7 +208,8 @@ pub fn label(error: &kube::Error) -> String {
     }
 }
 
-/// Returns the text of the root cause of an error. The outer errors of the chain only repeat it.
+/// Returns the text of the root cause of an error. The outer errors of the chain only repeat this
+/// text.
 pub fn root_cause(error: &(dyn Error + 'static)) -> String {
     let mut error = error;
     while let Some(source) = error.source() {
@@ -236,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_of_the_api_server_is_described_with_a_suggestion() {
+    fn an_error_status_is_described_and_401_and_403_get_a_suggestion() {
         check(
             401,
             "Unauthorized",
@@ -258,7 +262,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_error_names_a_kubeconfig_that_cannot_be_read() {
+    async fn the_error_of_a_missing_kubeconfig_names_its_path() {
         let origin = ApiServerOrigin::Kubeconfig("/nowhere/kubeconfig".into());
         let error = origin.url_and_namespace().await.unwrap_err().to_string();
         assert!(

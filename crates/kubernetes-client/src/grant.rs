@@ -1,4 +1,4 @@
-//! Rules of a Role that allow a forbidden request.
+//! Role rules for requests that the API server forbids.
 
 /// A resource of the API server, as the rules of a Role name it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,7 +24,7 @@ pub struct ApiRequest<'a> {
 }
 
 impl Resource {
-    /// Returns the resource with the objects of the type `K`.
+    /// Returns the resource that contains the objects of the Kubernetes type `K`.
     #[must_use]
     pub fn of<K: k8s_openapi::Resource>(namespace: Option<String>) -> Self {
         Self {
@@ -36,8 +36,9 @@ impl Resource {
 }
 
 impl ApiRequest<'_> {
-    /// Describes the refusal of this request (403), and suggests the rule of a Role that allows it.
-    /// `message` is the text of the API server, which names the user.
+    /// Describes that the API server forbids this request (403), and suggests the rule of a Role
+    /// that allows the request. `message` is the text in the answer of the API server, which names
+    /// the user.
     pub(crate) fn forbidden(&self, message: &str) -> String {
         let resource = self.resource;
         let name = match self.subresource {

@@ -1,7 +1,8 @@
 //! List and watch of one resource.
 //!
-//! The watcher of kube does not report an API server that cannot be reached, and does not report
-//! that the API server answers again. [`ListWatch`] adds these two events.
+//! The watcher of kube emits no event when it resumes a watch after a failure, so it does not show
+//! that the API server answers again. [`ListWatch`] reports failures and successful answers as
+//! events.
 
 use std::{
     fmt::Debug,
@@ -21,16 +22,19 @@ use crate::{
     metrics::RequestMetrics,
 };
 
-/// Shortest pause before a failed request is repeated.
+/// Shortest pause before a list or watch that failed is repeated.
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 
-/// Longest pause before a failed request is repeated, unless the API server names a time.
+/// Longest pause before a list or watch that failed is repeated, unless the API server names a
+/// longer pause (`retryAfterSeconds`).
 const LONGEST_DELAY: Duration = Duration::from_secs(5);
 
-/// Upper limit for the pause that the API server names (`retryAfterSeconds`).
+/// Upper limit for the pause that the API server names (`retryAfterSeconds`). If the API server
+/// names a longer pause, the request is repeated after this limit.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60);
 
-/// A watch that ends without an event before this time counts as a failure.
+/// Two successive answers without an event are too fast if the second answer begins less than this
+/// time after the first answer. From the third such answer in a row, each further request waits.
 const SHORTEST_WATCH: Duration = Duration::from_secs(1);
 
 /// A type of objects that [`ListWatch`] can list and watch.
@@ -64,10 +68,11 @@ pub struct ListWatch {
     pub resource: Resource,
     /// Label selector of the objects. `None`: all objects.
     pub label_selector: Option<String>,
-    /// Number of objects in a page of a list, which are in memory at the same time.
+    /// Maximum number of objects that the API server sends in one page of a list.
     pub page_size: u32,
-    /// Time after which the API server ends a watch; the next watch continues after the last event.
-    /// A watch that is silent for 10 s longer counts as lost.
+    /// Time after which the API server ends a watch. The next watch continues after the last event.
+    /// If no byte arrives for this time and another 10 s, the client closes the connection and
+    /// repeats the watch.
     pub watch_timeout: Duration,
     pub metrics: RequestMetrics,
 }
@@ -81,17 +86,19 @@ pub enum WatchEvent<K> {
     Put(K),
     /// An object no longer exists.
     Deleted(K),
-    /// The list is complete: an object without `Put` since `ListStarted` no longer exists.
+    /// The list has ended: an object without `Put` since the last `ListStarted` no longer exists.
     Listed,
-    /// The API server cannot be reached or refuses the request. The text has cause and suggestion.
+    /// The API server cannot be reached, or refuses the request, or the credentials cannot be used.
+    /// The text names the cause.
     Failed(String),
-    /// The API server has answered a request. Also sent if no `Failed` event came before.
+    /// The API server has answered a request with success. This event is also sent if no `Failed`
+    /// event was sent before.
     Recovered,
 }
 
 impl ListWatch {
     /// Lists and watches until the receiver is dropped. Converts each event with `message` and
-    /// sends it to `receiver`.
+    /// sends the result to `receiver`.
     pub async fn run<K: Watchable, M: Send>(
         self,
         receiver: mpsc::Sender<M>,
@@ -116,9 +123,9 @@ impl ListWatch {
         }
     }
 
-    /// Lists and watches with one client. Returns `true` if a new client is needed, because the
-    /// credentials have changed or the watch must begin with a list, and `false` if the receiver
-    /// was dropped.
+    /// Lists and watches with one client. Returns `false` if the receiver was dropped. Returns
+    /// `true` if the caller must create a new client, because the credentials have changed or
+    /// because only a new list can replace the watch.
     async fn follow<K: Watchable, M: Send>(
         &self,
         connection: &ApiServerConnection,
@@ -133,7 +140,8 @@ impl ListWatch {
         let mut events = std::pin::pin!(events);
         loop {
             let next = tokio::select! {
-                // The watcher of kube emits no event when it resumes a watch without changes.
+                // The watcher of kube emits no event when it resumes a watch and no object has
+                // changed. So the counter of successful answers shows that the API server answers.
                 Ok(()) = answers.changed() => {
                     unreachable = 0;
                     self.metrics.event_received(plural);
@@ -177,8 +185,9 @@ impl ListWatch {
             if failure.is_unreachable {
                 unreachable += 1;
             }
-            // A connection can end at any time, so the first failure is not reported: if the API
-            // server works, the next connection succeeds.
+            // A connection can end at any time. So the first of several successive failures to
+            // reach the API server is not reported: if the API server works, the next connection
+            // succeeds.
             if !(failure.is_unreachable && unreachable == 1)
                 && let Some(description) = failure.describe(&self.resource, &connection.url)
                 && !sender.send(WatchEvent::Failed(description)).await
@@ -188,7 +197,8 @@ impl ListWatch {
             let delay = backoff.next_delay().max(failure.retry_after);
             tokio::time::sleep(delay).await;
             if failure.is_too_old {
-                // The same watcher would repeat the request with the expired resourceVersion.
+                // This watcher would repeat the request with the expired resourceVersion. A new
+                // watcher begins with a list.
                 return true;
             }
             if failure.may_be_credentials && connection.is_outdated(&self.origin).await {
@@ -230,8 +240,10 @@ struct EmptyAnswers {
 }
 
 impl EmptyAnswers {
-    /// Counts an answer that begins at `now`, and reports whether the next request needs a pause.
-    /// The second answer within [`SHORTEST_WATCH`] needs none: it can be the watch after a list.
+    /// Counts an answer that begins at `now`, and reports whether the next request must wait. It
+    /// must wait from the third answer in a row if each answer begins less than [`SHORTEST_WATCH`]
+    /// after the previous answer. The second answer causes no wait, because it can belong to the
+    /// watch after a list.
     fn are_too_fast(&mut self, now: Instant) -> bool {
         let is_fast = self.last.is_some_and(|last| now < last + SHORTEST_WATCH);
         self.count = if is_fast { self.count + 1 } else { 0 };
@@ -239,7 +251,8 @@ impl EmptyAnswers {
         self.count > 1
     }
 
-    /// Sets the time of the last answer to `now`, after a pause.
+    /// Sets the time of the last answer to `now`, the end of a wait, so that the wait does not make
+    /// the next answer look slow.
     fn restart(&mut self, now: Instant) {
         self.last = Some(now);
     }
@@ -262,17 +275,19 @@ impl<M: Send, F> EventSender<M, F> {
     }
 }
 
-/// Time in which the API server can exceed the timeout of a watch.
+/// Time by which the API server may exceed the timeout of a watch. If no byte arrives for the
+/// timeout and this margin, the client closes the connection.
 const SILENCE_MARGIN: Duration = Duration::from_secs(10);
 
 /// An error of kube's watcher, and the reaction to it.
 struct WatchFailure {
     cause: WatchFailureCause,
     label: String,
-    /// Pause that the API server names; zero if it names none.
+    /// Pause that the API server names, at most [`LONGEST_RETRY_AFTER`]. Zero: the API server names
+    /// no pause.
     retry_after: Duration,
     may_be_credentials: bool,
-    /// The API server sent no answer.
+    /// No HTTP status of the API server is known, for example because the connection failed.
     is_unreachable: bool,
     /// A watch cannot begin because the API server no longer has the history since the last event.
     is_too_old: bool,
@@ -337,8 +352,8 @@ impl WatchFailure {
         }
     }
 
-    /// Describes the failure for operators; `None` for an expired watch, which the next list
-    /// repairs.
+    /// Describes the failure for operators. Returns `None` for an expired watch, because a list
+    /// follows.
     fn describe(&self, resource: &Resource, url: &str) -> Option<String> {
         match &self.cause {
             WatchFailureCause::Expired => None,
@@ -363,10 +378,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_third_empty_answer_within_a_second_needs_a_pause() {
+    fn the_third_answer_without_an_event_within_a_second_leads_to_a_pause() {
         let mut now = Instant::now();
         let mut empty = EmptyAnswers::default();
-        // The first answer can be a list, the second one the watch after the list.
+        // The first answer can belong to a list, and the second answer to the watch after this
+        // list.
         assert!(!empty.are_too_fast(now));
         assert!(!empty.are_too_fast(now));
         assert!(empty.are_too_fast(now));
@@ -378,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn an_expired_watch_leads_to_a_list_and_retry_after_is_at_most_60_s() {
+    fn status_410_at_the_start_of_a_watch_leads_to_a_list_and_retry_after_is_limited_to_60_s() {
         let mut status = Status::failure("too old", "Expired").with_code(410);
         let error = kube::Error::Api(Box::new(status.clone()));
         assert!(WatchFailure::of(watcher::Error::WatchStartFailed(error)).is_too_old);

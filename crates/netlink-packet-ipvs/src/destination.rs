@@ -10,7 +10,7 @@ use crate::{
 /// Bits of the connection flags that hold the forwarding method: `IP_VS_CONN_F_FWD_MASK`.
 const FORWARDING_MASK: u32 = 0x07;
 
-/// The way in which the kernel forwards packets to a destination: the value of
+/// The way in which the kernel forwards packets to a destination: the value of the bits
 /// `IP_VS_CONN_F_FWD_MASK` in the connection flags.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum IpvsForwardingMethod {
@@ -53,11 +53,11 @@ attributes! {
         2 Port(u16) NetworkOrder,
         3 ForwardingMethod(IpvsForwardingMethod) HostOrder,
         4 Weight(u32) HostOrder,
-        /// `IPVS_DEST_ATTR_U_THRESH`: the destination gets no new connections above this number of
-        /// connections. 0: no threshold.
+        /// `IPVS_DEST_ATTR_U_THRESH`: a destination with this number of connections or more is
+        /// overloaded and gets no new connections. 0: no threshold.
         5 UpperThreshold(u32) HostOrder,
-        /// `IPVS_DEST_ATTR_L_THRESH`: an overloaded destination gets new connections again below
-        /// this number of connections.
+        /// `IPVS_DEST_ATTR_L_THRESH`: an overloaded destination gets new connections when it has
+        /// fewer connections than this number. 0: three quarters of the upper threshold.
         6 LowerThreshold(u32) HostOrder,
         7 ActiveConnections(u32) HostOrder,
         8 InactiveConnections(u32) HostOrder,

@@ -34,7 +34,7 @@ pub enum IpvsCommand {
     DelDest,
     /// Requests the destinations of one service as a dump.
     GetDest,
-    /// Changes the timeouts. The kernel also sends this command in answers to
+    /// Changes the timeouts of connections. The kernel also sends this command in answers to
     /// [`IpvsCommand::GetConfig`].
     SetConfig,
     /// Requests the timeouts of connections.
@@ -42,8 +42,8 @@ pub enum IpvsCommand {
     SetInfo,
     /// Requests the IPVS version and the size of the connection table.
     GetInfo,
-    /// A command without a name in this crate, such as the commands of the synchronization daemon,
-    /// `IPVS_CMD_ZERO` and `IPVS_CMD_FLUSH`.
+    /// Number of a command that has no variant in this enum, such as `IPVS_CMD_ZERO`,
+    /// `IPVS_CMD_FLUSH` and the commands of the synchronization daemon.
     Other(u8),
 }
 

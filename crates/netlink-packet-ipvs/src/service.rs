@@ -40,7 +40,7 @@ pub const SVC_F_SCHED_MH_PORT: u32 = SVC_F_SCHED2;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Flags {
     pub flags: u32,
-    /// Bits that the request changes. In answers of the kernel, every bit is set.
+    /// Bits that a request changes. In answers of the kernel, every bit of the mask is set.
     pub mask: u32,
 }
 

@@ -8,8 +8,8 @@ attributes! {
     StatsAttribute {
         1 Connections(u64) HostOrder,
         2 InPackets(u64) HostOrder,
-        /// Outgoing packets. Always 0 for tunnel and direct routing, because replies bypass the
-        /// load balancer.
+        /// Packets from destinations to clients. Always 0 for tunnel and direct routing, because
+        /// replies bypass the load balancer.
         3 OutPackets(u64) HostOrder,
         4 InBytes(u64) HostOrder,
         5 OutBytes(u64) HostOrder,

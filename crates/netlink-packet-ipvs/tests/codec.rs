@@ -135,7 +135,7 @@ fn a_netlink_message_has_a_netlink_header_and_a_generic_netlink_header() {
 }
 
 #[test]
-fn the_command_distinguishes_info_attributes_from_service_attributes() {
+fn attributes_are_decoded_as_info_attributes_only_for_the_command_set_info() {
     let info = IpvsMessage {
         command: IpvsCommand::SetInfo,
         attributes: vec![
@@ -303,8 +303,9 @@ proptest! {
         let at = at.index(bytes.len());
         bytes[at] = octet;
         if let Ok(decoded) = decode(message.command, &bytes) {
-            // The messages can differ: netlink-packet-core 0.9 encodes only one of the two flags in
-            // the type of an unknown attribute.
+            // Only the numbers of attributes are compared: if the type of an unknown attribute has
+            // both flags `NLA_F_NESTED` and `NLA_F_NET_BYTEORDER`, netlink-packet-core 0.9 encodes
+            // only one of the flags.
             let again = decode(message.command, &encode(&decoded)).unwrap();
             prop_assert_eq!(again.attributes.len(), decoded.attributes.len());
         }

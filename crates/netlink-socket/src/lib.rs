@@ -8,24 +8,24 @@ use nix::{
     sys::socket::{setsockopt, sockopt},
 };
 
-/// Longest wait for an answer of the kernel.
+/// Maximum time for which [`NetlinkSocket::receive`] waits for a datagram of the kernel.
 ///
 /// The kernel answers before the send call returns, so an answer that is missing after this time
-/// never arrives. The timeout is shorter than the time after which other daemons treat a silent
-/// daemon as failed.
+/// never arrives. The timeout is shorter than the grace periods after which other daemons react to
+/// the silence of the daemon that waits.
 pub const NETLINK_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Message type that marks the end of a dump.
 pub const NLMSG_DONE: u16 = 3;
 /// Message type of acknowledgements and errors.
 pub const NLMSG_ERROR: u16 = 2;
-/// Flag of every message that is sent to the kernel.
+/// Flag that marks a message as a request. Every message to the kernel has it.
 const NLM_F_REQUEST: u16 = 1;
 /// Flag that requests an acknowledgement.
 pub const NLM_F_ACK: u16 = 4;
 /// Flag that requests all objects of one kind.
 pub const NLM_F_DUMP: u16 = 0x300;
-/// Flag of an answer that is inconsistent, because the dumped table changed during the dump.
+/// Flag in the messages of a dump that can lack objects, because the table changed during the dump.
 const NLM_F_DUMP_INTR: u16 = 0x10;
 
 const HEADER_LEN: usize = 16;
@@ -125,7 +125,7 @@ impl NetlinkSocket {
         self.sequence
     }
 
-    /// Sends a datagram that consists of requests.
+    /// Sends a datagram of requests that [`NetlinkSocket::append`] has written.
     ///
     /// # Errors
     /// The kernel does not accept the datagram.
@@ -171,7 +171,7 @@ impl ReceivedMessage<'_> {
     }
 }
 
-/// Returns the messages of a datagram. Stops before the first truncated message.
+/// Returns the messages of a datagram up to the first truncated message, which is not returned.
 pub fn messages(mut rest: &[u8]) -> impl Iterator<Item = ReceivedMessage<'_>> {
     std::iter::from_fn(move || {
         let (header, _) = rest.split_first_chunk::<HEADER_LEN>()?;
@@ -191,8 +191,9 @@ pub fn messages(mut rest: &[u8]) -> impl Iterator<Item = ReceivedMessage<'_>> {
     })
 }
 
-/// Calls `ask` until it returns an answer, at most [`DUMP_ATTEMPTS`] times. `ask` returns `None`
-/// for a dump that was interrupted by a change. Returns `None` if every dump was interrupted.
+/// Calls `ask` until `ask` returns an answer, at most [`DUMP_ATTEMPTS`] times. `ask` must return
+/// `None` if the table changed during the dump. The function returns `None` if the table changed
+/// during every dump.
 ///
 /// # Errors
 /// Returns the first error of `ask`.

@@ -13,8 +13,8 @@ pub struct ReportedChain {
     pub table: Vec<u8>,
     /// Name of the chain. Octets that are invalid UTF-8 are replaced by U+FFFD.
     pub name: String,
-    /// Number of rules. The kernel reports the number of uses of a chain, and only rules use a
-    /// chain that is attached to a hook.
+    /// Number of rules in the chain. The kernel reports how often a chain is used. If the chain is
+    /// attached to a hook, only its rules count as uses.
     pub rules: usize,
 }
 

@@ -76,7 +76,8 @@ impl NftablesTable {
         TableFingerprint(hash.max(1))
     }
 
-    /// Rejects tables for which the kernel returns an error without a useful cause.
+    /// Returns an error for a table that the kernel would refuse with an error number that does not
+    /// show the cause.
     pub(crate) fn validate(&self) -> Result<(), NftablesError> {
         let invalid = |problem: String| Err(NftablesError::Invalid { problem });
         for name in std::iter::once(&self.name).chain(self.chains.iter().map(|chain| &chain.name)) {
@@ -237,8 +238,8 @@ fn new_set(
     prefixes: &[IpNet],
 ) -> Vec<NftablesRequest> {
     let v4 = prefixes.iter().any(|prefix| matches!(prefix, IpNet::V4(_)));
-    // `nft` shows the elements as IPv4 or IPv6 addresses by these type numbers. The kernel uses
-    // only the length.
+    // Because of the type numbers 7 and 8, `nft` shows the elements as IPv4 and IPv6 addresses. The
+    // kernel ignores the type number and uses only the key length.
     let (key_type, key_len) = if v4 { (7, 4) } else { (8, 16) };
     let name = SET_NAME;
     let operation = format!(

@@ -68,8 +68,8 @@ impl NftablesError {
     /// Converts the error number in the kernel's answer to a request.
     pub(crate) fn from_errno(what: String, errno: Errno) -> Self {
         let source = io::Error::from(errno);
-        // A transaction deletes only objects that it added before. So `ENOENT` does not mean a
-        // missing object, but a missing module for a type of chain or expression.
+        // A transaction adds each object before it uses or deletes the object. So `ENOENT` does not
+        // mean a missing object, but a missing module for a type of chain or expression.
         let unsupported = [
             Errno::ENOENT,
             Errno::EOPNOTSUPP,

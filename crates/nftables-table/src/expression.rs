@@ -124,10 +124,10 @@ fn address_in<P: Pusher>(
     lookup(load_address(list, field, first), set_id)
 }
 
-/// Appends an expression that matches if the set contains the value of the register.
+/// Appends an expression that matches if the set contains the value of [`REGISTER`].
 fn lookup<P: Pusher>(list: PushExprListAttrs<P>, set_id: u32) -> PushExprListAttrs<P> {
-    // netlink-bindings 0.3.5 has wrong numbers for the attributes of a lookup, so this code writes
-    // the attributes itself.
+    // netlink-bindings 0.3.5 has wrong numbers for the attributes of a lookup, so this function
+    // writes the attributes without the bindings.
     let mut element = list.nested_elem().push_name(c"lookup");
     let data = push_nested_header(element.as_vec_mut(), NFTA_EXPR_DATA);
     let name = SET_NAME.to_bytes_with_nul();
@@ -147,8 +147,8 @@ fn original_destination<P: Pusher>(
     list: PushExprListAttrs<P>,
     prefix: &IpNet,
 ) -> PushExprListAttrs<P> {
-    // Each of these keys matches only packets of its IP version, so no comparison of the IP version
-    // is necessary.
+    // The key `DstIp` matches only IPv4 packets, and the key `DstIp6` only IPv6 packets. So no
+    // comparison of the IP version is necessary.
     let key = match prefix {
         IpNet::V4(_) => CtKeys::DstIp,
         IpNet::V6(_) => CtKeys::DstIp6,
@@ -157,7 +157,7 @@ fn original_destination<P: Pusher>(
 }
 
 /// Appends an expression that loads a field of the original direction from the connection-tracking
-/// entry into the register.
+/// entry into [`REGISTER`].
 fn load_original<P: Pusher>(list: PushExprListAttrs<P>, key: CtKeys) -> PushExprListAttrs<P> {
     list.nested_elem()
         .nested_data_ct()
@@ -168,7 +168,7 @@ fn load_original<P: Pusher>(list: PushExprListAttrs<P>, key: CtKeys) -> PushExpr
         .end_nested()
 }
 
-/// Appends expressions that match if the register holds a port from `first` to `last`.
+/// Appends expressions that match if [`REGISTER`] holds a port from `first` to `last`.
 fn match_ports<P: Pusher>(
     list: PushExprListAttrs<P>,
     first: u16,
@@ -212,7 +212,7 @@ fn address_at(prefix: &IpNet, field: AddressField) -> (u32, u32) {
     }
 }
 
-/// Appends expressions that match if the register holds an address in `prefix`.
+/// Appends expressions that match if [`REGISTER`] holds an address in `prefix`.
 fn match_prefix<P: Pusher>(list: PushExprListAttrs<P>, prefix: &IpNet) -> PushExprListAttrs<P> {
     let (network, mask, is_single_address) = match prefix {
         IpNet::V4(prefix) => (

@@ -24,7 +24,7 @@ pub mod priority {
 /// packets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NftablesTable {
-    /// 1 to 255 bytes without NUL. Each program on a host needs another table name.
+    /// 1 to 255 bytes without NUL. Two programs in one network namespace must use different names.
     pub name: String,
     /// Chain names are unique within the table.
     pub chains: Vec<Chain>,

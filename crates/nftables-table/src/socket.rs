@@ -177,8 +177,8 @@ impl Nftables {
         let begin = self.socket.append(&mut datagram, BATCH_BEGIN, 0, &marker);
         let mut last = begin;
         for (index, request) in requests.iter().enumerate() {
-            // The kernel sends errors without a request for an acknowledgement, so only the last
-            // request asks for one.
+            // The kernel reports the error of every request, also without `NLM_F_ACK`. Only the
+            // last request asks for an acknowledgement, which shows that all requests succeeded.
             let acknowledge = if index + 1 == requests.len() {
                 NLM_F_ACK
             } else {
@@ -203,8 +203,8 @@ impl Nftables {
                     None => {}
                     Some(errno) => {
                         let what = match index {
-                            // If the kernel processes no request of the batch, it answers to the
-                            // batch header with index 0.
+                            // If the kernel rejects the whole batch, its answer refers to the
+                            // header of the batch, which is the message with index 0.
                             0 => "start a transaction".to_owned(),
                             _ => match requests.get(index as usize - 1) {
                                 Some(request) => request.operation.clone(),
@@ -222,8 +222,8 @@ impl Nftables {
 
     fn send(&mut self, datagram: &[u8]) -> Result<(), NftablesError> {
         // A datagram must fit into the send buffer. Only a privileged process can enlarge the
-        // buffer beyond the limit of the system. For an unprivileged process the kernel refuses the
-        // transaction anyway.
+        // buffer beyond `net.core.wmem_max`. For an unprivileged process the kernel would refuse
+        // the transaction even if the datagram fitted.
         if datagram.len() > (64 << 10) && datagram.len() <= LARGEST_TRANSACTION {
             let size = datagram.len() + (64 << 10);
             self.socket.set_send_buffer(size);

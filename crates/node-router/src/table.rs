@@ -28,9 +28,10 @@ use crate::{
 
 mod publish;
 
-/// Shortest pause between two reconciliations that are caused by notifications of the kernel, so
-/// that a conflict with another program does not use up a processor. After a long reconciliation
-/// the pause is [`PAUSE_FACTOR`] times its duration, at most [`LONGEST_PAUSE`].
+/// Shortest pause after a reconciliation before a notification of the kernel can cause the next
+/// reconciliation. The pause is [`PAUSE_FACTOR`] times the duration of the last reconciliation, but
+/// at least this time and at most [`LONGEST_PAUSE`]. So another program that changes routes all the
+/// time cannot make node-router use a whole processor.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
 const PAUSE_FACTOR: u32 = 5;
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
@@ -75,7 +76,8 @@ pub(crate) struct RouteTable<K> {
     released: BTreeMap<RouteClaim, Instant>,
     publisher: Publisher<IpNet, PublishedRoute>,
     steps: RouterSteps,
-    /// The problem of the uplink guard that was logged last. `None`: the guard was in force.
+    /// Problem of the uplink guard at the last reconciliation, so that an unchanged problem is
+    /// logged only once. `None`: the guard was in force.
     guard_problem: Option<String>,
     metrics: RouterMetrics,
     backoff: Backoff,
@@ -106,8 +108,8 @@ enum ReconcileCause {
 }
 
 impl<K: RouteKernel> RouteTable<K> {
-    /// Reads the kernel's routes and adopts routes of an earlier run. Removes routes that the
-    /// policy does not allow.
+    /// Reads the kernel's routes and adopts routes of an earlier run. Removes routes of an earlier
+    /// run that the policy does not allow or that exceed a limit.
     ///
     /// # Errors
     /// The kernel's routes cannot be read or changed.
@@ -165,8 +167,9 @@ impl<K: RouteKernel> RouteTable<K> {
         Ok((table, handle))
     }
 
-    /// Processes commands and follows the kernel until a drain is requested. Then continues while
-    /// there are claims, at most for `linger`. Routes that are still held then stay in the kernel.
+    /// Processes commands and follows the kernel until a drain is requested. From then on it
+    /// continues until no claim is left, but at most for `linger`. Routes that have a claim at the
+    /// end of `linger` stay in the kernel.
     pub(crate) async fn run(
         mut self,
         mut kernel_changes: mpsc::Receiver<()>,
@@ -233,15 +236,15 @@ impl<K: RouteKernel> RouteTable<K> {
                 }
                 () = tokio::time::sleep_until(self.next_reconciliation) => ReconcileCause::Audit,
             };
-            // A refused claim can have changed routes in part, so another reconciliation follows
-            // each refusal.
+            // A reconciliation that refuses a claim can have changed routes for this claim before,
+            // so another reconciliation follows.
             while self.reconcile_or_schedule_retry(cause).await {}
         }
     }
 
     /// Postpones the removal of routes without a holder by the time for which this process did not
     /// run, for example because it was stopped. In this time the requests of the holders waited in
-    /// its sockets. Reports whether the process did not run for a while.
+    /// the sockets of this process. Reports whether the process did not run for a while.
     fn postpone_removals(&mut self) -> bool {
         let slept = self.sleep_watch.slept();
         if slept.is_zero() {
@@ -273,8 +276,8 @@ impl<K: RouteKernel> RouteTable<K> {
                     answer: None,
                 };
                 if self.over_limit(&claim, gateways_by_prefix).is_some() {
-                    // Computes the gateways again, without claims that have been released in the
-                    // meantime.
+                    // `gateways_by_prefix` can contain claims that were released after it was
+                    // computed. Only the current claims count towards the limits.
                     *gateways_by_prefix = self.gateways_by_prefix();
                 }
                 if let Some(refusal) = self.over_limit(&claim, gateways_by_prefix) {
@@ -452,8 +455,9 @@ impl<K: RouteKernel> RouteTable<K> {
                 });
             }
         }
-        // Compares with the guard that was applied. If another program added a default route in the
-        // meantime, the desired guard is different now, but no change failed.
+        // Compares the kernel's guard with the guard that was applied. If another program added a
+        // default route during this reconciliation, the desired guard has changed, but no change
+        // has failed.
         for change in desired_guard.changes(&reconciliation.actual.guard) {
             reconciliation.record_guard_failure(&change, || {
                 "the kernel acknowledged the change, but the change has no effect".to_owned()
@@ -591,7 +595,8 @@ impl<K: RouteKernel> RouteTable<K> {
             );
             self.adopted.remove(&hold.claim);
             hold.state.send_replace(state);
-            // If the caller no longer waits, dropping the receiver releases the hold.
+            // If the caller no longer waits for the answer, the caller has released the hold with a
+            // command.
             let _ = answer.send(Ok(hold.state.subscribe()));
         }
         for id in &refused {
@@ -607,8 +612,8 @@ impl<K: RouteKernel> RouteTable<K> {
         });
     }
 
-    /// Refuses new holds of IP versions that the node does not forward, before their routes are
-    /// installed.
+    /// Refuses each hold that has no answer yet if the node does not forward its IP version. Called
+    /// before routes are changed, so that the route of a refused hold is not installed.
     fn refuse_not_forwarded(&mut self, not_forwarding: &BTreeSet<IpVersion>) {
         self.refuse_unanswered_if(|prefix| {
             let is_off = not_forwarding.contains(&IpVersion::of(&prefix));
@@ -652,8 +657,8 @@ fn refuse(
     let _ = answer.send(Err(refusal));
 }
 
-/// Keeps the claims of the first `limit` prefixes, and the first gateways of each prefix. Returns
-/// the number of removed claims.
+/// Keeps only the claims of the first `limit` prefixes, and of each prefix only the first
+/// [`MOST_NEXT_HOPS`] gateways. Returns the number of removed claims.
 fn drop_over_limit(claims: &mut BTreeSet<RouteClaim>, limit: usize) -> usize {
     let claims_before = claims.len();
     let mut gateways_by_prefix = GatewaysByPrefix::new();

@@ -32,7 +32,8 @@ impl RoutingRule {
         let mut message = RuleMessage::default();
         message.header.family = self.family;
         message.header.action = RuleAction::ToTable;
-        // The header field has 8 bits. For a larger number it is 0, and only the attribute counts.
+        // The table number in the header has 8 bits. For a larger number the header contains 0, and
+        // the kernel uses the number in the attribute.
         message.header.table = u8::try_from(self.table).unwrap_or(0);
         message.attributes = vec![
             RuleAttribute::Priority(self.preference),

@@ -21,7 +21,7 @@ use rtnetlink::{Handle, IpVersion, RouteMessageBuilder, new_connection};
 
 use crate::{PodRoutingRule, Tunnel, TunnelInitError, TunnelPlan, plan::TABLE_LOCAL};
 
-/// Incoming interface of packets that programs in this pod send.
+/// Incoming interface by which a routing rule recognizes packets that programs in this pod send.
 const OWN_PACKETS: &str = "lo";
 /// Index of the loopback interface in every network namespace.
 const LOOPBACK: u32 = 1;
@@ -44,8 +44,9 @@ pub struct TunnelKernel {
     handle: Handle,
 }
 
-/// Applies the plan and reads the result back. Returns the tunnels of IP versions for which the
-/// kernel has no routing rules. All other changes are made for these tunnels as well.
+/// Applies the plan and reads the result back. Returns the tunnels for whose IP version the kernel
+/// has no routing rules. For these tunnels the function adds no rules, but makes all other changes
+/// of the plan.
 ///
 /// # Errors
 /// The kernel refuses a change, or another program undoes a change. The error contains a
@@ -69,8 +70,9 @@ pub async fn prepare(
             without_rules.push(*tunnel);
             continue;
         }
-        // The kernel's rule of preference 0 is removed last. Until then this rule decides, so no
-        // packet meets an incomplete set of rules.
+        // The kernel's rule for the local table has preference 0, so this rule decides until it is
+        // removed. It is removed after all rules of the plan were added, so that no packet meets
+        // only some of these rules.
         kernel.remove_kernel_rule(*tunnel).await?;
         kernel.check_rules(plan, *tunnel).await?;
     }
@@ -93,9 +95,9 @@ impl TunnelKernel {
         if let Some(link) = self.find(tunnel).await? {
             return Ok(link.header.index);
         }
-        // If the module was not loaded, this request loads the module, which creates the device. If
-        // `net.core.fb_tunnels_only_for_init_net` prevents the automatic creation, this request
-        // itself creates the device.
+        // If the module of the tunnel was not loaded, this request makes the kernel load the
+        // module, and the module creates the device. If `net.core.fb_tunnels_only_for_init_net`
+        // prevents that the module creates the device, this request creates the device.
         let mut message = LinkMessage::default();
         message.attributes = vec![
             LinkAttribute::IfName(tunnel.device().to_owned()),
@@ -158,7 +160,7 @@ impl TunnelKernel {
 
     async fn add_dummy_address(&self, index: u32) -> Result<(), TunnelInitError> {
         let mut request = self.handle.address().add(index, DUMMY.into(), 32);
-        // With the scope "host" the kernel never chooses this address as source of a packet to
+        // An address with the scope "host" is never chosen by the kernel as source of a packet to
         // another host.
         request.message_mut().header.scope = AddressScope::Host;
         match request.execute().await.map_err(|error| errno(&error)) {
@@ -204,8 +206,8 @@ impl TunnelKernel {
         made.map_err(|error| refused(format!("add the local route to {prefix}"), errno(&error)))
     }
 
-    /// Adds the rules of the plan for this tunnel. Returns false, without adding a rule, if the
-    /// kernel has no routing rules for this IP version.
+    /// Adds the rules of the plan for this tunnel. Returns `false`, without adding a rule, if the
+    /// kernel has no routing rules for the IP version of the tunnel.
     async fn add_rules(&self, plan: &TunnelPlan, tunnel: Tunnel) -> Result<bool, TunnelInitError> {
         for rule in plan.rules().filter(|rule| rule.tunnel == tunnel) {
             let mut request = self.handle.rule().add();
@@ -306,8 +308,9 @@ fn rule_message(rule: PodRoutingRule) -> RuleMessage {
     .to_message()
 }
 
-/// Returns the rule in a message of the kernel. Returns `None` if the number of the rule's table is
-/// above 255, because no rule of this program uses such a table.
+/// Returns the rule that a message of the kernel describes. Returns `None` if the number of the
+/// rule's table is above 255: this program uses no such table, so the rule belongs to another
+/// program.
 fn rule_of(tunnel: Tunnel, message: &RuleMessage) -> Option<PodRoutingRule> {
     let actual = RoutingRule::from_message(message);
     let is_own = actual.incoming_interface.as_deref() == Some(OWN_PACKETS);

@@ -5,12 +5,12 @@
 //!  client ◄───────────── eth0 ◄─────────────────────────────────────── its reply  ◄────────┘
 //! ```
 //!
-//! A packet that the pod itself sends to a service address leaves the pod by the default route,
-//! because the address can belong to another application.
+//! A packet that the pod itself sends to a service address is routed by the table `main` and leaves
+//! the pod, because the address can belong to another application.
 //!
 //! [`TunnelPlan`] is the desired state. [`prepare`] applies the plan and reads the result back. All
 //! changes are made over netlink, because `/proc/sys` is read-only in a container. A second run
-//! changes nothing that is already right.
+//! leaves correct devices, routes and rules unchanged.
 
 mod args;
 mod error;

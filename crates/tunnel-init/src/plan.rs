@@ -79,7 +79,7 @@ impl PodRoutingRule {
         }
     }
 
-    /// Returns the rule of this program for the local table.
+    /// Returns the rule for the local table with which this program replaces the kernel's rule.
     fn local(tunnel: Tunnel) -> Self {
         Self {
             tunnel,
@@ -105,7 +105,7 @@ impl fmt::Display for PodRoutingRule {
     }
 }
 
-/// Devices and routes that a web pod needs.
+/// Devices, routes and rules that a web pod needs. The rules follow from the devices and routes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TunnelPlan {
     /// Tunnels with a device that must be up.
@@ -130,9 +130,9 @@ impl TunnelPlan {
     /// Returns the rules that replace the kernel's rule for the local table, in the order in which
     /// they are added.
     ///
-    /// The service ranges are local, so that the pod accepts packets for every service address.
-    /// Service addresses of other applications are in the same ranges, and packets of this pod to
-    /// these addresses must leave the pod.
+    /// The service ranges are local prefixes, so that the pod accepts packets for every service
+    /// address. Service addresses of other applications are in the same ranges, and packets of this
+    /// pod to these addresses must leave the pod.
     pub fn rules(&self) -> impl Iterator<Item = PodRoutingRule> + '_ {
         let local = self
             .tunnels

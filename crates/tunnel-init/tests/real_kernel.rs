@@ -83,8 +83,8 @@ impl Namespace {
     }
 }
 
-/// Returns the namespace of a load balancer. It wraps packets to the service address and sends them
-/// to the web pod.
+/// Returns the namespace of a load balancer. This namespace wraps packets to the service address in
+/// outer packets, and sends the outer packets to the web pod.
 fn load_balancer(web: &Namespace, family: &str) -> Namespace {
     let load_balancer = Namespace::new();
     web.ip(&format!(
@@ -229,9 +229,8 @@ fn a_pod_reaches_an_ipv6_service_address_of_another_pod_in_the_same_range() {
 }
 
 /// The pod is a real server of the service address to which it connects, so the load balancer sends
-/// the pod's packet back to the pod. Only the system tests cover this case for IPv6: here a tunnel
-/// device replaces IPVS, and this device drops IPv6 packets whose source is the remote end of the
-/// tunnel.
+/// the pod's packet back to the pod. Only the system tests cover IPv6: in this test a tunnel device
+/// replaces IPVS, and this device drops IPv6 packets whose source is the remote end of the tunnel.
 #[test]
 fn a_pod_can_be_the_real_server_of_its_own_connection() {
     let web = Namespace::new();
@@ -273,7 +272,7 @@ fn a_second_run_of_tunnel_init_changes_nothing() {
 }
 
 #[test]
-fn a_conflicting_route_in_the_local_table_is_replaced() {
+fn a_blackhole_route_to_a_service_range_in_the_local_table_is_replaced() {
     let web = Namespace::new();
     web.ip("route add blackhole 10.1.1.0/24 table local");
     web.prepare("10.1.1.0/24");

@@ -1,8 +1,8 @@
 //! Fuzz target of the decoder for IPVS messages.
 //!
 //! The first octet of the input is the command, and the other octets are the message. Decoding
-//! returns a message or an error, and never panics. The encoding of a decoded message decodes
-//! again. An encoded address decodes to an equal address.
+//! returns a message or an error, and never panics. A decoded message that was encoded can be
+//! decoded once more. An encoded address decodes to an equal address.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -23,8 +23,8 @@ fuzz_target!(|data: &[u8]| {
         message.emit(&mut encoded);
         let again = IpvsMessage::parse_with_param(&encoded, header)
             .expect("the encoding of a decoded message decodes");
-        // The messages can differ: if the type of an unknown attribute has the flags `NLA_F_NESTED`
-        // and `NLA_F_NET_BYTEORDER`, encoding keeps only one flag.
+        // Only the numbers of attributes are compared: if the type of an unknown attribute has both
+        // flags `NLA_F_NESTED` and `NLA_F_NET_BYTEORDER`, encoding keeps only one of the flags.
         assert_eq!(again.attributes.len(), message.attributes.len());
     }
     if let Some((octets, _)) = bytes.split_first_chunk()
