@@ -468,7 +468,7 @@ mod tests {
     }
 
     #[test]
-    fn other_invalid_values_are_rejected() {
+    fn invalid_intervals_interface_names_and_socket_modes_are_rejected() {
         check_rejected("--audit-interval=1ms", &["at least 100ms"]);
         check_rejected(
             "--adopt-timeout=7s",

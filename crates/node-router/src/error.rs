@@ -111,7 +111,7 @@ impl HoldRefusal {
         }
     }
 
-    /// Reports whether node-router refused the hold because of its token.
+    /// Reports whether node-router refused the hold because of the hold token.
     pub(crate) fn is_caused_by_token(&self) -> bool {
         matches!(self, Self::Token(_) | Self::NamespaceNotAllowed { .. })
     }

@@ -80,7 +80,7 @@ pub(crate) fn table(prefixes: &[IpNet]) -> NftablesTable {
     }
 }
 
-/// The installed exemption of this node, which repairs itself at each audit.
+/// The installed exemption of this node. Each audit repairs it.
 pub(crate) struct Exemption<F> {
     firewall: F,
     table: NftablesTable,
@@ -154,7 +154,7 @@ pub(crate) async fn install<F: ExemptionFirewall>(
 
 impl<F: ExemptionFirewall> Exemption<F> {
     /// Compares the kernel's table with the desired table at each interval. Replaces the kernel's
-    /// table if it differs.
+    /// table if it differs from the desired table.
     pub(crate) async fn repair_periodically(mut self, interval: Duration) {
         loop {
             tokio::time::sleep(interval).await;
@@ -184,8 +184,8 @@ impl<F: ExemptionFirewall> Exemption<F> {
         self.step.ready(format!("table {TABLE_NAME}"));
     }
 
-    /// Reports the loss of the exemption in the metric and in the readiness. Logs an ERROR only at
-    /// the first failure after the exemption was in force.
+    /// Reports in metric and readiness that the exemption cannot be checked or restored. Of
+    /// successive failures, only the first is logged as an ERROR.
     fn report_lost(&mut self, error: &NftablesError) {
         let error = error_chain(error);
         if !self.is_reported_lost {

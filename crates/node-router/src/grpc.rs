@@ -80,7 +80,8 @@ impl api::node_route_service_server::NodeRouteService for NodeRouteGrpc {
             }
         };
         let hold = self.table.hold(claim, process).await?;
-        // The stream of requests stays open as long as the stream of responses.
+        // The closure owns `requests`, so the stream of requests stays open as long as the stream
+        // of responses.
         let states = states(hold).inspect(move |_| _ = &requests);
         Ok(Response::new(Box::pin(states)))
     }
@@ -171,7 +172,7 @@ fn states(hold: RouteHold) -> impl Stream<Item = Result<HoldResponse, Status>> +
         })
     });
     let stopping = stream::iter([Err(HoldRefusal::Stopping.into())]);
-    // Dropping the stream drops the hold, which releases the claim.
+    // The closure owns `hold`. Dropping the stream drops `hold`, which releases the claim.
     states.chain(stopping).inspect(move |_| _ = &hold)
 }
 

@@ -19,7 +19,7 @@ pub(crate) struct HolderProcess {
     pub(crate) user_id: u32,
 }
 
-/// State of a hold, which is sent to its holder.
+/// State of a held route, which node-router sends to the holder.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct HoldState {
     pub(crate) installed: bool,
@@ -64,7 +64,8 @@ pub(crate) enum HoldCommand {
 
 impl Drop for ReleaseOnDrop {
     fn drop(&mut self) {
-        // If the owner has stopped, its routes stay in the kernel for the next run.
+        // Sending fails only if the owner of the routes has stopped. Then the route stays in the
+        // kernel for the next run.
         let _ = self.commands.send(HoldCommand::Release(self.id));
     }
 }
@@ -83,13 +84,14 @@ impl RouteTableHandle {
         (handle, receiver)
     }
 
-    /// Claims a route. Returns when the route is installed in the kernel.
+    /// Claims a route. Returns after the owner of the routes has installed the route in the kernel,
+    /// or has refused the claim.
     pub(crate) async fn hold(
         &self,
         claim: RouteClaim,
         process: HolderProcess,
     ) -> Result<RouteHold, HoldRefusal> {
-        // The guard exists before the command is sent. So the claim is also released if the caller
+        // `release` exists before the command is sent. So the claim is also released if the caller
         // stops waiting for the answer.
         let release = ReleaseOnDrop {
             id: self.next_id.fetch_add(1, Ordering::Relaxed),

@@ -79,8 +79,8 @@ pub struct RouteSnapshot {
     pub guard: ActualGuard,
     /// IP versions that the kernel does not forward.
     pub not_forwarding: BTreeSet<IpVersion>,
-    /// `Some`: foreign routes and default routes are possibly outdated, and can be read again after
-    /// this time. `None`: they are current.
+    /// `None`: foreign routes and the interfaces of default routes are current. `Some`: they are
+    /// possibly outdated, and the next read after this time reads them from the kernel.
     pub complete_in: Option<Duration>,
 }
 
@@ -103,19 +103,20 @@ pub trait RouteKernel: Send + 'static {
         prefixes: &BTreeSet<IpNet>,
     ) -> impl Future<Output = Result<RouteSnapshot, RouteKernelError>> + Send;
 
-    /// Returns the interface that leads directly to the gateway.
+    /// Returns the interface that leads directly to the gateway, or the reason why there is no such
+    /// interface.
     fn link_to(
         &mut self,
         gateway: IpAddr,
     ) -> impl Future<Output = Result<Result<GatewayLink, NotOnLink>, RouteKernelError>> + Send;
 
-    /// Makes one change of the main table. The removal of a missing route succeeds.
+    /// Applies one change to the main table. The removal of a missing route succeeds.
     fn apply(
         &mut self,
         change: &RouteChange,
     ) -> impl Future<Output = Result<(), RouteKernelError>> + Send;
 
-    /// Makes one change of the uplink guard. The removal of a missing route or rule succeeds.
+    /// Applies one change to the uplink guard. The removal of a missing route or rule succeeds.
     fn apply_guard(
         &mut self,
         change: &uplink::GuardChange,
@@ -127,7 +128,8 @@ pub trait RouteKernel: Send + 'static {
 pub struct NetlinkKernel {
     handle: Handle,
     policy: Policy,
-    /// The last read of other programs' routes. `None`: never read, or the last read failed.
+    /// Result of the last read of other programs' routes. `None`: these routes were never read, or
+    /// the last read failed.
     cached_foreign_routes: Option<CachedForeignRoutes>,
     staleness: Arc<Staleness>,
     reads: KernelReadCounters,
@@ -151,8 +153,8 @@ impl NetlinkKernel {
     /// # Errors
     /// The kernel provides no netlink socket.
     pub fn open(policy: Policy) -> Result<OpenedKernel, RouteKernelError> {
-        // Kernels before Linux 4.20 have no strict check. Without the strict check the kernel
-        // ignores the filter of a request and sends all routes.
+        // Kernels before Linux 4.20 have no strict check. They ignore the filter of a request and
+        // send all routes, so the daemon filters the routes in the answers as well.
         let opened = new_connection_with_strict_check().or_else(|_| new_connection());
         let (mut requests, handle, _) = opened.map_err(RouteKernelError::Open)?;
         requests.set_forward_done(true);
@@ -347,7 +349,7 @@ impl NetlinkKernel {
     }
 
     /// Reads this daemon's routes. With the strict check (`NETLINK_GET_STRICT_CHK`, Linux 4.20) the
-    /// kernel sends no other routes.
+    /// kernel sends only these routes.
     async fn read_own(&mut self) -> Result<RouteSnapshot, RouteKernelError> {
         let mut own = RouteSnapshot::default();
         for version in [IpVersion::V4, IpVersion::V6] {
@@ -456,7 +458,8 @@ fn is_errno(error: &io::Error, errno: Errno) -> bool {
     error.raw_os_error() == Some(errno as i32)
 }
 
-/// Reports whether the kernel lacks the IP version, or routing rules for it.
+/// Reports whether `error` shows that the kernel lacks the requested IP version, or routing rules
+/// for this IP version.
 fn is_missing_version(error: &io::Error) -> bool {
     is_errno(error, Errno::EOPNOTSUPP) || is_errno(error, Errno::EAFNOSUPPORT)
 }

@@ -14,7 +14,7 @@ use daemon_runtime::ReadinessStep;
 
 use crate::{Policy, metrics::RouterMetrics, uplink::IpVersion};
 
-/// Settings of the network namespace of the reading thread.
+/// Folder with the settings of the network namespace of the thread that reads it.
 const NET: &str = "/proc/sys/net";
 
 /// Settings that node-router read below `/proc/sys/net`. A setting that the kernel does not have is

@@ -61,8 +61,8 @@ pub struct ForeignRoute {
 }
 
 impl ForeignRoute {
-    /// Reports whether the kernel prefers this route to a route of this daemon, or refuses a route
-    /// of this daemon next to it.
+    /// Reports whether the kernel prefers this route to a route of this daemon to the same prefix,
+    /// or refuses to add the daemon's route.
     pub fn wins(&self) -> bool {
         self.is_local || self.metric <= METRIC
     }
@@ -150,7 +150,8 @@ pub fn plan(desired: &Desired, actual: &Actual) -> RoutePlan {
     plan_routes(desired, &actual.own, &actual.foreign)
 }
 
-/// Returns the changes for a table that has no foreign routes.
+/// Returns the changes that make the daemon's routes in one table equal to the desired routes,
+/// removals first. Ignores foreign routes.
 pub fn changes(desired: &Desired, own: &[OwnRoute]) -> Vec<RouteChange> {
     plan_routes(desired, own, &[]).changes
 }

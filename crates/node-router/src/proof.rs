@@ -2,8 +2,8 @@
 //!
 //! node-router sends a nonce by UDP to the gateway, to a port that the holder names. The holder
 //! returns the nonce on its own stream. Only then does the owner of the routes receive the hold.
-//! Another process that can open the socket can also name this gateway, but it does not receive the
-//! datagram.
+//! Another process that can open the gRPC socket can also name this gateway, but does not receive
+//! the datagram.
 //!
 //! A nonce is random, belongs to one hold, and expires after [`PROOF_TIMEOUT`]. After a restart of
 //! node-router each hold is proved with a new nonce.
@@ -33,12 +33,13 @@ pub const PROOF_TIMEOUT: Duration = Duration::from_secs(2);
 /// resolves the neighbour.
 const RESEND: Duration = Duration::from_millis(200);
 
-/// Maximum number of proofs in progress; further holds wait. This bounds the datagrams to gateways
-/// that do not answer to 320 a second.
+/// Maximum number of proofs in progress; further holds wait. Each proof repeats its datagram every
+/// [`RESEND`], so all proofs together repeat at most 320 datagrams a second.
 const MOST_PROOFS: usize = 64;
 
-/// Maximum number of wrong answers to one nonce. Another process can send datagrams to the holder's
-/// port, and the holder forwards their content as answers.
+/// Maximum number of wrong answers to one nonce; at the next wrong answer node-router refuses the
+/// hold. An honest holder can send wrong answers, because other processes can send datagrams to its
+/// port, and the holder returns the content of every datagram.
 const MOST_WRONG_ANSWERS: usize = 16;
 
 /// Length of a nonce in octets.
@@ -53,8 +54,8 @@ pub(crate) struct Prover {
 }
 
 impl Prover {
-    /// Opens a UDP socket for each IP version. Succeeds if the node supports at least one IP
-    /// version, because gateways of the other version cannot exist.
+    /// Opens a UDP socket for each IP version. Succeeds if at least one socket can be opened: on a
+    /// node without an IP version no gateway of this version can exist.
     pub(crate) async fn open() -> io::Result<Self> {
         let ipv4 = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await;
         let ipv6 = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).await;
@@ -100,7 +101,8 @@ impl Prover {
         let slot = tokio::time::timeout_at(deadline, Arc::clone(&self.slots).acquire_owned());
         let _slot: OwnedSemaphorePermit = match slot.await {
             Ok(Ok(slot)) => slot,
-            // The wait for a slot says nothing about the holder, which retries.
+            // All proof slots were in use until the deadline. The holder did nothing wrong, so the
+            // status of this refusal lets the holder retry.
             Ok(Err(_)) | Err(_) => return Err(HoldRefusal::Busy),
         };
         let nonce: [u8; NONCE] = rand::random();
@@ -108,7 +110,8 @@ impl Prover {
         match tokio::time::timeout_at(deadline, exchange).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(problem)) => Err(not_proved(problem)),
-            // A late answer says nothing about the state of the route, so the holder retries.
+            // A missing answer says nothing about the state of the route, so the status of this
+            // refusal lets the holder retry.
             Err(_) => Err(HoldRefusal::NotAnswered { gateway, port }),
         }
     }
@@ -124,7 +127,8 @@ async fn exchange(
     let mut wrong = 0;
     loop {
         tokio::select! {
-            // A later datagram can reach a gateway to which this datagram could not be sent.
+            // An error is ignored, because the datagram is sent repeatedly and a later one can
+            // reach the gateway.
             _ = resend.tick() => { let _ = socket.send_to(nonce, to).await; }
             answer = answers.next() => match answer {
                 Some(Ok(answer)) if answer.nonce == nonce => return Ok(()),

@@ -25,7 +25,7 @@ pub(crate) struct PublishedRoute {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PublishedNextHop {
     pub(crate) gateway: IpAddr,
-    /// Name of the interface that leads to the gateway. Empty if no interface leads to it.
+    /// Name of the interface that leads to the gateway. Empty if no interface leads to the gateway.
     pub(crate) interface: String,
     pub(crate) holders: u32,
     pub(crate) first_holder: HolderProcess,
@@ -38,8 +38,8 @@ pub(crate) struct Holders {
     pub(crate) first: HolderProcess,
 }
 
-/// State of the kernel and of the claims after one reconciliation: read the kernel, apply the
-/// changes, and read the kernel again.
+/// State of the kernel and of the claims after one reconciliation. A reconciliation reads the
+/// kernel. If changes are necessary, it applies them and reads the kernel a second time.
 #[derive(Debug, Default)]
 pub(crate) struct Reconciliation {
     pub(crate) links: BTreeMap<IpAddr, Result<GatewayLink, NotOnLink>>,
@@ -49,11 +49,12 @@ pub(crate) struct Reconciliation {
     /// Errors of refused or ineffective changes, by prefix.
     pub(crate) failures: BTreeMap<IpNet, String>,
     pub(crate) actual: RouteSnapshot,
-    /// Reason why packets from an uplink are not dropped and can loop. `None`: the guard is in
-    /// force on all uplinks.
+    /// Reason why packets from an uplink for a service address without a held route are not dropped
+    /// and can loop. `None`: the guard is in force on all uplinks.
     pub(crate) guard_problem: Option<String>,
     is_guard_failed: bool,
-    /// The second read of the kernel requires another guard than the guard that was applied.
+    /// The desired guard that follows from the second read of the kernel differs from the guard
+    /// that was applied after the first read.
     pub(crate) is_guard_outdated: bool,
     /// Guarded uplinks by IP version, for the detail of the readiness step.
     pub(crate) uplinks: String,
@@ -99,8 +100,8 @@ impl Reconciliation {
     }
 
     /// Records that a change of the uplink guard failed. If a held route is missing in the guard's
-    /// table, the node drops its packets, so the failure is also reported to the holders of the
-    /// route.
+    /// table, the node drops packets to the prefix of this route, so this failure is reported to
+    /// the holders of the route.
     pub(crate) fn record_guard_failure(
         &mut self,
         change: &uplink::GuardChange,

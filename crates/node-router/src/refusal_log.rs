@@ -11,11 +11,11 @@ use std::{
 
 use crate::{error::HoldRefusal, hold::HolderProcess};
 
-/// Time for which further refusals with a reason are not logged at WARN after one WARN with this
-/// reason.
+/// Time after a WARN with a reason in which further refusals with this reason are logged at DEBUG.
 const WINDOW: Duration = Duration::from_secs(60);
 
-/// Time of the last WARN for each reason, and the number of refusals since then.
+/// Time of the last WARN for each reason, and the number of refusals with this reason since that
+/// WARN.
 #[derive(Debug, Default)]
 pub(crate) struct RefusalLog {
     windows: Mutex<BTreeMap<&'static str, Window>>,
@@ -100,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_reason_is_due_once_in_a_window_with_the_number_of_suppressed_refusals() {
+    fn a_warning_is_due_once_a_minute_for_each_reason_with_the_number_of_suppressed_refusals() {
         let log = RefusalLog::default();
         let begin = Instant::now();
         assert_eq!(log.due("token_expired", begin), Some(0));

@@ -20,10 +20,10 @@ use crate::{
     token::{KeysFile, TokenGate},
 };
 
-/// Time for the drain in addition to `--linger`.
+/// Time after the end of `--linger` in which the drain must end.
 const DRAIN_MARGIN: Duration = Duration::from_secs(10);
 
-/// Streams of one connection in addition to the streams that hold a route.
+/// Maximum number of streams of one connection in addition to `--max-routes` streams for holds.
 const OTHER_STREAMS: usize = 64;
 
 const CONTRACT: GrpcContract = GrpcContract {

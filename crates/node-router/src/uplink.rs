@@ -196,7 +196,8 @@ impl DesiredGuard {
             let uplinks = desired.uplinks.get(&IpVersion::of(prefix));
             uplinks.is_some_and(|uplinks| !uplinks.is_empty())
         };
-        // The kernel consults the table `local` before all rules of the guard.
+        // Foreign routes in the table `local` need no `throw` route, because the kernel consults
+        // this table before the rules of the guard.
         let of_main = foreign.iter().filter(|route| !route.is_local);
         let throws = of_main.filter(|route| is_guarded(&route.prefix));
         let throws: Vec<_> = throws

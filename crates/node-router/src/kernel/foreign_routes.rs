@@ -3,9 +3,10 @@
 //! The kernel cannot filter routes by prefix. To find the foreign routes in the service ranges,
 //! node-router must read all routes of the node, which takes half a second for 100,000 routes.
 //! Therefore node-router caches the foreign routes until a notification of the kernel reports a
-//! possible change. After each read follows a pause of [`PAUSE_FACTOR`] times the duration of the
-//! read, at most [`LONGEST_PAUSE`]. Between a notification and the next read, node-router asks the
-//! kernel for the route to each held prefix instead.
+//! possible change. After each read of all routes follows a pause of [`PAUSE_FACTOR`] times the
+//! duration of the read, at least [`SHORTEST_PAUSE`] and at most [`LONGEST_PAUSE`]. If a
+//! notification arrives in the pause, node-router asks the kernel only for the route to each held
+//! prefix until the pause is over.
 
 use std::{
     collections::BTreeSet,
@@ -30,13 +31,13 @@ use super::{
 };
 use crate::{Policy, RouteKernelError, plan::ForeignRoute, uplink::IpVersion};
 
-/// Pause after a read of all routes, as a multiple of the duration of the read, with a lower and an
-/// upper bound.
+/// Pause after a read of all routes as a multiple of the duration of the read, but at least
+/// [`SHORTEST_PAUSE`] and at most [`LONGEST_PAUSE`].
 const PAUSE_FACTOR: u32 = 20;
 const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// Maximum age of the cached routes. The kernel removes some kinds of routes without a
-/// notification, such as routes of a deleted nexthop object.
+/// Age at which the cached routes are read again without a notification. The kernel removes some
+/// kinds of routes without a notification, such as routes of a deleted nexthop object.
 const LONGEST_AGE: Duration = Duration::from_secs(300);
 
 /// The foreign routes that one read returned.
@@ -47,13 +48,13 @@ pub(super) struct CachedForeignRoutes {
     pause: Duration,
 }
 
-/// State of the cached foreign routes. The task that receives the kernel's notifications shares
-/// this value.
+/// Mark that the cached foreign routes are possibly outdated. The owner of the routes and the task
+/// that receives the kernel's notifications share this value.
 #[derive(Debug, Default)]
 pub(super) struct Staleness {
     is_stale: AtomicBool,
-    /// Interfaces of the cached routes. `None`: a read is in progress, so a change of any interface
-    /// makes the routes stale.
+    /// Interfaces of the cached routes. `None`: a read of all routes is in progress, so a change of
+    /// any interface makes the result stale.
     links: Mutex<Option<BTreeSet<u32>>>,
 }
 
@@ -66,7 +67,8 @@ impl Staleness {
         self.is_stale.store(true, Ordering::SeqCst);
     }
 
-    /// Marks the cached routes as stale if one of them uses this interface.
+    /// Marks the cached routes as stale if one of them uses this interface, or if a read of all
+    /// routes is in progress.
     pub(super) fn link_changed(&self, link: u32) {
         let links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
         if links.as_ref().is_none_or(|links| links.contains(&link)) {
@@ -91,15 +93,15 @@ impl CachedForeignRoutes {
         age >= self.pause && (is_stale || age >= LONGEST_AGE)
     }
 
-    /// Returns the time until the routes can be read again.
+    /// Returns the remaining time of the pause after the last read of all routes.
     pub(super) fn remaining_pause(&self) -> Duration {
         self.pause.saturating_sub(self.at.elapsed())
     }
 }
 
 impl NetlinkKernel {
-    /// Reads all routes if the cached routes are stale or too old, and the pause after the last
-    /// read is over.
+    /// Reads all routes if no routes are cached, or if the pause after the last read is over and
+    /// the cached routes are stale or older than [`LONGEST_AGE`].
     pub(super) async fn refresh_foreign_routes(&mut self) -> Result<(), RouteKernelError> {
         let is_stale = self.staleness.is_stale();
         if let Some(cached) = &self.cached_foreign_routes
@@ -123,8 +125,8 @@ impl NetlinkKernel {
         Ok(())
     }
 
-    /// Corrects the foreign routes to these prefixes. For each prefix, the function asks the kernel
-    /// which route it uses.
+    /// Corrects the routes to these prefixes in `foreign`. For each prefix for which `foreign` is
+    /// stale or contains a conflict, the function asks the kernel which route the kernel uses.
     pub(super) async fn check_conflicts(
         &mut self,
         prefixes: &BTreeSet<IpNet>,
@@ -156,7 +158,8 @@ impl NetlinkKernel {
             Ok(Some(route)) => Ok(winner(prefix, &route)),
             Ok(None) => Ok(Winner::Unknown),
             Err(source) if super::is_errno(&source, Errno::ENETUNREACH) => Ok(Winner::NoForeign),
-            // If the kernel's route drops packets, the kernel answers with the error of this route.
+            // If the kernel uses a route that drops packets, the answer is the error of this route
+            // and does not name the route.
             Err(source) if source.raw_os_error().is_some() => Ok(Winner::Unknown),
             Err(source) => Err(RouteKernelError::ReadRoutes(source)),
         }

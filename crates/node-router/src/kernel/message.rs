@@ -39,14 +39,16 @@ pub fn is_relevant(payload: &NetlinkPayload<RouteNetlinkMessage>, policy: &Polic
             RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route),
         ) => {
             route.header.protocol == RouteProtocol::from(PROTOCOL)
-                // The interface of a default route is an uplink.
+                // The interface of a default route is an uplink, so every default route is
+                // relevant.
                 || route.header.destination_prefix_length == 0
                 || prefix_of(route).is_some_and(|prefix| {
                     policy.is_in_allowed_prefix(&prefix) || policy.overlaps_gateways(&prefix)
                 })
         }
-        // When the kernel removes an interface, it removes the routes of this interface without a
-        // notification. The interface can also lead to a pod.
+        // Messages about interfaces, addresses and rules. When the kernel removes an interface or
+        // an address, it removes routes without a notification. A changed interface can also lead
+        // to a pod.
         NetlinkPayload::InnerMessage(_) => true,
         // The kernel dropped notifications, so any state can have changed.
         NetlinkPayload::Overrun(_) => true,
@@ -195,8 +197,9 @@ pub struct ForeignRoutes {
     pub foreign: Vec<ForeignRoute>,
     /// Interfaces of default routes and of routes to pods.
     pub interfaces: RouteInterfaces,
-    /// Interfaces of all recorded routes. When the kernel removes an interface, it removes the
-    /// routes of this interface without a notification.
+    /// Interfaces of all recorded routes. The kernel removes the routes of a removed interface
+    /// without a notification, so a change of one of these interfaces makes the recorded routes
+    /// stale.
     pub links: BTreeSet<u32>,
 }
 
@@ -204,8 +207,8 @@ pub struct ForeignRoutes {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RouteInterfaces {
     pub(super) of_default_routes: BTreeSet<(IpVersion, u32)>,
-    /// Destination and interface of each route without a router whose destination overlaps the
-    /// allowed gateways.
+    /// Destination and interface of each direct route, which is a route that needs no router, if
+    /// the destination overlaps the allowed gateways.
     direct: BTreeSet<(IpNet, u32)>,
 }
 
@@ -275,7 +278,7 @@ pub fn add_foreign_route(
     foreign_routes: &mut ForeignRoutes,
 ) {
     // A route with a type of service (TOS) applies only to packets with this TOS. This daemon
-    // writes no route with a TOS, and a route with a TOS does not conflict with its routes.
+    // writes only routes without a TOS, and a route with a TOS does not conflict with them.
     if is_own(route) || route.header.tos != 0 {
         return;
     }
@@ -358,8 +361,8 @@ pub enum Winner {
     Foreign(ForeignRoute),
     /// No foreign route to the prefix wins over a route of this daemon.
     NoForeign,
-    /// The kernel uses another table or a longer prefix for this address, so the answer says
-    /// nothing about the prefix.
+    /// For the first address of the prefix the kernel uses another table or a route to a longer
+    /// prefix, so the answer says nothing about routes to the prefix.
     Unknown,
 }
 
@@ -420,8 +423,8 @@ fn version_of(route: &RouteMessage) -> IpVersion {
     }
 }
 
-/// Returns the indexes of the interfaces to which a route and each of its next hops lead, except the
-/// loopback interface.
+/// Returns the index of the interface of a route, and of the interface of each of its next hops.
+/// Omits the loopback interface.
 fn interfaces(details: &RouteDetails) -> impl Iterator<Item = u32> {
     let hops = details.next_hops.iter().flatten();
     let of_hops = hops.map(|hop| hop.interface_index);
@@ -429,8 +432,9 @@ fn interfaces(details: &RouteDetails) -> impl Iterator<Item = u32> {
     all.filter(|interface| *interface != LOOPBACK)
 }
 
-/// Returns destination and interface of a route without a router if the destination overlaps the
-/// allowed gateways. The destination of a default route has length 0.
+/// Returns destination and interface of a route if the route needs no router and its destination
+/// overlaps the allowed gateways, otherwise `None`. The destination of a default route is the
+/// prefix of length 0.
 fn direct_route(
     route: &RouteMessage,
     details: &RouteDetails,
@@ -456,7 +460,7 @@ fn direct_route(
 }
 
 /// Returns the next hops of a route of this daemon, without next hops whose interface is down.
-/// Returns `None` if this daemon writes no route of this form.
+/// Returns `None` if this daemon writes no route of this form, such as a blackhole.
 fn working_next_hops(route: &RouteMessage, details: RouteDetails) -> Option<NextHops> {
     if route.header.kind != RouteType::Unicast || details.has_other_next_hop {
         return None;
@@ -485,7 +489,8 @@ fn working_next_hops(route: &RouteMessage, details: RouteDetails) -> Option<Next
     Some(next_hops)
 }
 
-/// Returns the interface of a route that leads to its destination without a router.
+/// Returns the interface of a route that leads to its destination without a router. Returns the
+/// reason if the route needs a router or has no interface.
 pub fn direct_interface(route: &RouteMessage) -> Result<u32, NotOnLink> {
     #[allow(
         clippy::wildcard_enum_match_arm,

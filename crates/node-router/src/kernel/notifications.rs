@@ -29,8 +29,8 @@ pub(super) struct NotificationFollower {
     links: BTreeMap<u32, LinkState>,
 }
 
-/// State of an interface on which routes depend. The kernel also sends notifications when other
-/// properties of an interface change.
+/// The properties of an interface on which routes depend. The kernel also sends notifications when
+/// other properties change, and these notifications are ignored.
 #[derive(Debug, PartialEq, Eq)]
 struct LinkState {
     flags: LinkFlags,
@@ -56,14 +56,14 @@ impl NotificationFollower {
         while let Some((message, _)) = notifications.next().await {
             if self.is_change(&message.payload) {
                 // If the channel is full, the owner has not yet read the routes after an earlier
-                // notification. Its next read includes this change.
+                // notification. The owner's next read includes the change of this notification.
                 let _ = changed.try_send(());
             }
         }
     }
 
-    /// Reports whether the owner must read the kernel's state again. Marks the cached foreign
-    /// routes as stale if the notification is possibly about one of them.
+    /// Reports whether the owner of the routes must read the kernel's state. Marks the cached
+    /// foreign routes as stale if the notification is possibly about one of them.
     fn is_change(&mut self, payload: &NetlinkPayload<RouteNetlinkMessage>) -> bool {
         use RouteNetlinkMessage::{DelAddress, DelLink, DelRoute, NewLink, NewRoute};
         if !is_relevant(payload, &self.policy) {
@@ -83,14 +83,15 @@ impl NotificationFollower {
             NetlinkPayload::InnerMessage(NewLink(link)) => self.link_changed(link, true),
             NetlinkPayload::InnerMessage(DelLink(link)) => self.link_changed(link, false),
             NetlinkPayload::InnerMessage(DelAddress(address)) => {
-                // When an address is deleted, the kernel removes IPv4 routes with this source
-                // address without a notification.
+                // When an address is deleted, the kernel removes IPv4 routes that have it as
+                // preferred source, without a notification.
                 if address.header.family == AddressFamily::Inet {
                     self.staleness.mark();
                 }
                 true
             }
-            // The kernel dropped notifications.
+            // The kernel dropped notifications, so the state of all interfaces and routes is
+            // unknown.
             NetlinkPayload::Overrun(_) => {
                 self.links.clear();
                 self.staleness.mark();
@@ -101,8 +102,8 @@ impl NotificationFollower {
     }
 
     fn link_changed(&mut self, link: &LinkMessage, exists: bool) -> bool {
-        // The notification concerns the role of an interface as port of a bridge, which no route
-        // depends on.
+        // The notification is about an interface as port of a bridge. No route depends on the state
+        // of this port.
         if link.header.interface_family == AddressFamily::Bridge {
             return false;
         }

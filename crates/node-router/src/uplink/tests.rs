@@ -208,7 +208,7 @@ fn a_foreign_route_in_an_allowed_prefix_stays_in_force() {
 }
 
 #[test]
-fn an_interface_that_leads_to_pods_is_guarded_only_if_it_is_named() {
+fn an_interface_that_leads_to_pods_is_guarded_only_if_the_flag_uplink_names_it() {
     let mut guard = kernel();
     let allowed: Vec<IpNet> = ALLOWED.iter().map(|text| prefix(text)).collect();
     guard.pod_uplinks.insert("eth0".to_owned());

@@ -242,8 +242,8 @@ async fn holds_are_refused_and_the_daemon_is_not_ready_while_the_kernel_cannot_b
     node.kernel
         .change(|state| state.refuses_reading = Some(ENOMEM));
     let status = node.hold("10.1.1.0/24", "10.244.3.7").await.unwrap_err();
-    // The code does not mean that the route is missing: a route that the holder had before stays
-    // unchanged.
+    // The code `Unavailable` does not mean that the route is missing: a route that the holder
+    // already has stays unchanged.
     assert_eq!(status.code(), Code::Unavailable);
     assert!(
         status.message().contains("read the kernel's routes"),
@@ -424,7 +424,7 @@ async fn the_unix_socket_has_the_configured_mode() {
 }
 
 #[tokio::test]
-async fn a_prefix_above_the_limit_is_refused_but_a_second_gateway_of_a_held_prefix_is_granted() {
+async fn max_routes_limits_prefixes_and_permits_a_second_gateway_of_a_held_prefix() {
     let node =
         FakeKernelNode::start_from(KernelState::default(), |config| config.max_routes = 1).await;
     let first = node.granted_hold("10.1.1.0/24", "10.244.3.7").await;
@@ -494,7 +494,7 @@ fn with_uplink() -> KernelState {
 }
 
 #[tokio::test]
-async fn a_refused_rule_is_reported_and_retried_and_holds_are_still_granted() {
+async fn a_guard_rule_that_the_kernel_refuses_is_reported_and_retried_and_holds_are_granted() {
     let mut state = with_uplink();
     state.refuses_rules = Some(ENOMEM);
     let node = FakeKernelNode::start_from(state, |_| {}).await;
@@ -543,7 +543,8 @@ async fn holders_get_no_failure_when_a_default_route_returns_between_two_reads()
         state.default_uplinks_after_change = Some(uplinks);
         state.is_silent = true;
     });
-    // The fake kernel sends no notification about the default route that returned.
+    // The fake kernel is silent about the default route that returned, so the daemon must find it
+    // in a read.
     node.kernel
         .wait_for("the guard is not restored", |state| {
             state.changes.len() > changes_before && state.guard.rules.len() == 2
@@ -558,7 +559,8 @@ async fn holders_get_no_failure_when_a_default_route_returns_between_two_reads()
             .not_on_link
             .insert("10.244.3.7".parse().unwrap(), NotOnLink::NoRoute);
     });
-    // This is the first response after the grant. An earlier response would name the interface.
+    // The test reads the first response after the grant. If the daemon had sent a response before
+    // the link was lost, this response would name the interface.
     let response = next(&mut stream).await.unwrap();
     assert!(!response.installed);
     assert_eq!(response.interface, "");

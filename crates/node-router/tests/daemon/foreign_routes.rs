@@ -23,8 +23,8 @@ fn add_routes_of_another_program(count: u32) {
     ip(&format!("-batch {}", file.path().display()));
 }
 
-/// Returns the number of routes of another program. The measurements in
-/// `docs/reference/benchmarks.md` use a higher number.
+/// Returns the number of routes of another program that the test adds: `PORTLB_TEST_FOREIGN_ROUTES`
+/// or 2,000. The measurements in `docs/reference/benchmarks.md` set a higher number.
 fn routes_of_another_program() -> u32 {
     let number = std::env::var("PORTLB_TEST_FOREIGN_ROUTES");
     number.map_or(2_000, |number| number.parse().unwrap())
@@ -57,7 +57,7 @@ fn foreign_routes_are_read_only_once_if_they_do_not_change() {
         assert_eq!(kernel.read(&held).await.unwrap(), first);
         let of_own = begin.elapsed();
         assert_eq!(reads.tables.get(), 1);
-        // Only the route of this daemon was read.
+        // The second read has read only the route of this daemon.
         assert_eq!(reads.routes.get() - before, 1);
         eprintln!("{count} routes of another program: all {of_all:?}, own {of_own:?}");
     });
@@ -70,13 +70,13 @@ fn a_change_of_a_link_without_relevant_routes_causes_no_read_of_all_routes() {
         let node = RealKernelNode::start(|_| {}).await;
         let _first = node.hold("10.1.1.0/24", "10.244.3.7").await.unwrap();
         ip("link add stranger type veth peer name stranger-peer");
-        // The runtime reads no notification during these calls. The buffer of the socket has room
-        // for the notifications.
+        // The runtime reads no notification while this loop runs `ip`. The buffer of the socket has
+        // room for all notifications.
         for _ in 0..10 {
             ip("link set stranger up");
             ip("link set stranger down");
         }
-        // The daemon reads the kernel for this hold after it has received the notifications.
+        // For the second hold the daemon reads the kernel after it has received the notifications.
         let _second = node.hold("10.1.2.0/24", "10.244.3.7").await.unwrap();
         let metrics = node.metrics.encode();
         assert!(metrics.contains("tables_read_total 1\n"), "{metrics}");
@@ -103,12 +103,14 @@ fn a_foreign_route_in_a_service_range_is_detected_and_reported_to_the_holder() {
 }
 
 /// During the pause after a read of all routes, the daemon asks the kernel for the route to each
-/// held prefix. On a busy machine the pause can end before a change is read, so the test repeats
-/// each change until a read falls into a pause.
+/// held prefix. On a busy machine the pause can end before the daemon reads a change. So the test
+/// repeats adding and deleting a foreign route until one read after each of the two changes falls
+/// into a pause.
 #[test]
 fn a_conflict_is_detected_without_a_read_of_all_routes() {
     in_namespace(async || {
-        // The pause is a multiple of the duration of the read, so many routes make the pause long.
+        // The pause is a multiple of the duration of a read of all routes, so many routes make the
+        // pause long.
         add_routes_of_another_program(2_000);
         let policy = config("/unused".into()).policy;
         let OpenedKernel {

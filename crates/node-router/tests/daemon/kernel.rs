@@ -535,7 +535,7 @@ fn an_unreachable_default_route_does_not_make_the_loopback_interface_an_uplink()
 }
 
 #[test]
-fn the_interface_of_the_pods_is_guarded_only_if_it_is_named() {
+fn the_interface_of_the_pods_is_guarded_only_if_the_flag_uplink_names_it() {
     in_namespace(async || {
         ip("route replace default via 10.244.3.254 dev pods0");
         let node = RealKernelNode::start(|_| {}).await;
@@ -584,8 +584,8 @@ fn uplink_none_removes_the_guard_of_an_earlier_run() {
 
         let named = BTreeSet::from(["pod7".to_owned(), "absent".to_owned()]);
         let node = RealKernelNode::start(|config| config.uplinks = Uplinks::Named(named)).await;
-        // The kernel keeps rules with equal preference in the order of their addition, which is not
-        // fixed here.
+        // The kernel lists rules with equal preference in the order in which they were added. The
+        // test does not fix this order, so it only searches for the rules.
         let shown = rules().join("\n");
         for part in [
             "to 10.1.0.0/16 iif pod7",

@@ -26,13 +26,13 @@ async fn routes_within_the_release_delay_count_towards_the_limit() {
     assert_eq!(status.code(), Code::ResourceExhausted);
     assert!(status.message().contains("recently released"), "{status:?}");
     assert_eq!(node.kernel.own().len(), LIMIT);
-    // A prefix that has a route can be held again at the limit.
+    // At the limit, a pod can still hold a prefix that has a route.
     let _again = node.granted_hold("10.1.0.0/24", "10.244.3.7").await;
     node.stop().await;
 }
 
 #[tokio::test]
-async fn adopted_routes_beyond_the_limit_are_removed_and_the_other_adopted_routes_count() {
+async fn max_routes_limits_adopted_routes_and_adopted_routes_count_towards_max_routes() {
     let mut state = KernelState::default();
     for n in 0..3 {
         let prefix = format!("10.1.{n}.0/24");
@@ -48,7 +48,7 @@ async fn adopted_routes_beyond_the_limit_are_removed_and_the_other_adopted_route
 }
 
 #[tokio::test]
-async fn the_number_of_holds_is_limited_to_four_for_each_route() {
+async fn the_number_of_holds_is_limited_to_four_times_the_number_of_allowed_routes() {
     let node =
         FakeKernelNode::start_from(KernelState::default(), |config| config.max_routes = 2).await;
     let mut client = node.client();
@@ -61,8 +61,8 @@ async fn the_number_of_holds_is_limited_to_four_for_each_route() {
     assert_eq!(status.code(), Code::ResourceExhausted);
     assert!(status.message().contains("limit of 8 holds"), "{status:?}");
     streams.pop();
-    // The daemon notices the end of a stream only when it processes a later message of the client's
-    // connection.
+    // The daemon notices the end of the stream only when it processes a later message of the
+    // client's connection, so the test repeats the request until the hold is granted.
     let granted = async {
         while node.hold("10.1.1.0/24", "10.244.3.7").await.is_err() {
             tokio::task::yield_now().await;
@@ -91,7 +91,7 @@ async fn the_number_of_next_hops_of_a_route_is_limited() {
 
 #[tokio::test]
 async fn the_number_of_streams_of_a_connection_is_limited() {
-    // The limit is 1 stream for a hold and 64 other streams.
+    // The limit for one connection is 65 streams: 64 and the value of `max_routes`.
     let node =
         FakeKernelNode::start_from(KernelState::default(), |config| config.max_routes = 1).await;
     let mut client = node.client();

@@ -146,7 +146,7 @@ async fn a_holder_that_names_the_address_of_another_pod_gets_no_route() {
 }
 
 #[tokio::test]
-async fn a_nonce_is_valid_only_once_and_only_for_its_own_stream() {
+async fn a_nonce_is_valid_only_once_and_only_on_the_stream_of_its_hold() {
     let node = start().await;
     let other = pod(OTHER).await;
     let port = other.local_addr().unwrap().port();

@@ -352,7 +352,8 @@ async fn a_file_without_usable_keys_leaves_the_previous_keys_in_use() {
 async fn a_hold_stays_after_its_token_has_expired() {
     let key = SigningKey::p256("one");
     let token_node = TokenNode::start(&[&key]).await;
-    // The tolerance for expired tokens ends in one second.
+    // node-router accepts a token for 30 s after its expiry, so it rejects this token in one
+    // second.
     let token = key.sign(&claims_with("/exp", json!(now() - 29)));
     let (_requests, mut stream) = token_node.granted_hold(OF_WEB, &token).await;
     token_node
