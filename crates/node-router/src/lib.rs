@@ -23,14 +23,14 @@
 //! - The desired routes follow from the holds and the links of their gateways. The actual routes
 //!   are read from the kernel. [`plan::plan`] returns the changes between desired and actual
 //!   routes. The daemon reports only state that it has read back from the kernel.
-//! - **Limits**: `--max-routes` limits the routes. The number of holds is limited to four times the
-//!   number of routes, and the number of streams of one connection to the number of routes plus a
-//!   constant.
+//! - **Limits**: `--max-routes` limits the routes. The number of holds is limited to four times
+//!   `--max-routes`, and the number of streams of one connection to `--max-routes` plus 64.
 //! - The [uplink guard](uplink) drops packets from the uplinks for service addresses that no pod of
 //!   this node holds. These packets would otherwise loop between the node and its router.
 //! - **Held routes stay when the daemon exits.** The next run adopts them. After the adoption
-//!   timeout it removes the routes that no pod holds again. If one command ends the daemon together
-//!   with the holders, `--linger` gives the holders time to release their routes.
+//!   timeout the next run removes the adopted routes that no pod has claimed since the start of
+//!   this run. If one command ends the daemon together with the holders, `--linger` gives the
+//!   holders time to release their routes.
 
 mod args;
 mod config;

@@ -112,9 +112,10 @@ pub(crate) fn not_forwarding() -> BTreeSet<IpVersion> {
     off.map(|(version, _)| version).collect()
 }
 
-/// Returns the interfaces with a strict reverse path filter: they drop a packet if the route to its
-/// source leads to another interface. The kernel uses the higher value of `all` and the interface.
-/// A new interface of a pod gets the value of `default`.
+/// Returns the interfaces with a strict reverse path filter, without uplinks and loopback. Such an
+/// interface drops a packet if the route to the packet's source leads to another interface. The
+/// kernel uses the higher one of the values of `all` and of the interface. A new interface of a pod
+/// gets the value of `default`.
 fn strict_interfaces(settings: &NodeSettings) -> impl Iterator<Item = &String> {
     const STRICT: &str = "1";
     let all = settings.rp_filter.get("all").map_or("0", String::as_str);
@@ -190,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_forwarding_is_reported_for_the_ip_versions_in_use() {
+    fn disabled_forwarding_is_reported_for_the_ip_versions_of_the_allowed_prefixes() {
         check(false, &[], &["net.ipv4.ip_forward"]);
         check(true, &[], &[]);
     }

@@ -12,9 +12,8 @@ use ipnet::IpNet;
 /// `linux/rtnetlink.h` nor `rt_protos` of iproute2 assigns this number.
 pub const PROTOCOL: u8 = 112;
 
-/// Metric of this daemon's IPv4 and IPv6 routes. With a different metric, the kernel keeps a
-/// foreign route to the same prefix next to this daemon's route. The kernel uses the route with the
-/// lower metric.
+/// Metric of this daemon's IPv4 and IPv6 routes. If a foreign route to the same prefix has another
+/// metric, the kernel keeps both routes and uses the route with the lower metric.
 pub const METRIC: u32 = 112;
 
 /// A pod as the next hop of a route.

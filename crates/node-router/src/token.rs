@@ -126,7 +126,8 @@ impl UnverifiedToken {
 }
 
 impl TokenGate {
-    /// Verifies the token and returns its pod, if the namespace of the pod may hold the prefix.
+    /// Verifies the token. Returns the pod of the token if the namespace of this pod may hold the
+    /// prefix, otherwise a refusal.
     pub(crate) fn admit(
         &self,
         token: Result<UnverifiedToken, TokenProblem>,
@@ -181,7 +182,7 @@ fn verify(
         .map_err(|error| problem(error.kind(), issuer))?
         .claims;
     let claims: Claims = serde_json::from_value(claims).map_err(|_| TokenProblem::Claims)?;
-    // The library checks `nbf`, but not `iat`.
+    // `jsonwebtoken` checks that `nbf` is not in the future, but does not check `iat`.
     if claims.iat > get_current_timestamp() + LEEWAY_SECONDS {
         return Err(TokenProblem::NotYetValid);
     }

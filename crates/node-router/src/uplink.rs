@@ -64,7 +64,7 @@ impl fmt::Display for IpVersion {
     }
 }
 
-/// Setting for the interfaces that are guarded.
+/// Setting that selects the interfaces to which the uplink guard applies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Uplinks {
     /// For each IP version the interfaces of the default routes, except interfaces by which this
@@ -74,7 +74,8 @@ pub enum Uplinks {
     None,
 }
 
-/// A routing rule: packets that arrive on the interface for the prefix are routed by [`TABLE`].
+/// A routing rule of the guard: the kernel routes packets that arrive on `uplink` with a
+/// destination in `prefix` by [`TABLE`].
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct GuardRule {
     pub uplink: String,
@@ -85,7 +86,8 @@ pub struct GuardRule {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fallback {
     Blackhole,
-    /// The kernel continues with the next rule, so that the main table decides.
+    /// The kernel leaves [`TABLE`] and continues with the next rule, so that the main table
+    /// decides.
     Throw,
 }
 
@@ -163,7 +165,7 @@ pub struct DesiredGuard {
 }
 
 impl DesiredGuard {
-    /// Derives the guard from the settings, the routes to pods in the main table, and the foreign
+    /// Derives the guard from the settings, the allowed prefixes, the held routes, and the foreign
     /// routes in the main table. An IP version without an uplink gets no guard.
     pub fn new(
         settings: &Uplinks,
@@ -211,9 +213,9 @@ impl DesiredGuard {
         desired
     }
 
-    /// Returns the changes that make the kernel's guard equal to this guard. Rules are removed
-    /// before their routes and added after their routes, so that no packet meets an incomplete
-    /// table.
+    /// Returns the changes that make the kernel's guard equal to this guard. Obsolete rules are
+    /// removed before any route changes, and new rules are added after all routes have changed. So
+    /// an obsolete or new rule never leads a packet to an incomplete table.
     pub fn changes(&self, guard: &ActualGuard) -> Vec<GuardChange> {
         let mut changes = Vec::new();
         let old = guard.rules.difference(&self.rules);

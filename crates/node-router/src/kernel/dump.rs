@@ -113,8 +113,9 @@ mod tests {
         answer
     }
 
-    /// Reads dumps, one from `answers` for each attempt; the last answer is repeated. Returns the
-    /// number of routes in the result, and the number of attempts.
+    /// Reads a dump from a fake kernel that answers attempt n with element n of `answers`, and all
+    /// further attempts with the last element. Returns the number of routes in the result, and the
+    /// number of attempts.
     fn read(answers: &[&[DumpMessage]]) -> (io::Result<usize>, usize) {
         let mut attempts = 0;
         let ask = || {
@@ -127,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interrupted_dump_is_repeated() {
+    fn a_dump_during_which_the_table_changed_is_repeated() {
         let whole = [route(0), route(0), end(0, 0)];
         assert!(matches!(read(&[&whole]), (Ok(2), 1)));
         let in_the_middle = [route(0), route(NLM_F_DUMP_INTR), end(0, 0)];
@@ -137,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dump_that_is_always_interrupted_is_an_error_after_a_limited_number_of_attempts() {
+    fn the_table_is_read_at_most_five_times_if_it_changes_during_each_dump() {
         let (result, attempts) = read(&[&[route(NLM_F_DUMP_INTR), end(0, 0)]]);
         assert_eq!(result.unwrap_err().kind(), io::ErrorKind::Interrupted);
         assert_eq!(attempts, 5);

@@ -50,8 +50,8 @@ pub enum TokenKeysError {
     },
 }
 
-/// Reads the file again after each change. If a changed file has no usable keys, the previous keys
-/// stay in use.
+/// The watched file of the cluster's public keys. After each change of the file its keys replace
+/// the previous keys. If a changed file has no usable keys, the previous keys stay in use.
 #[derive(Debug)]
 pub(crate) struct KeysFile {
     path: PathBuf,
@@ -107,8 +107,8 @@ impl TokenKeys {
 }
 
 impl KeysFile {
-    /// Reads the file and starts watching it. `in_use` is set to the number of keys. `rejected`
-    /// counts versions of the file that have no usable keys.
+    /// Reads the file and starts watching it. Sets `in_use` to the number of usable keys.
+    /// `rejected` counts later versions of the file that have no usable keys.
     pub(crate) fn open(
         path: PathBuf,
         in_use: Gauge,

@@ -89,7 +89,7 @@ fn check(
 const ALLOWED: &[&str] = &["10.1.1.0/24", "fd00:1::/64"];
 
 #[test]
-fn rules_are_added_after_their_routes_and_removed_before_them() {
+fn guard_rules_are_added_after_the_guards_routes_and_removed_before_the_guards_routes() {
     let mut guard = kernel();
     check(
         &Uplinks::OfDefaultRoutes,
@@ -105,7 +105,7 @@ fn rules_are_added_after_their_routes_and_removed_before_them() {
             "add the rule iif eth1 to fd00:1::/64 lookup 112",
         ],
     );
-    // The pod releases the prefix and holds a single address of it.
+    // The pod releases the prefix and holds a single address of the prefix.
     check(
         &Uplinks::OfDefaultRoutes,
         ALLOWED,

@@ -38,7 +38,8 @@ async fn the_route_of_a_killed_client_is_removed() {
     node.kernel
         .wait_for_own(&[own_route("10.1.1.0/24", &["10.244.3.7"])])
         .await;
-    // Closes all sockets of the client without an orderly end.
+    // Closes all sockets of the client without an orderly end of stream and connection, like the
+    // end of a killed process.
     client_process.take().unwrap().shutdown_background();
     node.kernel.wait_for_own(&[]).await;
     node.stop().await;
@@ -276,7 +277,8 @@ async fn a_pod_without_a_link_is_removed_from_the_route_and_the_other_pod_stays(
 #[tokio::test]
 async fn a_lingering_daemon_exits_after_its_last_holder_and_leaves_no_route() {
     let node = FakeKernelNode::start_from(KernelState::default(), |config| {
-        // The linger time is much longer than the test waits.
+        // The linger time is much longer than the test waits, so the daemon exits because no hold
+        // is left.
         config.linger = Duration::from_secs(600);
         config.release_delay = Duration::from_millis(100);
     })
@@ -340,7 +342,7 @@ async fn only_the_last_next_hop_of_a_route_stays_for_the_release_delay() {
     assert_eq!(
         node.kernel.changes().len(),
         changes,
-        "the route was never removed"
+        "the route was removed between the two holds"
     );
     node.stop().await;
 }
@@ -456,7 +458,7 @@ async fn a_thousand_simultaneous_claims_are_granted() {
 }
 
 #[tokio::test]
-async fn holds_are_granted_and_readiness_names_the_problem_without_nftables() {
+async fn without_nftables_holds_are_granted_and_readiness_names_the_missing_part() {
     let (notifications, changes) = tokio::sync::mpsc::channel(1);
     let firewall = FakeFirewall::default();
     *firewall.refuses.lock().unwrap() = Some(|| nftables_table::NftablesError::Unsupported {

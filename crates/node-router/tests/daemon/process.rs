@@ -149,7 +149,7 @@ impl ProcessWithHold {
 }
 
 #[test]
-fn the_route_stays_after_each_signal_and_the_next_run_adopts_it() {
+fn a_held_route_stays_after_sigterm_sigint_and_sigkill_and_the_next_run_accepts_a_hold_of_it() {
     in_namespace(async || {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("node-router.sock");

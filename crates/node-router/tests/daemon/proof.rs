@@ -94,8 +94,8 @@ fn assert_not_proved(status: &Status, kernel: &FakeKernel) {
     assert_eq!(kernel.changes(), [""; 0]);
 }
 
-/// Checks that the status says nothing about the state of the route, which can be a route of an
-/// earlier run.
+/// Checks that the status is `Unavailable`. This code does not mean that the route is missing: the
+/// kernel can still have the route of an earlier run.
 #[track_caller]
 fn assert_unanswered(status: &Status) {
     assert_eq!(status.code(), Code::Unavailable, "{status:?}");
@@ -197,7 +197,7 @@ async fn a_request_without_a_proof_port_or_without_a_nonce_is_refused() {
 }
 
 #[tokio::test]
-async fn only_the_owner_of_the_gateway_can_hold_an_adopted_route_again() {
+async fn only_the_owner_of_the_gateway_can_hold_an_adopted_route() {
     let mut state = KernelState::default();
     state.routes.own = vec![own_route(PREFIX, &[OWN])];
     let node = FakeKernelNode::start_from(state, |config| {
@@ -205,8 +205,8 @@ async fn only_the_owner_of_the_gateway_can_hold_an_adopted_route_again() {
         config.adopt_timeout = Duration::from_secs(4);
     })
     .await;
-    // The route stays while its holder proves the gateway again, and the hold changes nothing in
-    // the kernel.
+    // The adopted route stays while the holder proves that it owns the gateway, and the hold
+    // changes nothing in the kernel.
     let (_requests, mut stream) = prove(&node, OWN).await.unwrap();
     assert!(next(&mut stream).await.unwrap().installed);
     assert_eq!(node.kernel.changes(), [""; 0]);
@@ -239,7 +239,8 @@ async fn the_number_of_pending_holds_is_limited() {
     let mut nonces = std::collections::BTreeSet::new();
     for number in 1..=4 {
         waiting.push(HoldAttempt::begin(&node, PREFIX, OWN, port).await);
-        // node-router sends the nonces of the earlier requests again, so duplicates are skipped.
+        // node-router repeats the nonces of earlier requests, and the set keeps each nonce only
+        // once.
         while nonces.len() < number {
             nonces.insert(nonce(&socket).await);
         }

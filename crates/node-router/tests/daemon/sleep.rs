@@ -10,7 +10,7 @@ async fn sleep_of_this_process(duration: Duration) {
     tokio::time::pause();
     tokio::time::advance(duration).await;
     tokio::time::resume();
-    // Every task sees the new time before it receives any message.
+    // The yields let every task see the new time before it receives any message.
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }

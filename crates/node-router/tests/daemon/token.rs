@@ -53,7 +53,8 @@ impl TokenNode {
         replace(&path("jwks.json"), &path("next"), text);
     }
 
-    /// Requests a hold, and sends each nonce that arrives at the gateway back on the stream.
+    /// Requests a hold, and sends each nonce that arrives at the gateway back on the stream. Checks
+    /// that a refused hold has caused no datagram to the gateway.
     async fn hold(&self, service: &str, token: Option<&str>) -> Result<GrantedHold, Status> {
         let pod = UdpSocket::bind((GATEWAY, 0)).await.unwrap();
         let (requests, stream) = mpsc::channel(4);
