@@ -19,7 +19,7 @@ pub enum IpvsForwardingMethod {
     Tunnel,
     DirectRoute,
     Bypass,
-    /// A number without a name in this crate.
+    /// Number of a forwarding method that has no variant in this enum.
     Other(u32),
 }
 
@@ -29,7 +29,7 @@ pub enum TunnelType {
     Ipip,
     Gue,
     Gre,
-    /// A number without a name in this crate.
+    /// Number of an encapsulation that has no variant in this enum.
     Other(u8),
 }
 

@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_that_changes_during_each_dump_is_read_a_limited_number_of_times() {
+    fn a_dump_that_a_change_interrupts_is_repeated_up_to_five_attempts() {
         let mut answers = [None, None, Some(7)].into_iter();
         let answer = read_uninterrupted(|| Ok::<_, SocketError>(answers.next().unwrap()));
         assert_eq!(answer, Ok(Some(7)));

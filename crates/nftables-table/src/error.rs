@@ -53,8 +53,8 @@ pub enum NftablesError {
 }
 
 impl NftablesError {
-    /// Reports whether the kernel lacks a required feature. The caller then continues without
-    /// nftables.
+    /// Reports whether the kernel lacks a required feature. If so, the caller can only continue
+    /// without the table.
     pub fn is_unsupported(&self) -> bool {
         match self {
             Self::Unsupported { .. } => true,

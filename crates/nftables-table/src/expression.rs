@@ -182,7 +182,7 @@ fn match_ports<P: Pusher>(
 }
 
 /// Appends expressions that match the IP version of `prefix`. A table of the family `inet` sees
-/// both versions, and the layout of the IP header depends on the version.
+/// IPv4 and IPv6 packets, and the layout of the IP header depends on the version.
 fn match_ip_version<P: Pusher>(list: PushExprListAttrs<P>, prefix: &IpNet) -> PushExprListAttrs<P> {
     // NFPROTO_IPV4 and NFPROTO_IPV6 (linux/netfilter.h).
     let version = match prefix {

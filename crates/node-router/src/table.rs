@@ -67,8 +67,8 @@ pub(crate) struct RouteTable<K> {
     settings: Settings,
     commands: mpsc::UnboundedReceiver<HoldCommand>,
     holds: BTreeMap<HoldId, ActiveHold>,
-    /// Next hops that an earlier run left, until a pod holds them again or the adoption timeout is
-    /// over.
+    /// Claims for the next hops that an earlier run left. A claim is removed when a pod holds this
+    /// claim, and all claims are removed when the adoption timeout is over.
     adopted: BTreeSet<RouteClaim>,
     adopted_until: Instant,
     sleep_watch: SleepWatch,
@@ -612,8 +612,9 @@ impl<K: RouteKernel> RouteTable<K> {
         });
     }
 
-    /// Refuses each hold that has no answer yet if the node does not forward its IP version. Called
-    /// before routes are changed, so that the route of a refused hold is not installed.
+    /// Refuses each hold that has no answer yet if the node does not forward packets of the hold's
+    /// IP version. Called before routes are changed, so that the route of a refused hold is not
+    /// installed.
     fn refuse_not_forwarded(&mut self, not_forwarding: &BTreeSet<IpVersion>) {
         self.refuse_unanswered_if(|prefix| {
             let is_off = not_forwarding.contains(&IpVersion::of(&prefix));

@@ -242,8 +242,8 @@ impl RouteInterfaces {
     }
 }
 
-/// Adds a route of this daemon to the snapshot, according to its table. Ignores routes of other
-/// programs.
+/// Adds a route of this daemon to the snapshot: a route in [`TABLE`] to the guard, a route in the
+/// main table to the routes. Ignores routes of other programs.
 pub fn add_own_route(route: &RouteMessage, snapshot: &mut RouteSnapshot) {
     if !is_own(route) || route.header.tos != 0 {
         return;

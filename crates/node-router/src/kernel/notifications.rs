@@ -63,7 +63,7 @@ impl NotificationFollower {
     }
 
     /// Reports whether the owner of the routes must read the kernel's state. Marks the cached
-    /// foreign routes as stale if the notification is possibly about one of them.
+    /// foreign routes as stale if the notification is possibly about a cached route.
     fn is_change(&mut self, payload: &NetlinkPayload<RouteNetlinkMessage>) -> bool {
         use RouteNetlinkMessage::{DelAddress, DelLink, DelRoute, NewLink, NewRoute};
         if !is_relevant(payload, &self.policy) {
@@ -83,8 +83,8 @@ impl NotificationFollower {
             NetlinkPayload::InnerMessage(NewLink(link)) => self.link_changed(link, true),
             NetlinkPayload::InnerMessage(DelLink(link)) => self.link_changed(link, false),
             NetlinkPayload::InnerMessage(DelAddress(address)) => {
-                // When an address is deleted, the kernel removes IPv4 routes that have it as
-                // preferred source, without a notification.
+                // When an address is deleted, the kernel removes IPv4 routes with the deleted
+                // address as preferred source without a notification.
                 if address.header.family == AddressFamily::Inet {
                     self.staleness.mark();
                 }

@@ -50,8 +50,9 @@ pub enum TokenKeysError {
     },
 }
 
-/// The watched file of the cluster's public keys. After each change of the file its keys replace
-/// the previous keys. If a changed file has no usable keys, the previous keys stay in use.
+/// The watched file of the cluster's public keys. After each change of the file the keys in the
+/// file replace the previous keys. If a changed file has no usable keys, the previous keys stay in
+/// use.
 #[derive(Debug)]
 pub(crate) struct KeysFile {
     path: PathBuf,

@@ -194,7 +194,8 @@ fn a_foreign_route_with_a_higher_metric_stays_next_to_the_held_route() {
 #[test]
 fn a_gateway_that_is_not_on_a_link_of_the_node_is_refused() {
     in_namespace(async || {
-        // These addresses are within the allowed gateways, but other routes lead to them.
+        // The gateways below are allowed, but the node reaches them by a router, has an unreachable
+        // route to them, or owns them.
         ip("route add 10.244.3.128/25 via 192.0.2.1");
         ip("route add unreachable 10.244.3.99/32");
         let node = RealKernelNode::start(|_| {}).await;

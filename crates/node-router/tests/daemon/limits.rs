@@ -102,7 +102,7 @@ async fn the_number_of_streams_of_a_connection_is_limited() {
     }
     let mut one_more = std::pin::pin!(client.watch_routes(WatchRoutesRequest {}));
     assert!((&mut one_more).now_or_never().is_none());
-    // Other connections are served even if one connection is at its limit.
+    // The daemon serves other connections although one connection is at the limit of streams.
     let _held = node.granted_hold("10.1.1.0/24", "10.244.3.7").await;
     assert!((&mut one_more).now_or_never().is_none(), "the 66th stream");
     streams.pop();
