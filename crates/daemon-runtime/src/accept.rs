@@ -26,10 +26,12 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Shortest time between two log lines about the connection limit.
 const LIMIT_LOG_INTERVAL: Duration = Duration::from_secs(60);
 
-/// TCP keepalive, with which the kernel detects unreachable clients.
+/// Keepalive settings of an accepted TCP connection: after 60 s without data the kernel probes the
+/// client, and it closes the connection of a client that does not answer.
 ///
-/// HTTP/2 pings are not usable: hyper checks its timers before it reads the socket. A server that
-/// did not run for some seconds would therefore close all its connections when it runs again.
+/// HTTP/2 pings cannot replace the keepalive: hyper checks the timeout of a ping before it reads
+/// the answer from the socket. So a daemon that was stopped for some seconds would close all its
+/// connections when it continues to run.
 const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
     .with_time(Duration::from_secs(60))
     .with_interval(Duration::from_secs(10))
@@ -37,7 +39,8 @@ const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
 
 /// A listening socket for the accept loop: TCP or unix.
 pub(crate) trait Listen: Send + 'static {
-    /// True for a unix socket, whose clients have a path instead of a host.
+    /// True for a unix socket. Its gRPC clients send the path of the socket as `:authority`, so the
+    /// server has to accept an authority that is not a host.
     const IS_UNIX: bool;
 
     type Stream: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static;
@@ -45,8 +48,8 @@ pub(crate) trait Listen: Send + 'static {
     /// Accepts one connection. Cancel safe.
     fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, ClientSource)>> + Send;
 
-    /// Checks that clients reach this socket, and binds its path again if they do not. Called once
-    /// a second.
+    /// Checks that the path of a unix socket leads to this socket, and binds the path again if not.
+    /// Does nothing for a TCP socket. The accept loop calls it once a second.
     fn check(&mut self) -> impl Future<Output = ()> + Send {
         std::future::ready(())
     }
@@ -59,7 +62,8 @@ impl Listen for TcpListener {
     async fn accept(&self) -> io::Result<(TcpStream, ClientSource)> {
         let (stream, remote) = Self::accept(self).await?;
         // Nagle's algorithm would delay an event until the client has acknowledged the previous
-        // event. These calls fail only on a closed connection, and then the first read fails, too.
+        // event. Both calls below fail only on a closed connection. Then the first read from the
+        // connection fails, too, so their errors are ignored.
         let _ = stream.set_nodelay(true);
         let _ = SockRef::from(&stream).set_tcp_keepalive(&KEEPALIVE);
         Ok((stream, ClientSource::Address(remote.ip().to_canonical())))
@@ -96,7 +100,8 @@ impl<L: Listen> Acceptor<L> {
         &self.metrics
     }
 
-    /// Accepts connections until the limit allows one, and returns this connection.
+    /// Accepts connections until the connection limit admits one of them. Returns the admitted
+    /// connection, and closes each refused connection.
     pub(crate) async fn next(&mut self) -> (L::Stream, ConnectionSlot) {
         loop {
             let accepted = tokio::select! {
@@ -151,8 +156,8 @@ impl<L: Listen> Acceptor<L> {
     }
 }
 
-/// Returns the connection limit of a server: `most`, but at most the file limit of the process
-/// divided by `share`. The remaining descriptors are for BGP sessions and netlink sockets.
+/// Returns the connection limit of a server: `most`, but at most `1 / share` of the open files that
+/// the process may have, so that descriptors remain for BGP sessions and netlink sockets.
 pub(crate) fn connection_limit(most: usize, share: usize) -> usize {
     let files = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
     limit_of(files, most, share)
@@ -172,7 +177,7 @@ mod tests {
 
     use super::*;
 
-    /// A socket whose first `left` calls of accept fail with `error`.
+    /// A listener whose next `left` calls of [`Listen::accept`] fail with the error number `error`.
     struct FailingListener {
         left: AtomicUsize,
         error: i32,
@@ -192,7 +197,8 @@ mod tests {
         }
     }
 
-    /// Returns how long `failures` failed accepts delay the next accept, and the counted failures.
+    /// Returns the total pause after `failures` failed accepts, and the number of failed accepts in
+    /// the metric.
     async fn delay(error: i32, failures: usize) -> (Duration, u64) {
         let metrics = ServerMetrics::for_test("http");
         let listener = FailingListener {

@@ -40,7 +40,7 @@ pub struct CommonArgs {
     #[arg(long)]
     pub check_config: bool,
 
-    /// The function [`parse`] sets this field.
+    /// Not a flag: [`parse`] sets this field after clap has parsed the flags.
     #[arg(skip)]
     pub(crate) startup: Startup,
 }

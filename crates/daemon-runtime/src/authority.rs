@@ -17,8 +17,8 @@ const AUTHORITY: &[u8] = b":authority";
 /// Index of the name `:authority` in the static table (RFC 7541, appendix A).
 const AUTHORITY_INDEX: u8 = 1;
 
-/// Longest string that the filter parses, in octets. The server refuses clients with longer
-/// strings.
+/// Longest string of a header block that the filter parses, in octets. After a longer string the
+/// filter changes nothing in the header block, and the server refuses the request.
 const LONGEST_STRING: u32 = 1 << 20;
 
 /// A filter that replaces `%` and `/` with `-` in each `:authority` that a client sends.
@@ -401,7 +401,8 @@ mod tests {
         [&[form, length], name.as_bytes()].concat()
     }
 
-    /// Checks the filter with the octets in pieces of several sizes.
+    /// Checks that the filter turns `frames` into `expected`, for several sizes of the pieces in
+    /// which the filter receives the octets.
     #[track_caller]
     fn check(frames: &[Vec<u8>], expected: &[Vec<u8>]) {
         let sent = [&[PREFACE.to_vec()], frames].concat().concat();
@@ -413,7 +414,7 @@ mod tests {
                 .chunks_mut(size)
                 .for_each(|chunk| filter.filter(chunk));
             let text = String::from_utf8_lossy(&octets);
-            assert_eq!(octets, expected, "in pieces of {size}: {text}");
+            assert_eq!(octets, expected, "in pieces of {size} octets: {text}");
         }
     }
 
@@ -452,7 +453,7 @@ mod tests {
     }
 
     #[test]
-    fn other_fields_and_frames_pass_unchanged() {
+    fn fields_other_than_the_authority_and_frames_without_fields_pass_unchanged() {
         let others = [
             frame(0x4, 0, b"\x00\x03\x00\x00%%"),
             frame(0x0, 0, b"\x41\x03a%b"),
@@ -474,7 +475,7 @@ mod tests {
     }
 
     #[test]
-    fn a_huffman_coded_string_passes_unchanged() {
+    fn a_huffman_coded_authority_passes_unchanged() {
         let sent = [frame(HEADERS, END_HEADERS, b"\x41\x83%/%\x83")];
         check(&sent, &sent);
     }

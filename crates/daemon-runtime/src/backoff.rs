@@ -13,8 +13,8 @@ pub const LONGEST_RETRY: Duration = Duration::from_secs(2);
 /// time.
 const SHORTEST_RETRY: Duration = Duration::from_millis(20);
 
-/// A grace period is at least this many times as long as the longest pause. So a daemon that starts
-/// again within three quarters of the period is reached before the period ends.
+/// A grace period is at least this many times as long as the longest pause. So a client reaches a
+/// daemon that starts again within three quarters of the grace period before the grace period ends.
 const RETRIES_PER_GRACE: u32 = 4;
 
 /// Largest factor between a delay with jitter and the delay without jitter.
@@ -23,10 +23,10 @@ const SPREAD: f64 = 1.2;
 /// A setting of a daemon: the time for which another daemon may be away without a consequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GracePeriod {
-    /// The name of the flag for error messages.
+    /// The flag that sets the grace period, for error messages.
     pub flag: &'static str,
-    /// Zero means that the absence has an immediate consequence. Then the period does not limit the
-    /// longest pause.
+    /// Zero: the absence of the other daemon has an immediate consequence, and this grace period
+    /// does not limit the longest pause.
     pub period: Duration,
 }
 
@@ -37,7 +37,7 @@ impl GracePeriod {
         pause * RETRIES_PER_GRACE
     }
 
-    /// Returns the longest pause between two attempts that this period allows, including the
+    /// Returns the longest pause between two attempts that this grace period allows, including the
     /// jitter.
     fn longest_retry(&self) -> Duration {
         self.period / RETRIES_PER_GRACE
@@ -126,7 +126,7 @@ impl Backoff {
         Self::new(first.min(longest), longest)
     }
 
-    /// Starts again with the first delay. Call it after a successful attempt.
+    /// Makes the next delay the first delay. Call it after a successful attempt.
     pub fn reset(&mut self) {
         self.next = self.first;
     }

@@ -18,7 +18,8 @@ pub use file_watcher::{FileWatcher, WatchError};
 /// Largest size of a configuration file in bytes. A file with 50,000 real servers has 4 MB.
 pub const LARGEST_FILE: u64 = 16 * 1024 * 1024;
 
-/// Largest number of YAML nodes. A valid file of [`LARGEST_FILE`] bytes has fewer.
+/// Largest number of YAML nodes that the parser accepts in a file. A valid file of [`LARGEST_FILE`]
+/// bytes has fewer nodes.
 const MOST_NODES: usize = 10_000_000;
 
 /// A line and a column of a file.
@@ -82,7 +83,8 @@ pub async fn off_thread<T: Send + 'static>(load: impl FnOnce() -> T + Send + 'st
         Ok(loaded) => loaded,
         Err(error) => match error.try_into_panic() {
             Ok(panic) => resume_unwind(panic),
-            // The runtime is shutting down and drops this task.
+            // This error occurs only while the runtime shuts down. The runtime then drops this
+            // task.
             Err(_) => std::future::pending().await,
         },
     }
@@ -126,7 +128,7 @@ fn is_empty(text: &str) -> bool {
 }
 
 impl FileLocation {
-    /// Returns the place of a value. `None` if the parser does not know the place.
+    /// Returns the line and the column of a value. `None` if the parser does not know them.
     #[must_use]
     pub fn of<T>(value: &serde_saphyr::Spanned<T>) -> Option<Self> {
         Self::known(value.referenced)

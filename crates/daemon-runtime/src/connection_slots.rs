@@ -9,8 +9,8 @@ use std::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-/// Divisor of the connection limit: one process may have open streams on a quarter of the allowed
-/// connections.
+/// Divisor of the connection limit: one client process may have open streams on at most a quarter
+/// of the connections that the limit allows.
 const SHARE_OF_A_PROCESS: usize = 4;
 
 /// The client of a connection, as the kernel identifies it.
@@ -29,7 +29,8 @@ pub(crate) enum ClientSource {
 ///
 /// If the limit is reached, the server closes a connection without open streams in favour of a new
 /// connection. It chooses the source with the most connections without open streams, and closes the
-/// oldest of them. So a source that floods the server loses its own connections.
+/// oldest such connection of this source. So a source that floods the server loses its own
+/// connections.
 #[derive(Debug)]
 pub(crate) struct ConnectionSlots {
     limit: usize,
@@ -57,7 +58,7 @@ struct OpenConnections {
 #[derive(Debug)]
 struct OpenConnection {
     source: ClientSource,
-    /// The number of open streams.
+    /// The number of open streams on this connection.
     streams: usize,
     evicted: CancellationToken,
 }
@@ -84,7 +85,7 @@ pub(crate) enum StreamRefused {
         "the server closes this connection, because its connection limit is reached; connect again"
     )]
     Evicted,
-    /// The process already has open streams on this many connections.
+    /// The client process already has open streams on this number of connections, its limit.
     #[error(
         "this process has calls on {0} connections, which is the limit for one process; use one \
          connection for several calls"
@@ -96,9 +97,11 @@ pub(crate) enum StreamRefused {
 #[derive(Debug)]
 pub(crate) enum Admission {
     Admitted(ConnectionSlot),
-    /// The server closed another connection in favour of this one.
+    /// The limit was reached, and the server closed another connection in favour of the new
+    /// connection.
     AdmittedByEviction(ConnectionSlot),
-    /// The limit is reached, and every connection has an open stream.
+    /// The limit is reached, and the server cannot close another connection, because every
+    /// connection has an open stream.
     Refused,
 }
 
@@ -147,7 +150,8 @@ impl ConnectionSlots {
 }
 
 impl ConnectionSlot {
-    /// Returns when the server must close this connection in favour of a new one.
+    /// Returns a future that completes when the server must close this connection in favour of a
+    /// new connection.
     pub(crate) fn evicted(&self) -> WaitForCancellationFutureOwned {
         self.evicted.clone().cancelled_owned()
     }
@@ -310,20 +314,20 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_connection_of_the_source_with_the_most_connections_is_closed() {
+    fn at_the_limit_the_oldest_connection_of_the_source_with_the_most_is_closed() {
         check(&[1, 2, 2, 3], &[], Some(1));
         check(&[1, 2, 3, 4], &[], Some(0));
         check(&[2, 1, 1, 2, 1], &[], Some(1));
     }
 
     #[test]
-    fn a_connection_with_an_open_stream_is_not_closed() {
+    fn at_the_limit_a_connection_with_an_open_stream_is_not_closed() {
         check(&[1, 1, 1], &[0, 1], Some(2));
         check(&[1, 1, 2], &[0, 1, 2], None);
     }
 
     #[tokio::test]
-    async fn a_connection_can_be_closed_after_its_last_stream_has_ended() {
+    async fn at_the_limit_a_connection_is_closed_only_after_its_last_stream_has_ended() {
         let (connections, slots) = full(&[1, 1]).await;
         let [first, second] = &slots[..] else {
             panic!("{slots:?}");
@@ -364,7 +368,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn clients_without_a_process_id_have_no_process_limit() {
+    async fn the_process_limit_does_not_apply_to_clients_without_a_process_id() {
         let connections = ConnectionSlots::new(4);
         let mut open = Vec::new();
         for _ in 0..4 {
@@ -377,7 +381,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_dropped_slot_allows_another_connection() {
+    async fn dropping_a_connection_slot_allows_another_connection() {
         let (connections, mut slots) = full(&[1, 2]).await;
         slots.remove(0);
         assert_eq!(connections.open(), 1);

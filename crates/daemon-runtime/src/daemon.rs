@@ -35,7 +35,7 @@ pub struct Daemon {
 #[derive(Debug)]
 struct EndedTask {
     task: &'static str,
-    /// The drain waits for this task.
+    /// Whether the drain waits for the end of this task.
     ends_after_drain: bool,
     result: Result<(), TaskError>,
 }
@@ -213,8 +213,8 @@ impl Daemon {
         Ok(bound)
     }
 
-    /// Binds `address`. `step` is the name of the readiness step for a unix socket: whether clients
-    /// reach the socket.
+    /// Binds `address`. For a unix socket, registers the readiness step `step`, which is ready
+    /// while the path leads to the socket.
     async fn bind(
         &self,
         address: &ListenAddress,
@@ -249,7 +249,7 @@ impl Daemon {
     ) -> Result<(), DaemonError> {
         let result = self.supervise(abort).await;
         self.shutdown.stop();
-        // The remaining tasks are servers and clients that can be dropped.
+        // The remaining tasks are servers and clients, which the daemon may drop.
         let all_ended = async { while self.tasks.join_next().await.is_some() {} };
         if tokio::time::timeout(STOP_DEADLINE, all_ended)
             .await

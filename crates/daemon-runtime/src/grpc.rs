@@ -19,7 +19,8 @@ use crate::{
 
 /// Largest number of open connections.
 const MOST_CONNECTIONS: usize = 256;
-/// Divisor of the file limit: the connections may use a quarter of the files of the process.
+/// Divisor of the file limit: the connections may use a quarter of the open files that the process
+/// may have.
 const SHARE_OF_FILES: usize = 4;
 
 /// Default of the largest number of open streams on one connection.

@@ -26,7 +26,8 @@ use crate::{
 
 /// Largest number of open connections.
 const MOST_CONNECTIONS: usize = 64;
-/// Divisor of the file limit: the connections may use an eighth of the files of the process.
+/// Divisor of the file limit: the connections may use an eighth of the open files that the process
+/// may have.
 const SHARE_OF_FILES: usize = 8;
 
 /// Longest time from the accept to the end of the request's headers.

@@ -48,7 +48,8 @@ pub fn listen_address(text: &str) -> Option<SocketAddr> {
     text.parse().ok().or_else(|| {
         let (address, port) = text.rsplit_once(':')?;
         let address: Ipv6Addr = address.parse().ok()?;
-        // The parser of the standard library accepts a sign.
+        // The port must have only digits: the parser of the standard library also accepts a plus
+        // sign.
         let is_number = port.bytes().all(|octet| octet.is_ascii_digit());
         let port = if is_number {
             port.parse().ok()?

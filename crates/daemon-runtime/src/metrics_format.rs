@@ -70,7 +70,7 @@ mod tests {
             &["Application/OpenMetrics-Text; version=1.0.0"],
             OpenMetrics,
         );
-        // The headers of Prometheus 2 and Prometheus 3.
+        // The `Accept` headers of Prometheus 2 and Prometheus 3.
         check(
             &[
                 "application/openmetrics-text;version=1.0.0,application/openmetrics-text;\

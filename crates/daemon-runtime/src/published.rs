@@ -8,8 +8,8 @@
 //!   has not received.
 //! - A slow watcher gets only the last of several changes of an object.
 //! - The table keeps the last removal of each key for slow watchers. It keeps as many removals as
-//!   there were objects since the oldest kept removal, but at least [`KEPT_REMOVALS`]. So the
-//!   removal of all objects does not end a watch.
+//!   the largest number of objects that it had since the oldest kept removal, but at least
+//!   [`KEPT_REMOVALS`]. So the removal of all objects does not end a watch.
 //! - A watcher that has not read a dropped removal is lagging. Its watch ends with
 //!   [`WatchEnded::Lagging`], and the client starts a new watch to get all objects again.
 
@@ -25,8 +25,9 @@ use std::{
 use futures::{Stream, stream};
 use tokio::sync::watch;
 
-/// The smallest number of removals that a table keeps for slow watchers. A table that has had more
-/// objects since its oldest kept removal keeps as many removals as objects.
+/// The smallest number of removals that a table keeps for slow watchers. A table that had more than
+/// this number of objects at some time since its oldest kept removal keeps as many removals as it
+/// then had objects.
 pub const KEPT_REMOVALS: usize = 1_000;
 
 /// Largest number of open watches of one publisher.
@@ -86,7 +87,8 @@ pub struct Subscription<K, V> {
     reader: Reader<K, V>,
     /// The revision of the last change that the watcher has read.
     cursor: u64,
-    /// Revision up to which the watcher has read all removals. The table also reads this value.
+    /// The revision up to which the watcher has read all removals. The table reads this value to
+    /// drop the removals that every watcher has read.
     read_until: Arc<AtomicU64>,
     /// The revision at the start of the watch. The watcher gets no removals up to this revision,
     /// because it has never received their objects.

@@ -50,7 +50,8 @@ where
     common.startup.log_unknown_variables();
     let resolved = resolve().and_then(|config| check_listen(common).map(|()| config));
     if resolved.is_err() || common.check_config {
-        // The log lines about flags and files must precede the result.
+        // The result is printed to standard error without the queue of the log, so the queued log
+        // lines about flags and files are written first.
         log.flush();
     }
     let config = match resolved {
@@ -62,8 +63,9 @@ where
         return ExitCode::SUCCESS;
     }
     raise_file_limit();
-    // On a kernel without getrandom(2), the random generator opens a file for its seed, and panics
-    // if no descriptor is free. Now a descriptor is still free.
+    // This call seeds the random generator at the start of the process, when a descriptor is free.
+    // On a kernel without getrandom(2) the generator opens a file for its seed, and panics if no
+    // descriptor is free.
     let _: u64 = rand::random();
     // The runtime has one thread, so no event has to wake another thread on its way from one socket
     // to the next. This halved the time from a changed file to the kernel's rule on the slow guest

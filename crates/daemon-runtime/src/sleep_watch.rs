@@ -37,8 +37,8 @@ impl SleepWatch {
         self.due
     }
 
-    /// Returns the length of the sleep since the previous call. Zero if the call is less than a
-    /// second late.
+    /// Returns by how much this call is later than [`Self::due`], which is the length of a sleep
+    /// since the previous call. Returns zero if this call is less than a second late.
     pub fn slept(&mut self) -> Duration {
         let now = Instant::now();
         let late = now.saturating_duration_since(self.due);

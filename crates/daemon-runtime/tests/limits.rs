@@ -93,7 +93,7 @@ async fn ensure_alive(address: SocketAddr) {
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer:?}");
 }
 
-/// Waits until the server closes the connection. Returns the time.
+/// Waits until the server closes the connection. Returns the duration of the wait.
 async fn time_until_closed(mut stream: TcpStream) -> Duration {
     let began = Instant::now();
     let mut rest = Vec::new();
@@ -276,7 +276,7 @@ async fn a_grpc_server_full_of_open_streams_refuses_the_next_connection() {
 }
 
 #[tokio::test]
-async fn connections_without_open_calls_are_closed_at_the_limit() {
+async fn grpc_connections_without_open_streams_are_closed_at_the_connection_limit() {
     let (_, grpc, metrics) = start().await;
     let mut open_watch = watch(&target(grpc)).await.unwrap();
     let mut idle = Vec::new();

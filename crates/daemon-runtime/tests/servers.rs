@@ -342,7 +342,7 @@ async fn an_ending_daemon_does_not_remove_the_unix_socket_of_its_successor() {
 }
 
 #[tokio::test]
-async fn a_removed_unix_socket_is_bound_again() {
+async fn the_removed_path_of_a_unix_socket_is_bound_again() {
     let directory = tempfile::tempdir().unwrap();
     let (path, address) = socket(&directory);
     let mut daemon = Daemon::new("test");
@@ -363,7 +363,7 @@ async fn a_removed_unix_socket_is_bound_again() {
 }
 
 #[tokio::test]
-async fn a_daemon_whose_unix_socket_is_taken_over_is_not_ready_until_it_is_free() {
+async fn a_daemon_is_not_ready_while_another_process_serves_the_path_of_its_unix_socket() {
     let directory = tempfile::tempdir().unwrap();
     let (path, address) = socket(&directory);
     let mut daemon = Daemon::new("test");

@@ -5,11 +5,11 @@
 //! The watcher watches the directory of every symbolic link in the path, of the file, and of the
 //! first missing part of the path.
 //!
-//! A closed file, a renamed file and a new link are complete, so the watcher reports them
-//! immediately. A process that creates, writes or removes a file will often close or replace it
-//! soon, so the watcher reports the file after 50 ms without an event. The watcher also polls the
-//! file once a second, because some changes cause no event, such as changes on a network file
-//! system.
+//! After a close of the written file, a rename to its name, or a new link, the file has its new
+//! content, so the watcher reports the change immediately. After a creation, a write or a removal,
+//! another process is possibly still writing the file or its replacement, so the watcher reports
+//! the change only after 50 ms without a further event. The watcher also polls the file once a
+//! second, because some changes cause no event, such as changes on a network file system.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque, btree_map::Entry},
@@ -30,7 +30,8 @@ use tokio::{
     time::{Instant, Interval, MissedTickBehavior, interval},
 };
 
-/// Time without an event after which the watcher reports an incomplete change.
+/// Time without an event after which the watcher reports a file that was created, written or
+/// removed, but not closed or replaced.
 const SETTLED_AFTER: Duration = Duration::from_millis(50);
 /// Time between two polls of the file.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
@@ -52,7 +53,8 @@ pub struct FileWatcher {
     poll: Interval,
     settled_at: Option<Instant>,
     reported: Option<Fingerprint>,
-    /// The relevant names were not determined again since the last reported change.
+    /// Whether the next call of [`FileWatcher::changed`] must determine `relevant` and `watched`
+    /// again, because a change was reported after they were determined.
     is_rescan_due: bool,
 }
 
@@ -207,7 +209,8 @@ impl FileWatcher {
         }
     }
 
-    /// Updates the watches. Only logs an error, because polling also finds the changes.
+    /// Updates the watched directories. If a directory cannot be watched, the function only logs
+    /// the error, because polling also finds the changes.
     fn rescan_directories(&mut self) {
         if let Err(error) = self.update_watches() {
             tracing::debug!(
@@ -237,7 +240,8 @@ impl FileWatcher {
             .collect();
         for directory in gone {
             self.watched.remove(&directory);
-            // The kernel has already ended the watch of a removed directory.
+            // This call fails for a removed directory, because the kernel has already ended its
+            // watch.
             let _ = watcher.unwatch(&directory);
         }
         for (directory, identity) in wanted {

@@ -21,7 +21,8 @@ const CAPACITY: usize = 1024 * 1024;
 /// dropped.
 const RESERVE: usize = 64 * 1024;
 
-/// Pause before the next attempt to write, if another process has made the descriptor non-blocking.
+/// Pause before the next attempt to write to a full pipe. Needed only if another process has made
+/// the descriptor non-blocking; otherwise the write itself waits.
 const WRITE_PAUSE: Duration = Duration::from_millis(10);
 
 /// A queue of log lines that a thread writes to a descriptor.
@@ -212,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_written_in_order() {
+    fn log_lines_are_written_in_the_order_in_which_they_were_added() {
         let (lines, mut pipe) = into_pipe(|_| {});
         lines.add(b"one\n", false);
         lines.add(b"two\n", false);
@@ -224,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_dropped_while_the_pipe_is_not_read_and_reported_when_it_is_read_again() {
+    fn log_lines_are_dropped_while_the_pipe_is_full_and_counted_when_it_is_read() {
         static REPORTED: AtomicU64 = AtomicU64::new(0);
         let (lines, mut pipe) = into_pipe(|dropped| {
             REPORTED.fetch_add(dropped, Ordering::Relaxed);
@@ -253,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_pipe_counts_each_line_as_dropped() {
+    fn each_log_line_counts_as_dropped_if_the_pipe_is_closed() {
         let (lines, pipe) = into_pipe(|_| {});
         drop(pipe);
         lines.add(b"one\n", false);

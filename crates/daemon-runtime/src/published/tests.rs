@@ -49,7 +49,7 @@ fn synced_comes_before_changes_made_after_the_listing_began() {
 }
 
 #[test]
-fn synced_comes_after_each_object_that_was_published_before_it() {
+fn synced_comes_after_each_object_that_was_published_before_the_owner_was_synced() {
     let publisher = Publisher::new();
     let mut watcher = publisher.reader().subscribe().unwrap();
     publisher.set(1, 'a');
@@ -234,7 +234,7 @@ async fn a_watcher_that_does_not_read_costs_a_bounded_number_of_removals_and_end
 }
 
 #[test]
-fn a_watcher_that_reads_in_time_is_never_lagging() {
+fn a_watcher_that_reads_at_least_every_1000_removals_is_never_lagging() {
     let publisher = Publisher::new();
     publisher.synced();
     let mut watcher = publisher.reader().subscribe().unwrap();
@@ -250,7 +250,7 @@ fn a_watcher_that_reads_in_time_is_never_lagging() {
 }
 
 #[test]
-fn a_large_table_keeps_as_many_removals_as_it_had_objects() {
+fn a_table_that_had_3000_objects_keeps_about_as_many_removals() {
     let publisher = Publisher::new();
     for key in 0..3_000 {
         publisher.set(key, 'a');
@@ -287,7 +287,7 @@ fn the_removal_of_all_objects_does_not_end_a_watch() {
 }
 
 #[test]
-fn an_emptied_table_keeps_fewer_removals_after_they_were_read() {
+fn an_emptied_table_keeps_fewer_removals_after_every_watcher_has_read_them() {
     let publisher = Publisher::new();
     publisher.replace_all((0..3_000).map(|key| (key, 'a')).collect());
     publisher.synced();
@@ -311,7 +311,7 @@ fn watches_of_one_publisher_are_limited_and_an_ended_watch_allows_a_new_watch() 
 }
 
 #[test]
-fn the_owner_reads_a_published_object_until_it_removes_it() {
+fn the_owner_reads_a_published_object_until_the_owner_removes_the_object() {
     let publisher = Publisher::new();
     publisher.set("web", 1);
     assert_eq!(publisher.read(&"web", |read| read.copied()), Some(1));

@@ -12,7 +12,8 @@ use super::*;
 
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// Waits until the file has the expected content after a reported change. Returns the time.
+/// Waits for reported changes until the file has the expected content. Returns the duration of the
+/// wait.
 async fn wait_for_content(
     watcher: &mut FileWatcher,
     path: &Path,
@@ -27,7 +28,8 @@ async fn wait_for_content(
     begin.elapsed()
 }
 
-/// Makes one change and waits until the watcher reports it. Returns the time.
+/// Makes one change and waits until the watcher reports it. Returns the time from the change to the
+/// report.
 async fn expect_change(watcher: &mut FileWatcher, change: impl FnOnce()) -> Duration {
     let begin = Instant::now();
     change();
@@ -133,7 +135,7 @@ async fn the_removal_and_the_creation_of_the_file_are_reported() {
 }
 
 #[tokio::test]
-async fn a_file_is_reported_if_its_directories_are_created_later() {
+async fn a_file_is_reported_if_its_directories_are_created_after_the_watcher() {
     let directory = directory();
     let path = directory.path().join("a/b/file");
     let mut watcher = FileWatcher::new(&path).unwrap();
@@ -145,7 +147,7 @@ async fn a_file_is_reported_if_its_directories_are_created_later() {
 }
 
 #[tokio::test]
-async fn a_directory_that_is_replaced_is_watched_again() {
+async fn a_directory_that_replaces_a_removed_watched_directory_is_watched() {
     let directory = directory();
     let path = directory.path().join("inner/file");
     fs::create_dir(path.parent().unwrap()).unwrap();
@@ -179,7 +181,7 @@ async fn changes_of_other_files_in_the_directory_are_not_reported() {
     fs::write(directory.path().join("other"), "x").unwrap();
     fs::read(&path).unwrap();
     fs::remove_file(directory.path().join("other")).unwrap();
-    // Long enough for the delay of an incomplete change and for a poll.
+    // The wait is longer than the time to the next poll and the delay of a report after the poll.
     assert!(
         timeout(POLL_INTERVAL + 4 * SETTLED_AFTER, watcher.changed())
             .await
@@ -188,7 +190,7 @@ async fn changes_of_other_files_in_the_directory_are_not_reported() {
 }
 
 #[tokio::test]
-async fn a_complete_change_is_reported_without_delay() {
+async fn a_file_that_is_closed_after_writing_is_reported_without_delay() {
     let directory = directory();
     let path = directory.path().join("file");
     fs::write(&path, "0").unwrap();
@@ -198,7 +200,7 @@ async fn a_complete_change_is_reported_without_delay() {
         let content = round.to_string();
         times.push(expect_change(&mut watcher, || fs::write(&path, content).unwrap()).await);
     }
-    // Only the fastest report counts, because a busy machine can delay the others.
+    // Only the fastest report is checked, because a busy machine can delay the other reports.
     assert!(times.iter().min() < Some(&SETTLED_AFTER), "{times:?}");
 }
 
