@@ -73,7 +73,7 @@ impl FakeDiscovery {
         }
     }
 
-    /// Sends this desired set to each watcher in a new stream.
+    /// Ends the open streams with an error. Then each new stream sends `set` as its desired set.
     pub fn publish(&self, set: &DesiredSet) {
         let changes = DesiredSet::default().changes_to(set);
         self.publish_changes(changes.iter().map(events).collect());
@@ -89,13 +89,14 @@ impl FakeDiscovery {
         self.opened.subscribe()
     }
 
-    /// Sends these changes, each with its events, as a complete desired set.
+    /// Ends the open streams with an error. Then each new stream sends the events of `changes` as
+    /// its complete desired set.
     pub fn publish_changes(&self, changes: Vec<Vec<Event>>) {
         self.desired.send_replace(Some(changes));
     }
 }
 
-/// Returns the events with which Discovery sends this change.
+/// Returns the events in which a Discovery server sends `change`.
 pub fn events(change: &DesiredChange) -> Vec<Event> {
     match change {
         DesiredChange::RemoveServiceRange(range) => {

@@ -15,7 +15,7 @@ pub trait TestKernel: Clone + Default {
 
     fn state(&self) -> MutexGuard<'_, Self::State>;
 
-    /// Returns the writes to the kernel since the last call.
+    /// Returns the writes to the kernel since the last call of this function.
     fn take_writes(&self) -> Vec<String> {
         std::mem::take(self.state().writes())
     }

@@ -192,7 +192,7 @@ impl<K: TestKernel> TestDataPlane<K> {
         })
         .await;
         matching.unwrap_or_else(|_| {
-            panic!("no such service address in time; the last one was {last:?}")
+            panic!("no matching service address in time; the last received address is {last:?}")
         })
     }
 
@@ -230,7 +230,7 @@ impl<K: TestKernel> TestDataPlane<K> {
         });
         if reached.await.is_err() {
             panic!(
-                "the kernel did not reach the state in time: {:#?}",
+                "the fake kernel did not reach the expected state in time; its state is {:#?}",
                 self.kernel.state()
             );
         }

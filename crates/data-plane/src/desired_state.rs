@@ -11,7 +11,8 @@ use crate::{discovery::StreamLoss, metrics::DataPlaneMetrics};
 #[derive(Debug)]
 pub(crate) struct DesiredState {
     set: Option<DesiredSet>,
-    /// The logged reason why there is no stream. `None`: the stream is open.
+    /// The reason why no stream of the desired set is open, as it was logged. `None`: a stream is
+    /// open.
     loss: Option<StreamLoss>,
     step: ReadinessStep,
     metrics: DataPlaneMetrics,
@@ -27,7 +28,7 @@ impl DesiredState {
         }
     }
 
-    /// Returns the set in use. `None`: no desired set has arrived yet.
+    /// Returns the desired set in use. `None`: no desired set has arrived yet.
     pub(crate) fn get(&self) -> Option<&DesiredSet> {
         self.set.as_ref()
     }
@@ -62,7 +63,7 @@ impl DesiredState {
         })
     }
 
-    /// Starts with an empty set, so that the first desired set can be applied as changes.
+    /// Makes the set in use an empty set, so that the first desired set can be applied as changes.
     pub(crate) fn begin(&mut self) {
         self.set = Some(DesiredSet::default());
     }
@@ -75,7 +76,7 @@ impl DesiredState {
     }
 
     /// Removes real servers by their addresses in the kernel's table. Returns the virtual server
-    /// before and after.
+    /// before and after the removal.
     pub(crate) fn remove_real_servers(
         &mut self,
         id: &VirtualServerId,

@@ -2,8 +2,8 @@
 //!
 //! A draining real server stays in the kernel's table, quiesced. Its drain ends when its last
 //! connection has ended, when its health check fails, or when the drain timeout of its virtual
-//! server is over. The kernel resets a remaining connection at its next packet
-//! (`expire_nodest_conn`).
+//! server is over. If the real server then still has a connection, the kernel resets the connection
+//! at its next packet (`expire_nodest_conn`).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,8 +24,9 @@ use crate::{
     metrics::DataPlaneMetrics,
 };
 
-/// Time between two counts of connections. Polling is needed because the kernel does not report the
-/// end of the last connection.
+/// Time from the end of a poll, which counts the connections of all draining real servers, to the
+/// start of the next poll. Polling is needed because the kernel does not report the end of the last
+/// connection.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// Number of virtual servers whose connections are counted in one turn of the owner.
 const SLICE_SIZE: usize = 32;
@@ -36,7 +37,7 @@ pub(crate) struct DrainTracker {
     /// Start of the drain of each real server, by its address in the kernel's table.
     since: BTreeMap<VirtualServerId, BTreeMap<SocketAddr, Instant>>,
     next_poll: Instant,
-    /// Virtual servers whose connections are not yet counted in this round.
+    /// Virtual servers whose connections are not yet counted in the current poll.
     queue: Vec<VirtualServerId>,
     metrics: DataPlaneMetrics,
 }
@@ -48,7 +49,7 @@ pub(crate) enum DrainEnd {
     Idle,
     /// The health check of the real server has failed.
     Failed,
-    /// The drain timeout is over.
+    /// The drain timeout of the virtual server is over.
     Deadline,
     /// The desired set lists the real server again.
     Listed,
@@ -98,8 +99,8 @@ impl DrainTracker {
             .collect();
         let actual = observation.is_owned.then_some(&observation.weights);
         let actual = actual.into_iter().flat_map(BTreeMap::keys);
-        // If the kernel could not be read back, real servers that already drain can still be in the
-        // table.
+        // If the kernel could not be read back, `actual` lacks the real servers that already drain,
+        // although they can be in the kernel's table.
         let candidates: BTreeSet<SocketAddr> = (actual.chain(before.keys()))
             .filter(|address| !listed.contains(address))
             .copied()

@@ -29,7 +29,7 @@ use crate::health_check::Health;
 /// [`Forwarder::connections`]. Once in each audit interval the owner calls
 /// [`Forwarder::read_local_prefixes`], then [`Forwarder::audit`] until the last slice.
 pub trait Forwarder: Send + 'static {
-    /// Error of an operation on the kernel. Consecutive equal errors are logged once.
+    /// Error of an operation on the kernel. The owner logs consecutive equal errors once.
     type Error: Error + PartialEq + Send + Sync + 'static;
     /// Reader of connection counts for lists of virtual servers.
     type Counters: ConnectionCounters;
@@ -42,8 +42,8 @@ pub trait Forwarder: Send + 'static {
     fn adopt(&mut self, desired: &DesiredSet) -> BTreeSet<VirtualServerId>;
 
     /// Prepares the kernel, for example guards and marks, for the virtual servers on these service
-    /// prefixes. Repeats operations that the kernel refused before. Returns the virtual servers
-    /// whose target might have changed.
+    /// prefixes. Also repeats the operations that the kernel refused in an earlier call. Returns
+    /// the virtual servers whose target might have changed.
     fn apply_structure(
         &mut self,
         desired: &DesiredSet,
@@ -71,8 +71,8 @@ pub trait Forwarder: Send + 'static {
     /// kernel can forward for it.
     fn impossible_reason(&self, virtual_server: &VirtualServer) -> Option<String>;
 
-    /// Reports whether an operation failed that might succeed later. The owner then calls
-    /// [`Forwarder::apply_structure`] again after a pause.
+    /// Reports whether an operation failed and might succeed when it is repeated. The owner then
+    /// calls [`Forwarder::apply_structure`] again after a pause.
     fn needs_retry(&self) -> bool;
 
     /// Counts the connections of each real server, by its address in the kernel's table. The result
@@ -82,7 +82,7 @@ pub trait Forwarder: Send + 'static {
         ids: Vec<VirtualServerId>,
     ) -> impl Future<Output = Vec<CountedConnections<Self::Error>>> + Send;
 
-    /// Reads one slice of the kernel state back. Changes of other programs are repaired in the
+    /// Reads one slice of the kernel state back. The owner repairs changes of other programs in the
     /// current turn. After the last slice of a round, the next call begins a new round.
     fn audit(&mut self) -> impl Future<Output = AuditedSlice> + Send;
 
@@ -109,7 +109,7 @@ pub trait Forwarder: Send + 'static {
 pub trait ConnectionCounters: Clone + Send + Sync + 'static {
     /// Counts the connections of each real server, by its address in the kernel's table. Returns an
     /// empty map if the kernel cannot be read. `firewall_mark` is the mark in the last
-    /// [`Observation`].
+    /// [`Observation`] of the virtual server.
     fn read(
         &self,
         id: VirtualServerId,
@@ -135,7 +135,8 @@ pub struct ConnectionCounts {
 /// The kernel state of a virtual server as it was read back.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Observation {
-    /// Whether a target is set. False also if the kernel cannot hold the target.
+    /// Whether the virtual server has a target, set by [`Forwarder::set_target`]. False also if the
+    /// kernel cannot hold the target.
     pub has_target: bool,
     /// Whether the kernel was read back and holds the target.
     pub is_programmed: bool,

@@ -29,8 +29,8 @@ use crate::{
 };
 
 const SHORTEST_HEARTBEAT: Duration = Duration::from_millis(100);
-/// Limit of a requested heartbeat interval, so that adding the interval to the clock cannot
-/// overflow.
+/// Longest heartbeat interval. A longer requested interval counts as this interval, so that adding
+/// it to the clock cannot overflow.
 const LONGEST_HEARTBEAT: Duration = Duration::from_secs(3600);
 
 /// The gRPC service, which reads the published state of the owner.
@@ -192,13 +192,14 @@ struct ServiceAddressWatch {
 }
 
 impl ServiceAddressWatch {
-    /// Waits for the next message of the watch. `None`, and any message after an error: the watch
-    /// has ended.
+    /// Waits for the next message of the watch. Returns an error or `None` at the end of the watch;
+    /// do not call it after that.
     async fn next(&mut self) -> Option<Result<wire::WatchServiceAddressesResponse, WatchEnded>> {
         use watch_service_addresses_response::Event as Wire;
         let due = self.heartbeat.map(|heartbeat| self.last_sent + heartbeat);
         let alive = &mut self.alive;
-        // A heartbeat requires a sign of life from the owner after the heartbeat was due.
+        // A heartbeat is sent only after the owner has given a sign of life at or after the time at
+        // which the heartbeat was due.
         let heartbeat = async {
             wait_until(due).await;
             alive.mark_unchanged();

@@ -9,7 +9,7 @@ use crate::forwarder::Forwarder;
 
 #[derive(Debug)]
 pub(crate) struct LocalPrefixState<F: Forwarder> {
-    /// Prefixes that are local, by this daemon or by another program.
+    /// Local prefixes, made by this daemon or by another program.
     local: BTreeSet<IpNet>,
     desired: BTreeSet<IpNet>,
     errors: BTreeMap<IpNet, F::Error>,

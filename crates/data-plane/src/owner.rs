@@ -227,8 +227,8 @@ impl<F: Forwarder> DataPlaneOwner<F> {
         };
         if self.desired.get().is_none() {
             self.desired.begin();
-            // A virtual server that an earlier run had in service continues to serve before its
-            // first health check.
+            // A virtual server that an earlier run of the daemon had in service continues to serve
+            // before its first health check.
             self.status.set_checked(self.forwarder.adopt(&desired));
             work.structure = true;
         }
@@ -268,7 +268,8 @@ impl<F: Forwarder> DataPlaneOwner<F> {
         self.desired.apply(change);
     }
 
-    /// Adds everything to `work` that the kernel has refused.
+    /// Makes the turn repeat the operations that the kernel refused: the structure, and the targets
+    /// of all virtual servers that are not programmed.
     fn retry(&mut self, work: &mut PendingWork) {
         self.retry_at = None;
         work.structure = true;
@@ -409,8 +410,8 @@ impl<F: Forwarder> DataPlaneOwner<F> {
             let local = self.local_prefixes.state(*prefix);
             self.status.set_service_address(*prefix, local);
         }
-        // Removed after the new service addresses are published, because a new range can replace a
-        // removed address.
+        // Service addresses that are no longer desired are removed after the new service addresses
+        // are published, because a new service range can replace a removed address.
         if work.structure {
             self.status.retain_service_addresses(desired_prefixes);
         }

@@ -83,8 +83,8 @@ pub(crate) struct StatusInputs {
     pub(crate) observation: Observation,
     /// The reason why the kernel can never hold the virtual server. `None`: the kernel can hold it.
     pub(crate) impossible_reason: Option<String>,
-    /// Whether all real servers have had a first health check, or an earlier run already had the
-    /// virtual server in service.
+    /// Whether all real servers have had a first health check, or an earlier run of the daemon
+    /// already had the virtual server in service.
     pub(crate) is_checked: bool,
 }
 

@@ -17,9 +17,9 @@ use crate::{
 /// The published status of each virtual server and service address.
 #[derive(Debug)]
 pub(crate) struct StatusPublisher {
-    /// Virtual servers that an earlier run already had in service, or whose real servers have all
-    /// had a first health check. A virtual server stays in this set although a new real server is
-    /// added.
+    /// Virtual servers that an earlier run of the daemon already had in service, or whose real
+    /// servers have all had a first health check. A virtual server stays in this set although a new
+    /// real server is added.
     checked: BTreeSet<VirtualServerId>,
     virtual_servers: BTreeMap<VirtualServerId, Arc<VirtualServerStatus>>,
     service_addresses: BTreeMap<IpNet, ServiceAddressStatus>,
@@ -78,8 +78,8 @@ impl StatusPublisher {
         self.virtual_server_publisher.remove(id);
     }
 
-    /// Publishes a service address. Its status is derived from the virtual servers that were set
-    /// before.
+    /// Publishes a service address. Its status is derived from the virtual servers in `prefix`,
+    /// whose status the caller must set first.
     pub(crate) fn set_service_address(&mut self, prefix: IpNet, local: Result<(), String>) {
         let statuses = self
             .virtual_servers
@@ -101,7 +101,7 @@ impl StatusPublisher {
         self.service_addresses.insert(prefix, status);
     }
 
-    /// Removes all service addresses except these.
+    /// Removes all service addresses that are not in `prefixes`.
     pub(crate) fn retain_service_addresses(&mut self, prefixes: &BTreeSet<IpNet>) {
         let publisher = &mut self.service_address_publisher;
         self.service_addresses.retain(|prefix, _| {

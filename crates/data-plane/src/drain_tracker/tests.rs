@@ -85,7 +85,7 @@ fn a_real_server_that_is_no_longer_listed_drains_only_if_its_connections_can_be_
 }
 
 #[test]
-fn a_real_server_that_another_forwarding_method_cannot_reach_is_removed() {
+fn a_real_server_that_the_new_forwarding_method_cannot_reach_does_not_drain() {
     let mut masquerade = server("tcp", ForwardingMethod::Masquerade);
     for real_server in &mut masquerade.real_servers {
         real_server.port = NonZeroU16::new(8080);
@@ -95,7 +95,7 @@ fn a_real_server_that_another_forwarding_method_cannot_reach_is_removed() {
 }
 
 #[test]
-fn an_entry_of_another_program_drains_nothing() {
+fn the_real_servers_of_a_foreign_entry_do_not_drain() {
     let server = server("tcp", ForwardingMethod::default());
     let mut foreign = in_table(&server);
     foreign.is_owned = false;
@@ -112,7 +112,7 @@ fn an_entry_of_another_program_drains_nothing() {
 }
 
 #[test]
-fn a_drain_ends_without_connections_or_at_its_timeout_although_the_set_is_sent_again() {
+fn a_drain_ends_without_active_connections_or_at_the_drain_timeout_after_two_desired_sets() {
     let server = server("tcp", ForwardingMethod::default());
     let timeout = server.drain_timeout;
     let mut drains = tracker();

@@ -20,8 +20,9 @@ impl HealthCheckKey {
         let port = virtual_server.health_check_port(real_server)?;
         let settings = virtual_server.health_check?;
         let kind = match settings.kind {
-            // The target already contains the port. Clearing it here lets an explicit and an
-            // implicit port share a task.
+            // `target` already contains the port. Without the port in `kind`, a check with the real
+            // server's port and a check with an equal port in its settings have equal keys, so they
+            // share a task.
             HealthCheckKind::TcpConnect { port: _ } => HealthCheckKind::TcpConnect { port: None },
         };
         Some(Self {

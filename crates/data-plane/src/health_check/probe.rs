@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 /// The error of a failed probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ProbeError {
-    /// The connection was refused, or the attempt failed on this side.
+    /// The real server refused the connection, or the daemon could not send the request.
     #[error("cannot connect to {target}: {}", io::Error::from(*errno))]
     Connect { target: SocketAddr, errno: Errno },
     /// The real server did not answer in time.

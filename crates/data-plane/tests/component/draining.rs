@@ -26,7 +26,8 @@ fn a_real_server_that_is_no_longer_listed_drains_until_its_last_connection_has_e
             ]
         );
 
-        // A further desired set, as after a reconnection, neither starts nor ends a drain.
+        // A second desired set that also lacks the first real server, as after a reconnection,
+        // neither ends the drain nor starts it again.
         let mut heavier = serving.with_real_servers(&[TWO]);
         heavier.real_servers[0].weight = Weight(2);
         serving.world.publish(&[heavier]);

@@ -24,7 +24,7 @@ pub(crate) struct MemoryKernelState {
     pub(crate) table: BTreeMap<VirtualServerId, Weights>,
     pub(crate) local: BTreeSet<IpNet>,
     pub(crate) connections: BTreeMap<SocketAddr, ConnectionCounts>,
-    /// All writes since the last read, oldest first.
+    /// All writes since the last call of `take_writes`, oldest first.
     pub(crate) writes: Vec<String>,
     /// The last structure that the owner sent.
     structure: String,
@@ -136,7 +136,7 @@ impl Forwarder for FakeForwarder {
         let mut state = self.kernel.state();
         let prefixes: Vec<_> = prefixes.iter().map(ToString::to_string).collect();
         let structure = format!("structure {}", prefixes.join(" "));
-        // An unchanged structure is not written again.
+        // A write of a structure is recorded only if the structure has changed.
         if state.structure != structure {
             state.writes.push(structure.clone());
             state.structure = structure;

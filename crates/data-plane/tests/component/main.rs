@@ -68,7 +68,7 @@ fn a_virtual_server_that_the_forwarder_refuses_is_reported_and_retried() {
 }
 
 #[test]
-fn an_address_below_its_minimum_stops_serving_and_reports_the_reason() {
+fn a_service_address_without_a_healthy_real_server_stops_serving_and_reports_the_reason() {
     run(|| async {
         let one = real_server(ONE).await;
         let kernel = MemoryKernel::default();
@@ -178,7 +178,7 @@ fn an_address_that_moves_into_or_out_of_a_range_stays_local_throughout() {
 }
 
 #[test]
-fn an_invalid_object_keeps_its_last_valid_state() {
+fn an_invalid_object_does_not_replace_its_last_valid_state() {
     run(|| async {
         let _one = real_server(ONE).await;
         let kernel = MemoryKernel::default();
@@ -210,7 +210,7 @@ fn an_invalid_object_keeps_its_last_valid_state() {
 }
 
 #[test]
-fn an_oversized_virtual_server_does_not_delay_the_others() {
+fn a_virtual_server_with_too_many_real_servers_does_not_delay_other_virtual_servers() {
     run(|| async {
         let (_one, _two) = (real_server(ONE).await, real_server(TWO).await);
         let kernel = MemoryKernel::default();
