@@ -48,8 +48,8 @@ impl ConversionError {
         Self::new(field, "must be set")
     }
 
-    /// Puts `parent` in front of the path of the invalid field. The caller converts a message that
-    /// is the field `parent` of another message.
+    /// Puts `parent` in front of the path in `field`. For the caller that converts a message with a
+    /// field `parent`, and gets the error from the conversion of this field.
     #[must_use]
     pub fn within(mut self, parent: impl Display) -> Self {
         self.field = format!("{parent}.{}", self.field);

@@ -7,7 +7,7 @@ use prost::Message;
 pub const MESSAGE_LIMIT: usize = 64 * 1024 * 1024;
 
 /// Returns the size of a message in bytes. A sender must not send a message above
-/// [`MESSAGE_LIMIT`]: the message would end the whole stream.
+/// [`MESSAGE_LIMIT`]: a receiver refuses such a message, and the whole stream ends.
 pub fn message_size(message: &impl Message) -> usize {
     message.encoded_len()
 }

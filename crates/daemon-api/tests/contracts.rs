@@ -167,7 +167,7 @@ fn the_value_zero_of_every_enum_is_unspecified() {
 }
 
 #[test]
-fn every_time_in_a_contract_is_a_duration_and_not_a_number_of_seconds() {
+fn no_field_of_a_contract_is_a_number_of_seconds() {
     check(|file| {
         let messages = file.messages().into_iter();
         let fields = messages.flat_map(|(_, message)| &message.field);

@@ -19,8 +19,9 @@ pub const DEFAULTS: Defaults = Defaults {
 /// (DataPlaneService). It also owns local routes with the routing protocol 80, and the nftables
 /// table `inet portlb-ipvs`. This table drops TCP resets from service addresses, sets the source
 /// addresses for Masquerade, and sets marks for port ranges. Entries of other programs are not
-/// changed. A real server that is removed from the desired set keeps its connections for the drain
-/// timeout of its virtual server.
+/// changed, unless the desired set has a virtual server with their address, protocol and port. A
+/// real server that is removed from the desired set keeps its connections for the drain timeout of
+/// its virtual server.
 ///
 /// ipvs-programmer runs in the network namespace of the load-balancer pod and needs the capability
 /// NET_ADMIN and a kernel with IPVS. When ipvs-programmer exits, the kernel continues to forward

@@ -13,9 +13,9 @@ use virtual_server::{
 use crate::marks::STANDING_MARK;
 
 /// Returns the target entry of a virtual server. `actual` is the entry in the kernel's table. A
-/// real server in `actual` that has not been checked yet stays in service or out of service, so
-/// that a restarted daemon takes no real server out of service. A real server that is not in
-/// `actual` gets no connections before its first check.
+/// real server in `actual` that has not been checked yet stays in service (weight above 0) or out
+/// of service (weight 0), so that a restarted daemon takes no real server out of service. A real
+/// server that is not in `actual` gets no connections before its first check.
 pub fn entry(
     virtual_server: &VirtualServer,
     health: impl Fn(&RealServer) -> Health,
@@ -40,7 +40,8 @@ pub fn entry(
             (Health::Unchecked, Some(_)) => Some(0),
             (Health::Unchecked, None) | (Health::Failed, _) => out_of_service,
         };
-        // A draining real server that has not been checked can have connections.
+        // A draining real server stays in the table with weight 0, also before its first check,
+        // because it can have connections.
         let weight = if draining { weight.map(|_| 0) } else { weight };
         // The kernel sends all datagrams of one client port to one real server while the client
         // sends, even if the real server has weight 0. Only a removal moves this flow to another
@@ -175,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn the_weight_depends_on_health_and_state() {
+    fn the_weight_of_a_real_server_depends_on_its_health_and_its_state() {
         use FailureAction::{Quiesce, Remove};
         use Health::{Failed, Healthy};
         use RealServerState::{Draining, Ready};

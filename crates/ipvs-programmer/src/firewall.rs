@@ -22,17 +22,19 @@ pub const TABLE_NAME: &str = "portlb-ipvs";
 /// only packets that IPVS did not take.
 const AFTER_IPVS: i32 = priority::SRCNAT + 10;
 
-/// Returns the table with the rules for these virtual servers and service prefixes.
+/// Returns the nftables table with the rules for these virtual servers and service prefixes. It has
+/// these chains:
 ///
-/// - output: drops TCP resets from a service address and "port unreachable" about a service
-///   address. A packet that arrives before the table is programmed must not end a connection that
-///   another pod has served so far. A packet that arrives while the kernel replaces a scheduler is
-///   sent again by its client.
-/// - input: drops TCP, UDP and SCTP packets that IPVS did not take, so that no client reaches a
+/// - `output`: drops TCP resets from a service address and "port unreachable" about a service
+///   address. The network stack of the pod sends them for a packet that IPVS did not take: before
+///   the IPVS table is programmed, or while the kernel replaces a scheduler. Such a packet would
+///   end the connection of the client, which another pod can have served before. If the client gets
+///   no answer, it sends its packet again.
+/// - `input`: drops TCP, UDP and SCTP packets that IPVS did not take, so that no client reaches a
 ///   process of the pod through a service address.
-/// - prerouting: sets the marks of packets to port ranges.
-/// - postrouting: sets the pod's address as source of connections to `Masquerade` virtual servers,
-///   so that replies return through the pod.
+/// - `marks`: sets the marks of packets to port ranges and to all ports.
+/// - `postrouting`: sets the pod's address as source of connections to `Masquerade` virtual
+///   servers, so that replies return through the pod.
 pub fn table<'a>(
     prefixes: &BTreeSet<IpNet>,
     virtual_servers: impl IntoIterator<Item = &'a VirtualServer>,
@@ -217,7 +219,8 @@ fn mark_rule(id: &VirtualServerId, mark: u32) -> Rule {
     rule
 }
 
-/// Returns one non-empty set of prefixes for each IP version.
+/// Returns the prefixes of each address family as one set. Omits an address family without
+/// prefixes.
 fn by_version(prefixes: &BTreeSet<IpNet>) -> Vec<Vec<IpNet>> {
     let (v4, v6): (Vec<_>, Vec<_>) = prefixes
         .iter()
@@ -256,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn prefixes_of_both_ip_versions_are_guarded() {
+    fn prefixes_of_both_address_families_are_guarded() {
         let table = table(
             &prefixes(&["10.1.1.0/24", "fd00:1::/64"]),
             [],
@@ -324,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn without_virtual_servers_the_table_is_empty() {
+    fn without_virtual_servers_the_nftables_table_is_empty() {
         assert_eq!(table(&BTreeSet::new(), [], &BTreeMap::new()).chains, []);
     }
 }

@@ -32,17 +32,20 @@ impl FirewallState {
         }
     }
 
-    /// Reports whether virtual servers that need nftables work.
+    /// Reports whether virtual servers that need nftables work: the last write of the nftables
+    /// table did not fail.
     pub(crate) fn is_usable(&self) -> bool {
         self.error.is_none()
     }
 
-    /// Reports whether the last attempt failed with an error that can disappear at a retry.
+    /// Reports whether the last attempt to write the table failed with an error that can disappear
+    /// at a retry.
     pub(crate) fn needs_retry(&self) -> bool {
         self.error.as_ref().is_some_and(|e| !e.is_unsupported())
     }
 
-    /// Writes the desired table if it has changed or the last attempt failed.
+    /// Writes the desired table if it has changed, or if the last attempt to write the table
+    /// failed.
     pub(crate) async fn set(&mut self, desired: NftablesTable) {
         if self.desired.as_ref() == Some(&desired) && !self.needs_retry() {
             return;

@@ -38,7 +38,7 @@ pub(crate) struct IpvsForwarder {
     /// Keys of entries that possibly differ from their targets. The next call of `program` compares
     /// them with the targets.
     pending: BTreeSet<EntryKey>,
-    /// Entries that the current audit has not read yet.
+    /// Keys of the entries that the current round of the audit has not read yet.
     audit_queue: Vec<EntryKey>,
     metrics: IpvsMetrics,
 }
@@ -102,8 +102,9 @@ impl IpvsForwarder {
         changed
     }
 
-    /// Sets the target of the standing entry of each IP version that has a virtual server. An
-    /// existing standing entry stays without virtual servers.
+    /// Sets the target of the standing entry of each address family that has a virtual server. An
+    /// existing standing entry stays after the last virtual server of its address family is
+    /// removed.
     fn set_standing_entries(&mut self, desired: &DesiredSet) {
         let needed: BTreeSet<AddressFamily> = desired
             .virtual_servers
@@ -195,7 +196,8 @@ impl Forwarder for IpvsForwarder {
         ids.filter(owned).copied().collect()
     }
 
-    /// Writes the guards and the marks. The caller programs the table afterwards.
+    /// Writes the nftables table with the guards and the marks, and sets the sysctls. The caller
+    /// programs the IPVS table afterwards.
     async fn apply_structure(
         &mut self,
         desired: &DesiredSet,
@@ -229,7 +231,7 @@ impl Forwarder for IpvsForwarder {
         self.keys.insert(server.id, key);
         self.pending.insert(key);
         // A failed nftables transaction has changed nothing, so an existing entry still works.
-        // Without an essential sysctl, no entry works.
+        // Without a sysctl that is essential for `server`, its entry does not work.
         let still_works = self.table.owns(key) && self.sysctls.why_unusable(server).is_none();
         if self.impossible_reason(server).is_some() && !still_works {
             self.table.remove_target(key);
@@ -300,7 +302,7 @@ impl Forwarder for IpvsForwarder {
     }
 
     /// Runs the next slice of the audit. The first slice reads the settings of all entries and the
-    /// nftables table. Each further slice reads entries.
+    /// nftables table. Each further slice reads up to `AUDIT_SLICE` whole entries.
     async fn audit(&mut self) -> AuditedSlice {
         let mut changed = BTreeSet::new();
         if self.audit_queue.is_empty() {

@@ -85,7 +85,7 @@ pub trait NftablesAccess {
         table: &nftables_table::NftablesTable,
     ) -> Result<bool, nftables_table::NftablesError>;
 
-    /// Replaces the table with the name of `table`.
+    /// Writes `table` in place of the kernel's nftables table with an equal name.
     fn replace_firewall(
         &mut self,
         table: &nftables_table::NftablesTable,

@@ -62,7 +62,8 @@ pub enum StartError {
 /// contract is served.
 ///
 /// # Errors
-/// Returns an error if the kernel cannot be programmed or the gRPC address cannot be bound.
+/// Returns an error if the kernel interfaces cannot be opened, the kernel's table cannot be read,
+/// or the gRPC address cannot be bound.
 pub async fn start(config: Config, daemon: &mut Daemon) -> Result<ListenAddress, StartError> {
     let owned = LinuxKernel::open().map_err(StartError::Program)?;
     let for_counters = LinuxKernel::open().map_err(StartError::Program)?;

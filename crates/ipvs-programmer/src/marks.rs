@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn a_single_port_needs_no_mark() {
+    fn a_virtual_server_with_a_single_port_needs_no_mark() {
         assert_eq!(assign(&ids(&["tcp/10.1.1.10:80".into()])), BTreeMap::new());
     }
 

@@ -80,8 +80,9 @@ impl Netlink {
             while let Some(request) = requests.next() {
                 count += 1;
                 let last = count == LARGEST_BATCH || requests.peek().is_none();
-                // The kernel sends errors without a request. Only the last request needs an
-                // acknowledgement, which marks the end.
+                // The kernel reports a failed request also without the flag NLM_F_ACK. Only the
+                // last request has this flag: its acknowledgement marks the end of the answers to
+                // the datagram.
                 let acknowledge = if last { NLM_F_ACK } else { 0 };
                 let flags = acknowledge | flags(&request);
                 let sequence = self.append(&mut datagram, &request, flags);

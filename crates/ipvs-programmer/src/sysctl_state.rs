@@ -40,8 +40,8 @@ impl SysctlState {
         }
     }
 
-    /// Reads and sets the sysctls if the needs have changed or sysctls are missing. Returns whether
-    /// the missing sysctls changed.
+    /// Reads and sets the sysctls if the needs of the desired set have changed since the last call,
+    /// or if sysctls are missing. Returns whether the missing sysctls or their errors have changed.
     pub(crate) async fn set(&mut self, desired: &DesiredSet) -> bool {
         let needs = SysctlNeeds::of(desired.virtual_servers.values());
         if self.needs == Some(needs) && self.missing.is_empty() {

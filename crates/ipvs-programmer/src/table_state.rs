@@ -121,7 +121,7 @@ impl TableState {
         before != entry
     }
 
-    /// Makes the entries equal to their targets, and reads them back.
+    /// Makes the entries of `keys` equal to their targets, and reads the changed entries back.
     pub(crate) async fn program(&mut self, keys: BTreeSet<EntryKey>) {
         for _ in 0..MAX_PLANS {
             let planned = keys.iter().copied();
@@ -233,7 +233,8 @@ impl TableState {
                     "cannot read back the IPVS table; retrying"
                 );
                 for key in changed_keys {
-                    // The actual entry is unknown, so it does not count as programmed.
+                    // The entry in the kernel is unknown, so the entry does not count as
+                    // programmed.
                     self.actual.entries.remove(&key);
                     self.errors.insert(key, error.clone().into());
                 }

@@ -30,7 +30,8 @@ fn check(arguments: &[&str], code: i32, expected: &[&str]) {
     }
 }
 
-/// The listen port is in use, so a process that opens its socket exits with code 1.
+/// The address of `--grpc-listen` is in use, so a program that opened its socket would exit with
+/// code 1.
 #[test]
 fn an_invalid_flag_ends_the_program_with_code_2_before_it_opens_a_socket() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -45,7 +45,7 @@ fn the_last_page_has_no_token_even_if_it_is_full() {
 }
 
 #[test]
-fn a_token_stays_valid_when_its_item_is_removed_and_others_are_added() {
+fn a_page_token_stays_valid_when_its_item_is_removed_and_other_items_are_added() {
     let first = page(&list([10, 20, 30, 40]), 2, "");
     let changed = list([5, 10, 25, 30, 50]);
     let rest = page(&changed, 9, &first.next_page_token);
@@ -86,7 +86,7 @@ fn a_token_of_another_list_or_an_invalid_token_is_refused_with_the_name_of_the_f
 }
 
 #[test]
-fn a_token_does_not_show_the_key_as_text() {
+fn a_page_token_does_not_show_the_key_as_text() {
     assert!(!token(LIST, &"10.1.1.0/24").contains("10.1.1.0/24"));
 }
 

@@ -83,7 +83,8 @@ impl LocalRoutes {
             .iter()
             .find(|route| destination(route) == Some(prefix));
         match existing.map(|route| route.header.kind) {
-            // If the route was removed meanwhile, the next audit adds it.
+            // `None`: the route was removed after the kernel had reported EEXIST. The next audit
+            // adds the route.
             None | Some(RouteType::Local) => Ok(()),
             Some(kind) => Err(IpvsKernelError::RouteInTheWay {
                 prefix,
@@ -101,7 +102,7 @@ impl LocalRoutes {
         let request = RouteNetlinkMessage::GetRoute(request_message);
         let answers = match self.netlink.dump(request) {
             Ok(answers) => answers,
-            // The kernel does not support this IP version.
+            // The kernel does not support this address family.
             Err(NetlinkError::Refused(Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT)) => Vec::new(),
             Err(source) => return Err(IpvsKernelError::of("read the routes", source)),
         };

@@ -97,7 +97,7 @@ proptest! {
 }
 
 #[test]
-fn a_mask_with_gaps_has_prefix_length_0() {
+fn a_netmask_with_gaps_has_prefix_length_0() {
     assert_eq!(prefix_length(AF_INET, 0xff00_ff00_u32.to_be()), 0);
     assert_eq!(prefix_length(AF_INET, 0xffff_ff00_u32.to_be()), 24);
     assert_eq!(prefix_length(AF_INET, u32::MAX), 32);

@@ -97,7 +97,7 @@ fn without_a_desired_set_the_kernel_is_not_changed() {
 }
 
 #[test]
-fn a_restart_writes_nothing_and_continues_to_serve() {
+fn a_restarted_daemon_writes_nothing_and_continues_to_serve() {
     run(|| async {
         let one = real_server(ONE).await;
         let kernel = FakeIpvsKernel::default();
@@ -384,7 +384,7 @@ fn a_down_loopback_interface_is_reported_and_the_local_address_is_added_when_it_
 }
 
 #[test]
-fn after_a_lost_answer_the_entry_is_read_back_and_not_written_again() {
+fn after_a_lost_answer_of_the_kernel_the_entry_is_read_back_and_not_written_again() {
     run(|| async {
         let _one = real_server(ONE).await;
         let kernel = FakeIpvsKernel::default();
@@ -544,7 +544,8 @@ fn a_udp_virtual_server_is_not_served_without_expire_nodest_conn_and_removes_fai
         kernel.state().sysctls.insert(EXPIRE.into(), "1".into());
         world.wait_until_serving(RANGE).await;
 
-        // The virtual server has the default action after a failed check: quiesce.
+        // `on_failure` has its default `Quiesce`, but with UDP a failed real server leaves the
+        // table.
         world.wait_for_weight(id, ONE, Some(1)).await;
         drop(one);
         world.wait_for_weight(id, ONE, None).await;

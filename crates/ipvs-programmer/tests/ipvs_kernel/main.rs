@@ -229,7 +229,7 @@ fn foreign_entries_stay_and_a_later_run_recognizes_owned_entries() {
             entries: [(standing, entry)].into(),
         };
         assert_eq!(apply_plan(&mut kernel, &ours), []);
-        // A later run opens another socket.
+        // A later run of the daemon uses another netlink socket.
         let mut kernel = LinuxKernel::open().unwrap();
         let actual = kernel.read_table().unwrap();
         let owned = actual

@@ -47,8 +47,8 @@ fn address(last: u8) -> SocketAddr {
     SocketAddr::new(Ipv4Addr::new(10, 244, 0, last).into(), 80)
 }
 
-/// Returns a table with one virtual server, which has a real server with the number 1, 2, 3 and so
-/// on for each weight.
+/// Returns a table with the virtual server `10.1.1.LAST`. It has one real server for each weight,
+/// with the addresses 10.244.0.1, 10.244.0.2 and so on.
 fn table(
     last: u8,
     scheduler: Scheduler,
@@ -82,8 +82,8 @@ fn program(
 }
 
 /// Sends a datagram for each flow. Returns the chosen real server for each client port. While the
-/// kernel resizes its connection table, a list of connections can be incomplete, so the list is
-/// read until it contains all flows.
+/// kernel resizes its connection table, a list of connections can be incomplete, so lists are read
+/// until all lists together contain all flows.
 fn placed_flows(service: Ipv4Addr, flows: std::ops::Range<u16>) -> BTreeMap<u16, String> {
     for port in flows.clone() {
         send(service, port);
@@ -146,7 +146,8 @@ fn a_new_mh_table_places_flows_like_an_existing_table_while_a_real_server_has_we
 
         let expected = placed_flows(service(existing), FLOWS);
         assert_eq!(placed_flows(service(new), FLOWS), expected);
-        // Without the configured weight in the plan, flows are placed differently.
+        // If the plan has no configured weight for the real server with weight 0, the kernel places
+        // flows differently.
         let differing = differing(&expected, &placed_flows(service(without_placement), FLOWS));
         assert!(differing >= 10, "{differing} flows differ");
     });
@@ -211,7 +212,8 @@ fn rounded_weights_keep_each_of_100_real_servers_in_use_and_move_few_flows() {
         let after = placed(rounded_99, rounded(&mixed));
         assert_eq!(differing(&equal, &after), 0);
 
-        // Half of the flows of one of 100 real servers move, and some flows of other real servers.
+        // If one of 100 real servers gets half of its weight, about half of its flows move, and
+        // some flows of other real servers.
         let halved = placed(one_halved, rounded(&with_first(50)));
         let servers: BTreeSet<&String> = halved.values().collect();
         assert_eq!(servers.len(), 100);
@@ -274,7 +276,8 @@ fn connect(service: Ipv4Addr, port: u16) {
     let bind = SocketAddr::new(CLIENT.into(), port);
     socket.bind(&bind.into()).unwrap();
     socket.set_nonblocking(true).unwrap();
-    // Only the SYN is needed; no real server answers it.
+    // Only the SYN is needed. The non-blocking `connect` sends it and returns the error
+    // EINPROGRESS, which is ignored.
     let _ = socket.connect(&SocketAddr::new(service.into(), 80).into());
 }
 
@@ -361,9 +364,9 @@ fn udp_flows_of_a_client_with_persistence_leave_a_removed_real_server() {
             .real_servers
             .retain(|address, _| listed(address) != first);
         assert_eq!(apply_plan(&mut kernel, &desired), []);
-        assert_ne!(flow(20_002), first, "a new flow");
-        // The first datagram ends the connection entry of the flow. The next datagram creates a new
-        // connection entry.
+        assert_ne!(flow(20_002), first, "a new flow leaves the removed server");
+        // The first datagram after the removal ends the connection entry of the existing flow. The
+        // next datagram creates a new connection entry.
         let deadline = Instant::now() + Duration::from_secs(10);
         while flow(20_000) == first {
             assert!(
