@@ -209,7 +209,7 @@ fn every_list_method_has_the_fields_of_pages() {
                 !request.is_superset(&["page_size", "page_token"].into())
                     || !response.contains("next_page_token")
             })
-            .map(|method| format!("{} lacks fields of pages", method.name()))
+            .map(|method| format!("{} lacks a field of a paged list", method.name()))
             .collect()
     });
 }

@@ -18,10 +18,10 @@ const SHARE_OF_A_PROCESS: usize = 4;
 pub(crate) enum ClientSource {
     /// The address of a TCP client.
     Address(IpAddr),
-    /// The process id of a client on a unix socket in the PID namespace of the server.
+    /// The client of a unix socket: its process id in the PID namespace of the server.
     Process(i32),
-    /// The user id of a client on a unix socket in another PID namespace, where the kernel does not
-    /// give the process id.
+    /// The client of a unix socket whose process is in another PID namespace: its user id, because
+    /// the kernel does not give the process id of such a client.
     User(u32),
 }
 

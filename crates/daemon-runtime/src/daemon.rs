@@ -61,7 +61,7 @@ pub enum DaemonError {
     #[error("a task has panicked")]
     TaskPanicked(#[source] tokio::task::JoinError),
     /// The drain was not complete at its deadline or at a second signal.
-    #[error("stopped before everything was drained: {reason}")]
+    #[error("stopped before the drain was complete: {reason}")]
     Aborted { reason: &'static str },
 }
 
@@ -242,7 +242,8 @@ impl Daemon {
     /// The completion of `abort` ends the drain early. Its value is the reason.
     ///
     /// # Errors
-    /// A task failed, a task ended before the drain request, or the drain was not complete in time.
+    /// A task failed, a task ended before the drain request, or the drain was not complete at its
+    /// deadline or at the end of `abort`.
     pub async fn run_until_drained(
         mut self,
         abort: impl Future<Output = &'static str>,

@@ -92,8 +92,8 @@ async fn accept<L: Listen>(listener: L, pages: Router, metrics: ServerMetrics, s
 
 /// Serves one request and closes the connection.
 ///
-/// Probes and scrapes do not need to reuse a connection. So idle connections do not count against
-/// the connection limit.
+/// Probes and scrapes do not need to reuse a connection, and an open connection without a request
+/// would count against the connection limit.
 async fn answer<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + 'static>(
     stream: S,
     slot: ConnectionSlot,

@@ -4,8 +4,8 @@
 //!
 //! - A watcher gets every object, then [`PublishedEvent::Synced`], then each change. Every object
 //!   that existed when the owner was synced comes before [`PublishedEvent::Synced`], even if the
-//!   object changes meanwhile: at [`PublishedEvent::Synced`] a client deletes all objects that it
-//!   has not received.
+//!   object changes before the watcher has received it: at [`PublishedEvent::Synced`] a client
+//!   deletes all objects that it has not received.
 //! - A slow watcher gets only the last of several changes of an object.
 //! - The table keeps the last removal of each key for slow watchers. It keeps as many removals as
 //!   the largest number of objects that it had since the oldest kept removal, but at least
@@ -43,7 +43,7 @@ pub enum WatchEnded {
     )]
     Lagging,
     /// [`MOST_WATCHES`] watches are open.
-    #[error("{MOST_WATCHES} watches are open, which is the most; end one of them")]
+    #[error("{MOST_WATCHES} watches are open, the largest allowed number; end one of them")]
     TooMany,
 }
 
@@ -103,7 +103,7 @@ enum Phase<K> {
     NotSynced,
     /// The owner is synced, and the watcher gets the objects that it has not received yet.
     ///
-    /// `ahead` lists their keys. So an object that changes meanwhile comes before
+    /// `ahead` lists their keys. So an object that changes during this phase comes before
     /// [`PublishedEvent::Synced`], and further changes do not delay [`PublishedEvent::Synced`].
     /// `until` is the revision at the start of this phase.
     Listing { ahead: VecDeque<K>, until: u64 },
@@ -336,9 +336,10 @@ impl<K: Ord + Clone, V: Clone> Subscription<K, V> {
         if let Phase::Listing { ahead, until } = &mut self.phase {
             while let Some(key) = ahead.pop_front() {
                 if let Some((revision, event)) = table.event(&key, self.opened_at) {
-                    // If the object changed after `until`, the watcher gets it again later with its
-                    // real revision. Limiting the revision to `until` here keeps the revisions of
-                    // the watch in ascending order.
+                    // If the object changed after `until`, this event has the revision `until`
+                    // instead of the real revision, so that the revisions of the watch are in
+                    // ascending order. In the phase `Following` the watcher gets the object a
+                    // second time, with the real revision.
                     return Ok(Some((revision.min(*until), event)));
                 }
             }

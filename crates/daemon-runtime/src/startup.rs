@@ -73,7 +73,7 @@ impl Startup {
         if more > 0 {
             tracing::warn!(
                 more,
-                "no flag of this daemon reads further environment variables; ignoring them"
+                "ignoring more environment variables that no flag of this daemon reads"
             );
         }
     }

@@ -178,7 +178,7 @@ async fn an_abort_ends_the_drain_immediately() {
         .unwrap_err();
     assert_eq!(
         error.to_string(),
-        "stopped before everything was drained: a second signal has arrived"
+        "stopped before the drain was complete: a second signal has arrived"
     );
 }
 

@@ -17,8 +17,8 @@ const BITS: u32 = 24;
 pub const STANDING_MARK: u32 = BASE;
 
 /// Returns a mark for each virtual server that needs a mark. The mark is a hash of the id, so that
-/// it does not depend on other virtual servers and every pod uses an equal mark. If two hashes are
-/// equal, the later id gets the next free number.
+/// it does not depend on other virtual servers and every pod uses an equal mark. If the hashes of
+/// two ids are equal, the greater id gets the next free mark.
 pub fn assign<'a>(
     ids: impl IntoIterator<Item = &'a VirtualServerId>,
 ) -> BTreeMap<VirtualServerId, u32> {

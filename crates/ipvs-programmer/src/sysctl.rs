@@ -12,7 +12,7 @@ pub struct Sysctl {
     /// Path relative to `/proc/sys`, such as `net/ipv4/ip_forward`.
     pub name: &'static str,
     pub value: &'static str,
-    /// The consequence of another value, shown to the operator.
+    /// The consequence if the sysctl has a value other than `value`, shown to the operator.
     pub consequence: &'static str,
 }
 
@@ -37,7 +37,7 @@ const ALWAYS_NEEDED: [Sysctl; 5] = [
     Sysctl {
         name: "net/ipv4/vs/conn_reuse_mode",
         value: "3",
-        consequence: "a client that soon uses a source port again can be sent to a quiesced real server",
+        consequence: "a client that reuses a source port within a short time can be sent to a quiesced real server",
     },
     EXPIRE_NODEST_CONN,
     Sysctl {
