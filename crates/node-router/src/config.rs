@@ -303,8 +303,8 @@ mod tests {
         Config::resolve(Args::parse_from(args)).map_err(|error| error.0)
     }
 
-    /// Replaces one flag of the valid flags, or adds it. Checks that the flags are rejected with an
-    /// error that contains the parts.
+    /// Replaces or adds one flag in a list of valid flags. Checks that this list is rejected with
+    /// an error that contains all `parts`.
     #[track_caller]
     fn check_rejected(flag: &str, parts: &[&str]) {
         let (name, _) = flag.split_once('=').unwrap();

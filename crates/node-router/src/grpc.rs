@@ -128,9 +128,9 @@ impl api::node_route_service_server::NodeRouteService for NodeRouteGrpc {
 }
 
 impl NodeRouteGrpc {
-    /// Returns the claim of a hold request that the policy allows. Verifies the holder's token,
-    /// then waits until the holder has proved that it owns the gateway. If the token is rejected,
-    /// node-router sends no datagram to the gateway.
+    /// Returns the claim of a hold request if the policy allows this claim. Verifies the holder's
+    /// token, then waits until the holder has proved that it owns the gateway. If the token is
+    /// rejected, node-router sends no datagram to the gateway.
     async fn admit(
         &self,
         request: &HoldRequest,

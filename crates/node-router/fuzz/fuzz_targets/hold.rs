@@ -1,7 +1,8 @@
 //! Fuzz target of the policy check for hold requests.
 //!
-//! No request makes the check panic. An accepted claim is allowed by the policy, and is accepted
-//! again after it was formatted. A refusal is short, because it is sent to the holder and logged.
+//! No request makes the check panic. An accepted claim is allowed by the policy, and the text of an
+//! accepted claim is accepted as well. A refusal is short, because it is sent to the holder and
+//! logged.
 
 #![no_main]
 
