@@ -21,7 +21,8 @@ use crate::grant::ApiRequest;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Maximum number of times that a client repeats a request after an answer with status 429, 503 or
-/// 504. The caller gets an error only if the answer to the last repetition also has such a status.
+/// 504. The caller gets such a status as an error only if the answer to the last repetition has it
+/// as well.
 const RETRIES: u32 = 2;
 
 /// Shortest pause before a client repeats a request.

@@ -88,8 +88,8 @@ pub enum WatchEvent<K> {
     Deleted(K),
     /// The list has ended: an object without `Put` since the last `ListStarted` no longer exists.
     Listed,
-    /// The API server cannot be reached, or refuses the request, or the credentials cannot be used.
-    /// The text names the cause.
+    /// The API server could not be reached twice in a row, or refuses the request, or the
+    /// credentials cannot be used. The text names the cause.
     Failed(String),
     /// The API server has answered a request with success. This event is also sent if no `Failed`
     /// event was sent before.

@@ -172,13 +172,13 @@ fn check_decode_error(command: IpvsCommand, bytes: &[u8], expected: &str) {
 }
 
 #[test]
-fn an_attribute_with_a_wrong_length_is_an_error_that_names_the_attribute() {
+fn decoding_an_attribute_with_a_wrong_length_is_an_error_that_names_the_attribute() {
     let bytes = [12, 0, 2, 0, 6, 0, 4, 0, 1, 2, 0, 0];
     check_decode_error(IpvsCommand::NewDest, &bytes, "DestAttribute::Weight");
 }
 
 #[test]
-fn a_truncated_message_is_an_error() {
+fn decoding_a_truncated_message_is_an_error() {
     let message = IpvsMessage {
         command: IpvsCommand::NewService,
         attributes: vec![IpvsAttribute::Service(vec![ServiceAttribute::Timeout(1)])],

@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interval_up_to_the_last_address_has_no_end() {
+    fn an_interval_up_to_the_last_address_of_the_ip_version_has_no_end() {
         check(&["255.255.255.0/24"], &[(&[255, 255, 255, 0], None)]);
         check(&["::/0"], &[(&[0; 16], None)]);
     }

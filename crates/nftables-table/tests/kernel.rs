@@ -204,7 +204,7 @@ fn the_fingerprint_can_be_read_by_a_new_socket_and_differs_between_tables() {
 }
 
 #[test]
-fn rules_that_another_program_removes_or_adds_are_detected() {
+fn holds_detects_rules_and_chains_that_another_program_adds_or_removes() {
     in_namespace(|mut nftables| {
         let nft = |command: &str| {
             let status = Command::new("nft")
@@ -244,7 +244,7 @@ fn a_table_of_another_program_has_the_fingerprint_zero_and_stays_unchanged() {
 }
 
 #[test]
-fn the_error_of_a_refused_transaction_names_the_rule_and_the_table_stays() {
+fn the_error_of_a_refused_transaction_names_the_rule_and_the_old_table_stays() {
     in_namespace(|mut nftables| {
         nftables.replace(&table_with_every_expression()).unwrap();
         let before = ruleset();

@@ -45,7 +45,7 @@ pub enum HoldRefusal {
     NotForwarding { prefix: IpNet },
     #[error("the route to {prefix} is not installed in the kernel: {problem}")]
     NotInstalled { prefix: IpNet, problem: String },
-    #[error("the route to {prefix} stays unchanged: {problem}")]
+    #[error("node-router cannot check the route to {prefix}, which stays unchanged: {problem}")]
     NotRead { prefix: IpNet, problem: String },
     #[error(
         "the limit of {limit} routed prefixes is reached (held, recently released, or left by an \
@@ -57,7 +57,10 @@ pub enum HoldRefusal {
          node-router --max-routes"
     )]
     TooManyHolds { limit: usize },
-    #[error("the route to {prefix} already has {limit} next hops, the maximum of one route")]
+    #[error(
+        "the route to {prefix} has {limit} next hops, which is the maximum for one route; run fewer \
+         load-balancer pods with this prefix on the node"
+    )]
     TooManyNextHops { prefix: IpNet, limit: usize },
     #[error(
         "the holder did not prove that it owns the gateway {gateway}: {problem} (node-router \

@@ -224,7 +224,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_ip_version_is_exempt_in_both_directions_for_incoming_and_own_packets() {
+    fn packets_from_and_to_service_ranges_of_both_ip_versions_are_exempt_in_each_chain() {
         let table = table(&[
             "10.1.1.0/24".parse().unwrap(),
             "fd00:1::/64".parse().unwrap(),
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ip_version_without_a_service_range_has_no_rules() {
+    fn an_ip_version_without_a_service_range_has_no_exemption_rules() {
         let table = table(&["fd00:1::/64".parse().unwrap()]);
         assert!(table.chains.iter().all(|chain| chain.rules.len() == 2));
     }

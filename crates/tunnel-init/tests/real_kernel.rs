@@ -282,7 +282,7 @@ fn a_blackhole_route_to_a_service_range_in_the_local_table_is_replaced() {
 }
 
 #[test]
-fn without_net_admin_the_error_names_the_missing_part_of_the_manifest() {
+fn without_net_admin_the_error_names_the_capability_to_add_to_the_manifest() {
     let web = Namespace::new();
     let output = web.run(|| {
         let mut command = Command::new("setpriv");

@@ -266,7 +266,7 @@ fn a_route_whose_next_hops_another_program_replaces_is_restored() {
 }
 
 #[test]
-fn the_holder_is_notified_when_the_link_goes_down_and_comes_up() {
+fn the_holder_is_notified_when_the_link_of_the_gateway_goes_down_and_comes_up() {
     in_namespace(async || {
         let node = RealKernelNode::start(|_| {}).await;
         let mut stream = node.hold("10.1.1.0/24", "10.244.3.7").await.unwrap();
@@ -312,7 +312,7 @@ fn routes_stay_after_the_exit_and_the_next_run_adopts_them_without_a_change() {
 }
 
 #[test]
-fn routes_with_protocol_112_in_another_form_are_removed() {
+fn routes_with_protocol_112_in_a_form_that_node_router_never_writes_are_removed() {
     in_namespace(async || {
         ip("route add blackhole 10.1.1.0/24 proto 112 metric 112");
         ip("route add 10.1.2.0/24 via 10.244.3.7 proto 112 metric 7");
@@ -327,7 +327,7 @@ fn routes_with_protocol_112_in_another_form_are_removed() {
 }
 
 #[test]
-fn link_to_returns_the_interface_of_a_gateway_or_the_reason_against_it() {
+fn link_to_returns_the_interface_of_a_gateway_or_why_no_interface_leads_to_it() {
     in_namespace(async || {
         let policy = config("/unused".into()).policy;
         let OpenedKernel {
@@ -355,7 +355,7 @@ fn link_to_returns_the_interface_of_a_gateway_or_the_reason_against_it() {
 }
 
 #[test]
-fn only_foreign_routes_in_allowed_prefixes_of_the_tables_main_and_local_are_read() {
+fn only_foreign_routes_to_allowed_prefixes_in_the_tables_main_and_local_are_returned() {
     in_namespace(async || {
         ip("route add 10.1.1.0/24 via 192.0.2.9 proto static");
         ip("route add 10.1.2.0/24 via 192.0.2.9 proto static table 100");
@@ -455,7 +455,7 @@ fn packets_from_the_uplink_follow_only_held_routes_and_are_dropped_without_a_hel
 }
 
 #[test]
-fn the_uplink_guard_is_adopted_without_a_change_and_restored_after_damage() {
+fn the_uplink_guard_is_adopted_and_is_restored_after_another_program_changes_it() {
     in_namespace(async || {
         let node = RealKernelNode::start(|_| {}).await;
         let stream = node.hold("10.1.1.0/24", "10.244.3.7").await.unwrap();

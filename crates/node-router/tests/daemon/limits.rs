@@ -9,7 +9,7 @@ use tonic::Code;
 use crate::support::{DEADLINE, FakeKernelNode, KernelState, hold, own_route};
 
 #[tokio::test]
-async fn routes_within_the_release_delay_count_towards_the_limit() {
+async fn routes_within_the_release_delay_count_towards_max_routes() {
     const LIMIT: usize = 8;
     let node = FakeKernelNode::start_from(KernelState::default(), |config| {
         config.max_routes = LIMIT;
@@ -73,7 +73,7 @@ async fn the_number_of_holds_is_limited_to_four_times_the_number_of_allowed_rout
 }
 
 #[tokio::test]
-async fn the_number_of_next_hops_of_a_route_is_limited() {
+async fn the_number_of_next_hops_of_a_route_is_limited_to_64() {
     let node = FakeKernelNode::start().await;
     let mut client = node.client();
     let mut streams = Vec::new();

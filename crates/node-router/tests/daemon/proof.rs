@@ -165,7 +165,7 @@ async fn a_nonce_is_valid_only_once_and_only_on_the_stream_of_its_hold() {
 }
 
 #[tokio::test]
-async fn the_number_of_wrong_nonces_is_limited() {
+async fn a_hold_is_refused_after_more_than_16_wrong_nonces() {
     let node = start().await;
     let other = pod(OTHER).await;
     let port = other.local_addr().unwrap().port();
@@ -227,7 +227,7 @@ async fn only_the_owner_of_the_gateway_can_hold_an_adopted_route() {
 }
 
 #[tokio::test]
-async fn the_number_of_pending_holds_is_limited() {
+async fn the_number_of_pending_holds_is_limited_to_four_times_max_routes() {
     let node = FakeKernelNode::start_from(KernelState::default(), |config| {
         proving(config);
         config.max_routes = 1;

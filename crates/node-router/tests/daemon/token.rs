@@ -258,7 +258,7 @@ async fn a_hold_with_an_invalid_token_is_refused_without_a_datagram_to_the_gatew
 /// HTTP/2 rejects a request whose headers are too large. The daemon must continue to serve other
 /// requests.
 #[tokio::test]
-async fn a_token_that_exceeds_the_header_limit_is_refused() {
+async fn a_hold_with_a_token_that_exceeds_the_http_header_limit_is_refused() {
     let key = SigningKey::p256("one");
     let token_node = TokenNode::start(&[&key]).await;
     let token = "x".repeat(1024 * 1024);
@@ -299,7 +299,7 @@ async fn a_valid_token_is_not_sufficient_for_the_gateway_of_another_pod() {
 }
 
 #[tokio::test]
-async fn a_changed_keys_file_is_used_for_later_holds() {
+async fn holds_after_a_change_of_the_keys_file_are_verified_with_the_new_keys() {
     let (old, new) = (SigningKey::p256("old"), SigningKey::p256("new"));
     let token_node = TokenNode::start(&[&old]).await;
     let of_old = old.sign(&claims("web"));
@@ -326,7 +326,7 @@ async fn a_changed_keys_file_is_used_for_later_holds() {
 }
 
 #[tokio::test]
-async fn a_file_without_usable_keys_leaves_the_previous_keys_in_use() {
+async fn an_unusable_or_removed_keys_file_leaves_the_previous_keys_in_use() {
     let key = SigningKey::p256("one");
     let token_node = TokenNode::start(&[&key]).await;
     let token = key.sign(&claims("web"));
