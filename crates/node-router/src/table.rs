@@ -236,8 +236,8 @@ impl<K: RouteKernel> RouteTable<K> {
                 }
                 () = tokio::time::sleep_until(self.next_reconciliation) => ReconcileCause::Audit,
             };
-            // A reconciliation that refuses a claim can have changed routes for this claim before,
-            // so another reconciliation follows.
+            // A reconciliation can change routes for a claim before it refuses the claim. So
+            // another reconciliation follows each refusal.
             while self.reconcile_or_schedule_retry(cause).await {}
         }
     }

@@ -97,7 +97,7 @@ impl TunnelKernel {
         }
         // If the module of the tunnel was not loaded, this request makes the kernel load the
         // module, and the module creates the device. If `net.core.fb_tunnels_only_for_init_net`
-        // prevents that the module creates the device, this request creates the device.
+        // keeps the module from creating the device, this request creates the device.
         let mut message = LinkMessage::default();
         message.attributes = vec![
             LinkAttribute::IfName(tunnel.device().to_owned()),
@@ -160,7 +160,7 @@ impl TunnelKernel {
 
     async fn add_dummy_address(&self, index: u32) -> Result<(), TunnelInitError> {
         let mut request = self.handle.address().add(index, DUMMY.into(), 32);
-        // An address with the scope "host" is never chosen by the kernel as source of a packet to
+        // The kernel never chooses an address with the scope "host" as source of a packet to
         // another host.
         request.message_mut().header.scope = AddressScope::Host;
         match request.execute().await.map_err(|error| errno(&error)) {

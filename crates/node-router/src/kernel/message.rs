@@ -47,8 +47,8 @@ pub fn is_relevant(payload: &NetlinkPayload<RouteNetlinkMessage>, policy: &Polic
                 })
         }
         // Messages about interfaces, addresses and rules. When the kernel removes an interface or
-        // an address, it removes routes without a notification. A changed interface can also lead
-        // to a pod.
+        // an address, the kernel can remove routes without a notification. A changed interface can
+        // also lead to a pod.
         NetlinkPayload::InnerMessage(_) => true,
         // The kernel dropped notifications, so any state can have changed.
         NetlinkPayload::Overrun(_) => true,
