@@ -212,12 +212,12 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_pause_is_a_quarter_of_the_shortest_grace_period() {
+    fn the_default_of_the_longest_pause_is_a_quarter_of_the_shortest_grace_period() {
         check(None, &[5000, 2000], Ok(500));
         check(None, &[60_000], Ok(2000));
         check(None, &[], Ok(2000));
         check(Some(300), &[5000, 2000], Ok(300));
-        // A grace period of zero does not limit the pause.
+        // A grace period of zero does not limit the longest pause.
         check(None, &[0, 5000], Ok(1250));
         check(Some(2000), &[0], Ok(2000));
     }

@@ -174,7 +174,8 @@ fn message(error: &Error, parser_message: &str, text: &str, place: Option<FileLo
         Error::DuplicateMappingKey { key: Some(key), .. } => {
             format!("the field `{key}` is given twice; leave one of them out")
         }
-        // The message can contain control characters of the file. They must not reach the terminal.
+        // The message of the parser can contain control characters of the file, which must not
+        // reach the terminal.
         _ => suggestion::reworded(parser_message, text, place)
             .unwrap_or_else(|| parser_message.chars().flat_map(printable).collect()),
     }

@@ -192,7 +192,8 @@ impl Listen for UnixSocket {
 
 impl Drop for UnixSocket {
     fn drop(&mut self) {
-        // If the lock is held or the removal fails, the path remains. The next process replaces it.
+        // If another process holds the lock or the removal fails, the path remains. The next
+        // process that binds the path replaces the file.
         if let Ok(Some(_lock)) = try_lock(&self.path)
             && self.is_in_place()
         {

@@ -62,7 +62,7 @@ fn daemon(role: &str) -> ExitCode {
 fn entry_point_of_the_child_process() {
     if let Ok(role) = std::env::var(ROLE) {
         let _ = daemon(&role);
-        // Exits before the test harness prints its result.
+        // Ends the child process before the test harness prints its result.
         std::process::exit(7);
     }
 }

@@ -64,7 +64,7 @@ pub(crate) struct Inputs {
 pub(crate) struct Published {
     pub(crate) virtual_servers: Reader<VirtualServerId, Arc<VirtualServerStatus>>,
     pub(crate) service_addresses: Reader<IpNet, ServiceAddressStatus>,
-    /// A counter that changes as long as the owner is alive.
+    /// The signs of life of the owner: a counter that the owner increases every `ALIVE_INTERVAL`.
     pub(crate) alive: watch::Receiver<u64>,
 }
 
@@ -198,7 +198,7 @@ impl<F: Forwarder> DataPlaneOwner<F> {
     fn answer(&self, request: OwnerRequest) {
         match request {
             OwnerRequest::HealthCheckDurations(answer) => {
-                // The client can have cancelled its request.
+                // Sending fails if the client has cancelled its request.
                 let _ = answer.send(self.health_checks.durations());
             }
         }

@@ -22,8 +22,8 @@ const CHANNEL_CAPACITY: usize = 1024;
 /// Time after the end of the linger time until the runtime aborts the owner task.
 const DRAIN_MARGIN: Duration = Duration::from_secs(5);
 
-/// The readiness steps of a data plane in `/readyz`. A forwarder registers its own steps after
-/// these.
+/// The readiness steps of a data plane in `/readyz`. A forwarder registers the steps of its kernel
+/// part after these steps.
 #[derive(Debug)]
 pub struct DataPlaneSteps {
     /// Ready when a desired set has been received.

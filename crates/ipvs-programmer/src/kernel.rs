@@ -232,7 +232,7 @@ impl KernelThread {
     ) -> R {
         let (answer, received) = oneshot::channel();
         let job: KernelJob = Box::new(move |kernel| {
-            // The receiver is dropped if the caller was cancelled.
+            // Sending fails if the caller was cancelled, because the receiver is then dropped.
             let _ = answer.send(job(kernel));
         });
         self.jobs

@@ -32,7 +32,7 @@ const ALWAYS_NEEDED: [Sysctl; 5] = [
     Sysctl {
         name: "net/ipv4/vs/sloppy_tcp",
         value: "1",
-        consequence: "established connections that move from another load balancer to this load balancer break",
+        consequence: "established connections break when they move from another load balancer to this load balancer",
     },
     Sysctl {
         name: "net/ipv4/vs/conn_reuse_mode",

@@ -129,7 +129,8 @@ impl FileWatcher {
                  in /proc/sys/fs/inotify)"
             );
         }
-        // A change between the first fingerprint and the start of the watch caused no event.
+        // A change between the first fingerprint and the start of the watch caused no event, so a
+        // second fingerprint is compared with the first.
         if fingerprint(&this.path) != this.reported {
             this.settled_at = Some(Instant::now());
         }
@@ -140,7 +141,8 @@ impl FileWatcher {
     pub async fn changed(&mut self) {
         if std::mem::take(&mut self.is_rescan_due) {
             self.rescan_directories();
-            // A change before the watch of a new directory began caused no event.
+            // A change before the watch of a new directory began caused no event, so the
+            // fingerprint is compared with the reported fingerprint.
             if fingerprint(&self.path) != self.reported {
                 self.settled_at = Some(Instant::now());
             }
