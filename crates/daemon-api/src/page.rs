@@ -108,8 +108,9 @@ impl<K: Ord + Display, T: Message> PageBuilder<K, T> {
         }
     }
 
-    /// Adds an item; the caller adds the items sorted by key. Returns `false` if the page is full:
-    /// then the item is the first one of the next page.
+    /// Adds an item, unless the item belongs to an earlier page. The caller adds the items sorted
+    /// by key. If the page is full, does not add the item and returns `false`: the next page begins
+    /// with this item.
     pub fn push(&mut self, key: K, item: T) -> bool {
         let PageRequest { after, size, list } = &mut self.request;
         if after.as_ref().is_some_and(|after| key <= *after) {

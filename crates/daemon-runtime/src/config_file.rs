@@ -97,7 +97,8 @@ pub async fn off_thread<T: Send + 'static>(load: impl FnOnce() -> T + Send + 'st
 /// for the message about an empty file.
 ///
 /// # Errors
-/// The message has the error and a suggestion how to fix it.
+/// The text is empty, or it is not one document of the type `T`. The message has the error and a
+/// suggestion how to fix it.
 pub fn parse<T: DeserializeOwned>(text: &str, least: &str) -> Result<T, FileProblem> {
     if is_empty(text) {
         return Err(FileProblem {

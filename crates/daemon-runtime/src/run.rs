@@ -87,8 +87,8 @@ where
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut hangup = signal(SignalKind::hangup())?;
-        // From here on, a termination signal starts a drain. Before the installation of the signal
-        // handlers, a termination signal ended the process.
+        // The signal handlers are installed, so after this log line a termination signal starts a
+        // drain. Before the installation, a termination signal ended the process.
         log.starting(common.startup.settings(), &config);
         start(config, &mut daemon).await.map_err(Into::into)?;
         daemon.serve_http(&common.http_listen).await?;

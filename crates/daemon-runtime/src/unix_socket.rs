@@ -47,7 +47,7 @@ pub(crate) struct UnixSocket {
     identity: FileIdentity,
     permissions: Option<SocketPermissions>,
     step: Option<ReadinessStep>,
-    /// False after a failure to bind the path again was logged.
+    /// False from the logged failure to bind the path again until the path is bound.
     is_reachable: bool,
 }
 

@@ -42,7 +42,7 @@ fn tcp(address: ListenAddress) -> SocketAddr {
 }
 
 /// Runs a daemon with both servers until the test ends. Returns the addresses of the HTTP server
-/// and the gRPC server.
+/// and the gRPC server, and the metrics.
 async fn start() -> (SocketAddr, SocketAddr, Metrics) {
     start_with(|_| {}).await
 }

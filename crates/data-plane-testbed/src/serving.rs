@@ -54,7 +54,7 @@ impl<K: TestKernel> DrainFixture<K> {
         serving
     }
 
-    /// Sets the active connections of the first real server.
+    /// Sets the number of active connections of the first real server.
     pub fn set_connections(&self, active: u32) {
         let connections = ConnectionCounts {
             active,

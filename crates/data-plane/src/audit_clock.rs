@@ -27,7 +27,7 @@ impl AuditClock {
         }
     }
 
-    /// Starts the next slice. Returns whether this slice is the first one of a round.
+    /// Starts the next slice. Returns whether this slice is the first slice of a round.
     pub(crate) fn begin_slice(&mut self) -> bool {
         if self.is_in_round {
             return false;

@@ -205,8 +205,8 @@ impl DrainTracker {
         slice
     }
 
-    /// Returns the real servers of a virtual server whose drain ends now. A real server that is
-    /// missing in `connections` does not count as idle, because the kernel's list can be
+    /// Returns the real servers of `server` whose drain ends at the time `now`. A real server that
+    /// is missing in `connections` does not count as idle, because the kernel's list can be
     /// incomplete.
     pub(crate) fn due_to_end(
         &self,

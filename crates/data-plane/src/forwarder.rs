@@ -37,8 +37,9 @@ pub trait Forwarder: Send + 'static {
     /// Returns a reader of connection counts that works independently of the owner.
     fn counters(&self) -> Self::Counters;
 
-    /// Adopts the kernel state of an earlier run. Returns the virtual servers of `desired` that are
-    /// already in service in the kernel. They continue to serve before their first health check.
+    /// Adopts the kernel state of an earlier run of the daemon. Returns the virtual servers of
+    /// `desired` that are already in service in the kernel. They continue to serve before their
+    /// first health check.
     fn adopt(&mut self, desired: &DesiredSet) -> BTreeSet<VirtualServerId>;
 
     /// Prepares the kernel, for example guards and marks, for the virtual servers on these service

@@ -130,7 +130,8 @@ impl HealthChecks {
 
     /// Records a result. Returns the virtual servers that use this health check.
     pub(crate) fn record(&mut self, event: HealthCheckEvent) -> Vec<VirtualServerId> {
-        // The health check was stopped after it had sent this event.
+        // No running health check has this key if the health check was stopped after it had sent
+        // the event.
         let Some(running) = self.running.get_mut(&event.key) else {
             return Vec::new();
         };

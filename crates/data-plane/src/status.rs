@@ -72,7 +72,7 @@ pub(crate) struct ServiceAddressStatus {
     pub(crate) detail: String,
     /// Number of virtual servers in the service address.
     pub(crate) virtual_servers: u32,
-    /// Number of these virtual servers that are serving.
+    /// Number of virtual servers in the service address that are serving.
     pub(crate) serving_virtual_servers: u32,
 }
 
@@ -195,10 +195,10 @@ impl ServiceAddressStatus {
     /// Derives the status of a service address from the virtual servers in `prefix`.
     ///
     /// An address starts to serve when all its virtual servers are programmed and checked and at
-    /// least one is serving. All load balancers that announce the address then treat a connection
-    /// alike. A serving address stays serving while at least one virtual server is serving, so that
-    /// a new or failed virtual server does not affect the others. A virtual server that this kernel
-    /// can never hold is ignored.
+    /// least one is serving. Then all load balancers that announce the address forward a connection
+    /// in the same way. A serving address stays serving while at least one virtual server is
+    /// serving, so that a new or failed virtual server does not affect the other virtual servers of
+    /// the address. A virtual server that this kernel can never hold is ignored.
     pub(crate) fn new<'a>(
         prefix: IpNet,
         virtual_servers: impl Iterator<Item = &'a VirtualServerStatus> + Clone,

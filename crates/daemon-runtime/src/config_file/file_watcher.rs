@@ -130,7 +130,7 @@ impl FileWatcher {
             );
         }
         // A change between the first fingerprint and the start of the watch caused no event, so a
-        // second fingerprint is compared with the first.
+        // second fingerprint is compared with the first fingerprint.
         if fingerprint(&this.path) != this.reported {
             this.settled_at = Some(Instant::now());
         }

@@ -129,8 +129,8 @@ impl LogQueue {
         line
     }
 
-    /// Marks the write of a line as finished. Returns the number of dropped lines if it must be
-    /// reported now.
+    /// Marks the write of a line as finished. Returns the number of dropped lines if the caller
+    /// must report it after this write.
     fn write_finished(&self, is_written: bool) -> Option<u64> {
         let mut queue = self.lock();
         queue.is_writing = false;

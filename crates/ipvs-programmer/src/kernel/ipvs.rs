@@ -49,7 +49,8 @@ impl Ipvs {
     pub(super) fn read_table(&mut self) -> Result<VirtualServerTable, IpvsKernelError> {
         let mut table = VirtualServerTable::default();
         for (key, settings) in self.read_settings()? {
-            // An entry that was removed since the first request is omitted.
+            // An entry that was removed after the request for the settings of all entries is
+            // omitted.
             if let Some(real_servers) = self.read_real_servers(key)? {
                 let real_servers = real_servers
                     .into_iter()
