@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn one_address_for_both_servers_is_refused() {
+    fn equal_addresses_of_the_http_server_and_the_grpc_server_are_refused() {
         check_listen_flags("127.0.0.1:1", "127.0.0.1:2", Ok(()));
         check_listen_flags("127.0.0.1:0", "127.0.0.1:0", Ok(()));
         check_listen_flags(

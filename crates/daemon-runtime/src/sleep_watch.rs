@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_sleep_is_reported_once_and_calls_in_time_report_no_sleep() {
+    async fn a_sleep_is_reported_once_and_a_call_without_delay_reports_no_sleep() {
         let mut watch = SleepWatch::new();
         for _ in 0..10 {
             sleep_until(watch.due()).await;

@@ -370,7 +370,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_removed_path_is_bound_again_with_its_permissions() {
+    async fn a_removed_socket_path_is_bound_again_with_the_permissions_of_the_socket() {
         let (_directory, path) = directory_and_path();
         let permissions = SocketPermissions {
             mode: 0o640,

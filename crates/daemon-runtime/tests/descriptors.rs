@@ -32,7 +32,7 @@ fn failures(metrics: &Metrics, server: &str) -> u32 {
 }
 
 #[tokio::test]
-async fn servers_pause_while_no_descriptor_is_free_and_serve_afterwards() {
+async fn servers_pause_between_accepts_while_no_descriptor_is_free_and_serve_afterwards() {
     let mut daemon = Daemon::new("test");
     let metrics = daemon.metrics().clone();
     let any_port = ListenAddress::from_str("127.0.0.1:0").unwrap();

@@ -175,7 +175,7 @@ async fn reflection_lists_the_served_services() {
 }
 
 #[tokio::test]
-async fn grpc_is_served_on_a_unix_socket_and_the_socket_is_removed_afterwards() {
+async fn grpc_is_served_on_a_unix_socket_that_is_removed_when_the_daemon_ends() {
     let directory = tempfile::tempdir().unwrap();
     let (path, address) = socket(&directory);
     let mut daemon = Daemon::new("test");

@@ -284,7 +284,7 @@ fn put(server: &VirtualServer) -> DesiredSetEvent {
 }
 
 #[test]
-fn a_part_replaces_the_earlier_part_with_the_same_number() {
+fn a_part_replaces_the_received_part_with_an_equal_number() {
     let before = server(&["10.2.0.1", "10.2.0.2", "10.2.0.3"]);
     let mut assembly = DesiredSetAssembly::default();
     let received = assembly.receive_all(events(&DesiredChange::PutVirtualServer(before.clone())));

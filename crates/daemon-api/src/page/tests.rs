@@ -53,7 +53,7 @@ fn a_page_token_stays_valid_when_its_item_is_removed_and_other_items_are_added()
 }
 
 #[test]
-fn a_page_ends_before_the_item_that_would_make_it_too_large_for_a_message() {
+fn a_page_ends_before_the_item_that_would_make_the_page_too_large_for_a_message() {
     let half = "x".repeat(PAGE_OCTETS / 2 - 100);
     let larger = "x".repeat(PAGE_OCTETS + 1);
     let list: List = [(1, half.clone()), (2, half.clone()), (3, half), (4, larger)].into();

@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn log_lines_are_dropped_while_the_pipe_is_full_and_counted_when_it_is_read() {
+    fn log_lines_are_dropped_while_the_pipe_is_full_and_their_number_is_reported_afterwards() {
         static REPORTED: AtomicU64 = AtomicU64::new(0);
         let (lines, mut pipe) = into_pipe(|dropped| {
             REPORTED.fetch_add(dropped, Ordering::Relaxed);
@@ -238,7 +238,7 @@ mod tests {
         let dropped = lines.dropped().get();
         assert!((8_000..9_000).contains(&dropped), "{dropped}");
         lines.add(&line, true);
-        assert_eq!(lines.dropped().get(), dropped, "an error line still fits");
+        assert_eq!(lines.dropped().get(), dropped, "an ERROR line fits");
         lines.flush(Duration::from_millis(1));
         assert_eq!(REPORTED.load(Ordering::Relaxed), 0);
 

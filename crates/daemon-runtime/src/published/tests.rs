@@ -66,7 +66,7 @@ fn synced_comes_after_each_object_that_was_published_before_the_owner_was_synced
 }
 
 #[test]
-fn an_object_that_changes_while_it_is_listed_still_comes_before_synced() {
+fn an_object_that_changes_during_the_listing_comes_before_synced() {
     let publisher = Publisher::new();
     publisher.set(1, 'a');
     publisher.set(2, 'b');

@@ -280,7 +280,7 @@ fn repeated_changes_do_not_fail_and_refused_changes_are_returned() {
         let entry = kernel.read_entry(key(80)).unwrap().unwrap();
         assert_eq!(
             entry.real_servers[&address].weight, 8,
-            "the other changes were applied"
+            "the changes that the kernel did not refuse were applied"
         );
         let remove = [
             TableChange::RemoveRealServer(key(80), address),
