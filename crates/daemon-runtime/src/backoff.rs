@@ -13,9 +13,8 @@ pub const LONGEST_RETRY: Duration = Duration::from_secs(2);
 /// time.
 const SHORTEST_RETRY: Duration = Duration::from_millis(20);
 
-/// A grace period is at least this many times as long as the longest pause. If the other daemon is
-/// away for at most three quarters of the grace period, an attempt therefore reaches it before the
-/// grace period ends.
+/// A grace period is at least this many times as long as the longest pause. So a client reaches a
+/// daemon that starts again within three quarters of the grace period before the grace period ends.
 const RETRIES_PER_GRACE: u32 = 4;
 
 /// Largest factor between a delay with jitter and the delay without jitter.

@@ -85,8 +85,7 @@ pub(crate) enum StreamRefused {
         "the server closes this connection, because its connection limit is reached; connect again"
     )]
     Evicted,
-    /// The client process already has open streams on as many connections as the limit for one
-    /// process allows. The value is this limit.
+    /// The client process already has open streams on this number of connections, its limit.
     #[error(
         "this process has calls on {0} connections, which is the limit for one process; use one \
          connection for several calls"

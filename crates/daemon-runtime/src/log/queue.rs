@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn log_lines_are_dropped_while_the_pipe_is_full_and_their_number_is_reported_afterwards() {
+    fn log_lines_are_dropped_while_the_pipe_is_full_and_counted_when_it_is_read() {
         static REPORTED: AtomicU64 = AtomicU64::new(0);
         let (lines, mut pipe) = into_pipe(|dropped| {
             REPORTED.fetch_add(dropped, Ordering::Relaxed);
