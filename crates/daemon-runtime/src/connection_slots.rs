@@ -18,10 +18,10 @@ const SHARE_OF_A_PROCESS: usize = 4;
 pub(crate) enum ClientSource {
     /// The address of a TCP client.
     Address(IpAddr),
-    /// The client of a unix socket: its process id in the PID namespace of the server.
+    /// A client of a unix socket, by its process id in the PID namespace of the server.
     Process(i32),
-    /// The client of a unix socket whose process is in another PID namespace: its user id, because
-    /// the kernel does not give the process id of such a client.
+    /// A client of a unix socket, by its user id: the client runs in another PID namespace, and the
+    /// kernel does not give its process id.
     User(u32),
 }
 

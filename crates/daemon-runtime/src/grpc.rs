@@ -111,8 +111,8 @@ fn incoming<L: Listen>(
     })
 }
 
-/// Sets the status of the health service: serving while all readiness steps are ready, as
-/// `/readyz`.
+/// Sets the status that the gRPC health service reports: `SERVING` while all readiness steps are
+/// ready, otherwise `NOT_SERVING`.
 async fn follow_readiness<T>(
     reporter: &HealthReporter,
     contract: GrpcContract,

@@ -43,7 +43,7 @@ impl FromStr for ListenAddress {
 /// Brackets around an IPv6 address are optional, because Kubernetes expands `$(POD_IP):9151`
 /// without brackets. The port is required, so it follows the last colon. An IPv6 address without a
 /// port can be misread as an address with a port, so use this function only for listening
-/// addresses.
+/// addresses, which always have a port.
 pub fn listen_address(text: &str) -> Option<SocketAddr> {
     text.parse().ok().or_else(|| {
         let (address, port) = text.rsplit_once(':')?;

@@ -16,7 +16,7 @@ use virtual_server::{DesiredChange, DesiredSet, VirtualServerId};
 /// A change of the desired set or of the connection to Discovery.
 #[derive(Debug)]
 pub(crate) enum DiscoveryEvent {
-    /// A new stream is synced.
+    /// A new stream has sent `synced`.
     Set {
         /// All valid objects that the stream sent before `synced`.
         desired: DesiredSet,

@@ -129,7 +129,7 @@ pub type CountedConnections<E> = (
 pub struct ConnectionCounts {
     /// Connections that are established or being established.
     pub active: u32,
-    /// Connections in any other state.
+    /// Connections that are neither established nor being established.
     pub inactive: u32,
 }
 

@@ -33,8 +33,8 @@ use crate::{
 /// Time between two signs of life of the owner: half of the shortest heartbeat interval of the
 /// contract.
 const ALIVE_INTERVAL: Duration = Duration::from_millis(50);
-/// Number of receivers of the owner's signs of life without a watcher: the gRPC service holds one
-/// receiver, and each watcher another one.
+/// Number of receivers of the owner's signs of life while no client watches. The gRPC service holds
+/// one receiver, and each watch holds another receiver.
 const NO_WATCHERS: usize = 1;
 /// Pause before operations that the kernel refused are repeated.
 const RETRY_INTERVAL: Duration = Duration::from_secs(2);

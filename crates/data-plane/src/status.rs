@@ -68,7 +68,8 @@ pub(crate) struct RealServerStatus {
 pub(crate) struct ServiceAddressStatus {
     /// `None`: the service address is serving.
     pub(crate) missing_step: Option<MissingStep>,
-    /// Explanation of `missing_step` for the operator.
+    /// For the operator: the explanation of `missing_step`, or the number of serving virtual
+    /// servers.
     pub(crate) detail: String,
     /// Number of virtual servers in the service address.
     pub(crate) virtual_servers: u32,

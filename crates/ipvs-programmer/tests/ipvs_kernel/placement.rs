@@ -315,7 +315,8 @@ fn new_tcp_connections_of_a_client_with_persistence_leave_a_quiesced_real_server
         for _ in 0..5 {
             assert_eq!(flow(), second, "the client has a new persistence template");
         }
-        // The first connection stays on its real server.
+        // The connection from port 20000, which existed before its real server was quiesced, stays
+        // on this real server.
         assert_eq!(placed_flow(service(10), 20_000), first);
     });
 }
