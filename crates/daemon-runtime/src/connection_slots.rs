@@ -1,4 +1,4 @@
-//! The connection limit of one server.
+//! The limits of a server for connections and client processes.
 
 use std::{
     collections::{BTreeMap, HashMap},

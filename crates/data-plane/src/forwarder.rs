@@ -156,6 +156,6 @@ pub struct Observation {
 pub struct AuditedSlice {
     /// Virtual servers that another program has changed.
     pub changed: BTreeSet<VirtualServerId>,
-    /// Whether this slice was the last one of the round.
+    /// Whether this slice was the last slice of the round.
     pub is_last: bool,
 }

@@ -178,7 +178,8 @@ impl TableState {
                 self.metrics.refused.inc_by(failed.len() as u64);
                 for failed in failed {
                     let change = &changes[failed.index];
-                    // The first refused change is the cause of further refused changes.
+                    // Only the first refused change of an entry is recorded, because it is the
+                    // cause of further refused changes of the entry.
                     self.errors
                         .entry(change.key())
                         .or_insert_with(|| EntryError::Refused {

@@ -25,7 +25,7 @@ use virtual_server::{DesiredChange, RealServer, Scheduler};
 use fake_kernel::MemoryKernel;
 
 #[test]
-fn a_virtual_server_comes_up_in_the_order_structure_target_address() {
+fn a_virtual_server_comes_up_in_the_order_structure_target_local_prefix() {
     run(|| async {
         let _one = real_server(ONE).await;
         let kernel = MemoryKernel::default();
