@@ -126,7 +126,7 @@ fn messages_of_the_code() -> BTreeMap<(String, String), BTreeSet<String>> {
     messages
 }
 
-/// Returns the rows `| LEVEL | message | ... |` of the document.
+/// Returns the level and the message of each row `| message | LEVEL | means | do |` of the document.
 fn messages_of_the_document() -> BTreeSet<(String, String)> {
     let text = fs::read_to_string(Path::new(ROOT).join(DOCUMENT)).unwrap();
     let rows = text.lines().filter(|line| line.starts_with("| `"));
