@@ -218,7 +218,8 @@ fn decode_route_refresh(body: &[u8]) -> Result<RouteRefresh, DecodeError> {
 
 /// Encodes `message` and appends it to `buffer`. Splits an UPDATE that is too long for one message.
 ///
-/// - The prefixes of one [`Announced`](crate::Announced) share messages.
+/// - A message contains as many prefixes of one [`Announced`](crate::Announced) and one family as
+///   fit into it.
 /// - For an UPDATE without prefixes and without `end_of_rib`, the encoder appends nothing, because
 ///   an UPDATE without content is the End-of-RIB marker of IPv4.
 /// - [`Update::errors`](crate::Update::errors) is not encoded.

@@ -96,8 +96,9 @@ pub struct AttributeError {
     pub disposition: Disposition,
     /// The subcode of the error code "UPDATE Message Error" (RFC 4271 section 4.5).
     pub subcode: u8,
-    /// The received attribute with its flags, type, length and value, or only the type code of a
-    /// missing attribute.
+    /// The received attribute with its flags, type, length and value. For a missing attribute: only
+    /// the type code. For an attribute that is longer than the list of attributes: the octets from
+    /// its flags to the end of the list.
     pub data: Bytes,
     pub problem: &'static str,
 }

@@ -146,8 +146,7 @@ impl AttributeProblem {
         }
     }
 
-    /// Returns the error of an attribute. `attribute` becomes the data of the error: the received
-    /// flags, type, length and value, or the type code of a missing attribute.
+    /// Returns the error of an attribute. `attribute` becomes the field `data` of the error.
     pub(crate) fn of(
         self,
         type_code: u8,

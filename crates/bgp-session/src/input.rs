@@ -14,8 +14,8 @@ pub enum SessionInput {
     /// End all connections with a Cease NOTIFICATION. Until `Start`, the session neither dials nor
     /// accepts connections.
     Stop(Cease),
-    /// End all connections with a Cease NOTIFICATION. Then accept connections, and dial after the
-    /// shortest pause if the session is active. Ignored if the session is idle.
+    /// End all connections with a Cease NOTIFICATION. Then accept connections, and, if the settings
+    /// have `active`, dial after the shortest pause. Ignored in the state Idle.
     Reset(Cease),
     /// The attempt to connect that the session requested succeeded.
     Connected(ConnectionId),

@@ -327,8 +327,8 @@ impl Session {
         }
     }
 
-    /// Ends a connection. If the session has no other connection and no pending dial, schedules the
-    /// next dial of an active session.
+    /// Ends a connection. If the session has no other connection and no pending dial, and its
+    /// settings have `active`, schedules the next dial.
     fn end_connection(
         &mut self,
         direction: Direction,

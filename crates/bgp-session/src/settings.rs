@@ -63,7 +63,8 @@ pub enum InvalidSettings {
 }
 
 impl SessionSettings {
-    /// Returns default settings: an active session with IPv4 and IPv6 unicast, without add-path.
+    /// Returns default settings: the session dials, and offers IPv4 and IPv6 unicast without
+    /// add-path and a hold time of 90 s.
     pub fn new(local_asn: Asn, router_id: RouterId, peer_asn: Option<Asn>) -> Self {
         Self {
             local_asn,

@@ -34,7 +34,7 @@ struct NetworkSimulation {
     transit: BTreeMap<(ConnectionId, SideIndex), VecDeque<Transit>>,
     /// The sides of each connection that have not closed the connection.
     open: BTreeMap<ConnectionId, Vec<SideIndex>>,
-    /// The pending dial of each side.
+    /// The connection that each side dials. `None`: the side has no pending dial.
     dialling: [Option<ConnectionId>; 2],
     next_connection: u64,
 }

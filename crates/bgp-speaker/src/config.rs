@@ -87,8 +87,9 @@ pub struct SessionConfig {
     pub families: Vec<OfferedFamily>,
     /// Time after which an attempt to connect fails if the peer does not answer.
     pub connect_timeout: Duration,
-    /// Pause between the first and the second attempt to connect. Each further pause is twice as
-    /// long, up to `connect_retry_maximum`. A random part of up to a quarter shortens each pause.
+    /// Pause after the first failed attempt to connect. The pause doubles with each further
+    /// failure, up to `connect_retry_maximum`. A random part of up to a quarter shortens each
+    /// pause.
     pub connect_retry_minimum: Duration,
     /// Longest pause between two attempts to connect.
     pub connect_retry_maximum: Duration,
@@ -152,8 +153,9 @@ pub enum InvalidConfiguration {
 }
 
 impl SessionConfig {
-    /// Returns the default settings for a peer whose AS must be `peer_asn`: hold time 90 s, both
-    /// address families, and policies that accept no path and send no path.
+    /// Returns the default settings for a peer whose AS must be `peer_asn`, or can be any AS if
+    /// `peer_asn` is `None`: hold time 90 s, IPv4 and IPv6 unicast, and policies that accept no
+    /// path and send no path.
     pub fn new(peer_asn: Option<Asn>) -> Self {
         // The local AS and the router id in `settings` are placeholders. The code below does not
         // copy them.
@@ -392,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_without_a_key_within_a_prefix_with_a_key_is_rejected() {
+    fn a_peer_or_group_without_a_key_within_a_prefix_with_a_key_is_rejected() {
         let key = Md5Key::parse(b"secret").unwrap();
         let group = |name: &str, prefix: &str, key: Option<&Md5Key>| GroupConfig {
             name: name.to_owned(),

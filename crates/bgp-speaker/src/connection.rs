@@ -228,7 +228,8 @@ impl ConnectionTask {
             }
         }
         if self.input.is_empty() {
-            // Free the buffer: a speaker can have thousands of sessions, most of them idle.
+            // Free the buffer: a speaker can have thousands of sessions, and most of them receive
+            // only KEEPALIVE messages most of the time.
             self.input = BytesMut::new();
         }
     }
@@ -340,9 +341,9 @@ impl ConnectionTask {
         event
     }
 
-    /// Sends the last messages and closes the connection. Reads until the peer closes its side: a
-    /// closed socket answers further data of the peer with a TCP reset, and the reset makes the
-    /// kernel of the peer discard an unread NOTIFICATION.
+    /// Sends the last messages and closes the connection. Reads until the peer closes its side, at
+    /// most until [`CLOSE_DEADLINE`]: a closed socket answers further data of the peer with a TCP
+    /// reset, and the reset makes the kernel of the peer discard an unread NOTIFICATION.
     async fn close(mut self) {
         let finish = async {
             self.stream.write_all(&self.output).await?;

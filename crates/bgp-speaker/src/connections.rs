@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// Capacity of the queue of orders to one connection. At most one order in the queue is a batch of
-/// updates, so most of the other orders are KEEPALIVE messages.
+/// updates. Most of the other orders are KEEPALIVE messages.
 const ORDERS: usize = 16;
 
 pub(crate) struct ConnectionTasks {

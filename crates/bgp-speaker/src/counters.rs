@@ -47,8 +47,8 @@ pub struct SpeakerCounters {
     /// TCP MD5 key of their address could not be set, or because their group has reached
     /// [`maximum_peers`](crate::GroupConfig::maximum_peers).
     pub connections_without_peer: SpeakerCounter,
-    /// Connections that were refused because their peer has an established session. A peer of a
-    /// group is identified by its address and BGP identifier, any other peer by its address.
+    /// Connections that were refused because their peer has an established session. A dynamic peer
+    /// is identified by its address and BGP identifier, a configured peer by its address.
     pub duplicates_refused: SpeakerCounter,
     /// Connections that were refused because their address has reached
     /// [`maximum_peers_per_address`](crate::GroupConfig::maximum_peers_per_address).

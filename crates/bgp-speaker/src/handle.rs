@@ -88,8 +88,8 @@ impl SpeakerHandle {
     }
 
     /// Replaces the peers and groups. A session restarts only if a changed setting affects the OPEN
-    /// message or the connection. Changes of policies apply to an established session without a
-    /// restart.
+    /// messages, the connection or the dials, or if a dynamic peer becomes a configured peer.
+    /// Changes of policies apply to an established session without a restart.
     ///
     /// # Errors
     /// The outer error: the speaker has ended. The inner error: the configuration is invalid, and
@@ -151,7 +151,7 @@ impl SpeakerHandle {
     }
 
     /// Restarts the session of the peer with the name `peer`. Does nothing if no peer has this
-    /// name.
+    /// name, or during the pause after the peer exceeded its maximum of paths.
     ///
     /// # Errors
     /// The speaker has ended.
@@ -161,7 +161,8 @@ impl SpeakerHandle {
     }
 
     /// Asks the peer with the name `peer` to send its routes of the family again (RFC 2918). Does
-    /// nothing if no peer has this name, or if the peer did not offer the ROUTE-REFRESH capability.
+    /// nothing if no peer has this name, if its session is not established, if the family is not
+    /// negotiated, or if the peer did not offer the ROUTE-REFRESH capability.
     ///
     /// # Errors
     /// The speaker has ended.
@@ -178,9 +179,10 @@ impl SpeakerHandle {
         self.request(SpeakerCommand::ListPeers).await
     }
 
-    /// Returns the addresses with failed attempts to establish a session since the last established
-    /// session of the address, sorted by address. The record has at most 256 addresses: a further
-    /// address has replaced the address with the oldest last failure.
+    /// Returns the failures to establish a session, one record for each address, sorted by address.
+    /// An established session with an address clears the record of the address. The speaker keeps
+    /// at most 256 records: a failure of a further address replaces the record whose last failure
+    /// is the oldest.
     ///
     /// # Errors
     /// The speaker has ended.
@@ -243,9 +245,9 @@ impl SpeakerHandle {
 
 impl SpeakerChanges {
     /// Waits for the next changes. A peer or path that changed several times since the previous
-    /// call is returned once, with its current state. The memory for a slow reader is therefore
-    /// limited by the number of peers and paths and a maximum number of removals. A cancelled call
-    /// loses no change.
+    /// call is returned once, with its current state. A cancelled call loses no change. The memory
+    /// for a slow reader is bounded: the stream ends when more than 65536 changes of paths and
+    /// removals of peers are unread.
     ///
     /// # Errors
     /// The speaker has ended, or the observer has left too many changes unread.

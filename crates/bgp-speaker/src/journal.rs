@@ -103,7 +103,7 @@ impl Journal {
     }
 
     /// Counts and records that a session was not established, except if an operator of this speaker
-    /// ended the session.
+    /// ended the session or changed its configuration.
     pub(crate) fn failed(&mut self, peer: &PeerConfig, error: &SessionError, now: Instant) {
         if matches!(error, SessionError::Ceased(_)) && error.is_deliberate() {
             return;

@@ -119,8 +119,8 @@ impl ListenerKeys {
     }
 }
 
-/// Accepts and closes all connections in the accept queue. Bypasses tokio, which could report an
-/// empty queue before it has polled the socket.
+/// Accepts and closes the connections in the accept queue, at most [`BACKLOG`] connections.
+/// Bypasses tokio, which could report an empty queue before it has polled the socket.
 fn close_waiting(listener: &TcpListener) -> io::Result<()> {
     let socket = SockRef::from(listener);
     let ended_before_accept = [ErrorKind::Interrupted, ErrorKind::ConnectionAborted];

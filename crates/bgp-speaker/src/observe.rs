@@ -15,8 +15,8 @@ use crate::{
     status::{PeerStatus, View},
 };
 
-/// Limit of the changes in one batch to an observer. A batch has all changes of peers, even above
-/// the limit, and then changes of paths up to the limit.
+/// Limit of the changes in one batch to an observer. A batch has all unread changes of peers, even
+/// above the limit, and then changes of paths up to the limit.
 const BATCH: usize = 1024;
 
 /// Largest number of unread changes of paths and removals of peers that the speaker stores for an
@@ -28,7 +28,8 @@ const MAX_UNREAD: usize = 65_536;
 /// A change of a peer or a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SpeakerChange {
-    /// A peer was added, or its session changed. Changes of counters alone are not reported.
+    /// A peer was added, or its configuration, its session state or its last error changed. A
+    /// change of counters alone is not reported.
     Peer(Box<PeerStatus>),
     /// The peer with this name was removed.
     PeerRemoved(String),

@@ -37,7 +37,7 @@ pub(crate) struct SpeakerOwner {
     shutdown: Option<PendingShutdown>,
 }
 
-/// A shutdown that waits until all connections have closed.
+/// A shutdown that waits until all connections have closed or its deadline has passed.
 struct PendingShutdown {
     deadline: Instant,
     done: Vec<oneshot::Sender<()>>,

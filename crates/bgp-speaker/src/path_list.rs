@@ -32,12 +32,14 @@ pub struct PathStatus {
     pub attributes: Arc<PathAttributes>,
     /// Whether the decision process prefers this path to all other paths of the prefix.
     pub is_best: bool,
-    /// The reason for which the decision process prefers another path. `None` in an Adj-RIB-Out.
+    /// The reason for which the decision process prefers another path. `None`: the path is the best
+    /// path, or is in an Adj-RIB-Out.
     pub not_best: Option<NotBestReason>,
 }
 
-/// The name of a path within a table, displayed as `10.1.1.0/24 7 peer`. A path without path id has
-/// `-` instead of the number, and a path that this speaker originated has no peer.
+/// The name of a path within a table, displayed as prefix, path id and name of the peer:
+/// `10.1.1.0/24 7 peer`. A path without a path id has `-` instead of the path id. A path that this
+/// speaker originated ends after the path id.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PathName {
     /// Prefix without host bits.
@@ -204,9 +206,9 @@ impl View<'_> {
     }
 }
 
-/// Collects the first selected paths in sort order from unsorted paths. Stores at most twice as
-/// many paths as the query returns, or 1024 if this is more, so that a page of a large table does
-/// not copy the table.
+/// Collects the first selected paths in sort order from unsorted paths. Stores at most twice the
+/// limit of the query, or 1024 paths if this is more, so that a page of a large table does not copy
+/// the table.
 struct FirstPaths<'a> {
     query: &'a PathQuery,
     paths: Vec<PathStatus>,

@@ -11,8 +11,8 @@ use crate::{
 };
 
 /// The steps from the current peers to a new configuration. A session restarts only if a changed
-/// setting affects the OPEN message or the connection. Other changes are applied to the existing
-/// session.
+/// setting affects the OPEN messages, the connection or the dials, or if a dynamic peer becomes a
+/// configured peer. Other changes are applied to the existing session.
 pub(crate) struct Reconfiguration {
     /// Changes of the existing peers.
     pub(crate) changes: Vec<(PeerId, PeerChange)>,
@@ -83,7 +83,8 @@ fn peer_change(
 }
 
 /// Reports whether a setting differs that cannot change during a session: the content of the OPEN
-/// message, the TCP MD5 key, an address, a timer of dials, or the side that connects.
+/// message, the AS that the peer must have, the TCP MD5 key, an address, a timer of dials, or which
+/// of the two sides can open the connection.
 fn needs_new_session(before: &PeerConfig, after: &PeerConfig) -> bool {
     let SessionConfig {
         is_client,

@@ -21,8 +21,9 @@ const REPEAT_INTERVAL: Duration = Duration::from_secs(600);
 /// DEBUG.
 const CHANGE_INTERVAL: Duration = Duration::from_secs(60);
 
-/// The failures to establish a session with one address since the last established session with
-/// this address, or since the start of the speaker.
+/// The failures to establish a session with one address. An established session with the address
+/// clears this record. When the speaker has records of 256 addresses, a failure of a further
+/// address replaces the record whose last failure is the oldest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RefusedSession {
     pub address: IpAddr,
@@ -34,7 +35,7 @@ pub struct RefusedSession {
     pub reason: FailureReason,
     /// Description of the last failure.
     pub error: String,
-    /// Number of failures since the last established session with the address.
+    /// Number of failures since the first failure in this record.
     pub count: u64,
     /// Time since the last failure.
     pub since_last: Duration,

@@ -12,7 +12,8 @@ const LINES: u32 = 10;
 /// Length of a window of the line limit.
 const WINDOW: Duration = Duration::from_secs(60);
 
-/// Largest number of remote addresses with a separate limit. All further addresses share one limit.
+/// Largest number of remote addresses that have a separate limit in one window. All further
+/// addresses share one limit.
 const ADDRESSES: usize = 1024;
 
 /// Limits the log lines about sessions, so that a peer with frequently changing sessions does not
@@ -25,8 +26,8 @@ pub(crate) struct SessionLog {
 }
 
 impl SessionLog {
-    /// Counts a line about this address and returns true. Returns false without counting if the
-    /// address has reached its limit in the current window.
+    /// Returns true and counts the line if the address has not reached its limit in the current
+    /// window. Otherwise returns false and counts the line as dropped.
     pub(crate) fn allows(&mut self, address: IpAddr, now: Instant) -> bool {
         self.summarize(now);
         self.began.get_or_insert(now);

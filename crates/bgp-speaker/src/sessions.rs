@@ -22,9 +22,8 @@ use crate::{
     status::View,
 };
 
-/// Largest number of prefixes in one batch of updates for a connection. A batch of this size fills
-/// the send buffer of a socket, and the owner prepares it without a noticeable delay for other
-/// peers.
+/// Largest number of prefixes in one batch of updates for a connection. The owner prepares a batch
+/// of this size without a noticeable delay for other peers.
 const UPDATE_BATCH: usize = 2048;
 
 /// The peers with their sessions, and the parts of the speaker that the outputs of a session
@@ -91,8 +90,8 @@ impl PeerSessions {
         let Some(negotiated) = negotiated.filter(|_| peer.established.is_some()) else {
             return;
         };
-        // Under the new configuration, the session logs each kind of line in `LoggedOnce` once
-        // more.
+        // Under the new configuration, the session logs each kind of line in `LoggedOnce` at most
+        // once more.
         peer.logged = LoggedOnce::default();
         let session = peer.config.session.clone();
         let kind = peer::peer_kind(&negotiated, &session);
@@ -138,7 +137,8 @@ impl PeerSessions {
         self.drop_peer(id);
     }
 
-    /// Handles the deadlines that have passed, sends updates, and answers observers.
+    /// Ends a turn: handles the deadlines that have passed, sends updates, publishes the flushed
+    /// revision, sends changes to the observers, and logs the number of dropped log lines.
     pub(crate) fn finish_turn(&mut self, now: Instant) {
         while let Some(id) = self.deadlines.pop_due(now) {
             let peer = self.peers.get(id);
@@ -177,8 +177,8 @@ impl PeerSessions {
             Ok(connection) => self.connected(id, connection, SessionInput::Accepted),
             Err(error) => {
                 tracing::debug!(%error, "accepted connection closed before its session used it");
-                // This input has no effect on the session, but `drive` removes a dynamic peer that
-                // has no connection.
+                // The session handles only deadlines that have passed for this input, but `drive`
+                // then removes a dynamic peer that has no connection.
                 SessionInput::DeadlineReached
             }
         };
@@ -461,7 +461,8 @@ impl PeerSessions {
     }
 
     /// Sends the next batch of updates to the established connection of the peer, if this
-    /// connection has written its previous batch.
+    /// connection has written its previous batch. If no update is pending, records the current
+    /// revision as flushed.
     fn send_pending_updates(&mut self, id: PeerId, now: Instant) {
         let Some(peer) = self.peers.get_mut(id) else {
             return;

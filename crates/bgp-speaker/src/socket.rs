@@ -23,9 +23,10 @@ use crate::{
     messages::ConnectionEvent,
 };
 
-/// The kernel limits the backlog to `net.core.somaxconn`. The backlog must be large: after a
-/// restart of this speaker, all peers connect simultaneously, and a full backlog drops their SYN
-/// packets.
+/// Largest number of connections that wait in the accept queue of a listening socket. The kernel
+/// limits this number to `net.core.somaxconn`. The number must be large: after a restart of this
+/// speaker, all peers connect simultaneously, and the kernel drops SYN packets while the queue is
+/// full.
 pub(crate) const BACKLOG: i32 = 65535;
 
 /// An error while a listening socket was opened.

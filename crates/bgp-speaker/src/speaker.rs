@@ -90,7 +90,8 @@ impl BgpSpeaker {
         self.handle.clone()
     }
 
-    /// Serves the sessions until [`SpeakerHandle::shutdown`] is called or every handle is dropped.
+    /// Serves the sessions. Returns when a [shutdown](SpeakerHandle::shutdown) has closed all
+    /// connections or has reached its deadline, or when every handle is dropped.
     ///
     /// # Errors
     /// A task has panicked.

@@ -17,8 +17,8 @@ pub struct SessionPage {
     pub total_size: i32,
 }
 
-/// Requests a page of sessions and the refused sessions from a speaker. `local_asn` is the AS of
-/// the speaker.
+/// Requests a page of sessions from a speaker and, for the first page, the refused sessions.
+/// `local_asn` is the AS of the speaker.
 ///
 /// # Errors
 /// The speaker has ended.

@@ -2,8 +2,9 @@
 
 use std::{io, time::Duration};
 
-/// Pause after the first failed accept. The pause doubles with each further failure, up to
-/// [`LONGEST_PAUSE`].
+/// Pause after the first failed accept since the last successful accept. The pause doubles with
+/// each further failure, up to [`LONGEST_PAUSE`]. An error that concerns only one connection or one
+/// call causes no pause and does not count as a failure.
 pub const FIRST_PAUSE: Duration = Duration::from_millis(10);
 
 /// Longest pause between a failed accept and the next accept.
@@ -31,8 +32,8 @@ impl AcceptRetry {
     }
 
     /// Returns the pause before the next accept. `None`: the error concerns only one connection or
-    /// one call, and the caller can accept again immediately. Logs the first failure after a
-    /// successful accept.
+    /// one call, and the caller can accept again immediately. Logs the first failure with a pause
+    /// since the last successful accept.
     #[must_use]
     pub fn failed(&mut self, error: &io::Error) -> Option<Duration> {
         if is_error_of_connection(error) {

@@ -9,7 +9,8 @@ use std::{
 
 use nix::libc::{O_NOCTTY, O_NONBLOCK};
 
-/// Opens a regular file, or the regular file behind a symbolic link. Never blocks.
+/// Opens a regular file, or the regular file behind a symbolic link. Never waits for the writer of
+/// a FIFO or for a device.
 ///
 /// # Errors
 /// The file cannot be opened, or the path does not lead to a regular file. Other kinds of files are

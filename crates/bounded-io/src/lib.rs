@@ -1,4 +1,4 @@
-//! File reads, timeouts and accept loops with fixed bounds.
+//! File reads, timeouts and pauses of accept loops, with fixed bounds of time and memory.
 
 mod accept_retry;
 mod file;

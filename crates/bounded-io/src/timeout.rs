@@ -30,8 +30,9 @@ pub fn has_slept(deadline: Instant) -> bool {
     deadline + SLEPT <= Instant::now()
 }
 
-/// Runs `future` for at most `limit`. Before the timeout expires, the runtime polls its sockets
-/// once more. If this process was suspended, the future gets [`TIME_AFTER_SLEEP`] in addition.
+/// Runs `future` for at most `limit`. At the end of `limit`, the runtime polls its sockets, and the
+/// future is polled once more. If this process was suspended at the end of `limit`, the future gets
+/// [`TIME_AFTER_SLEEP`] instead of this one poll.
 ///
 /// When a suspended process resumes, its timers have expired while answers wait in its sockets.
 /// SIGCONT interrupts `epoll_wait`, so the runtime handles the timer before the socket.
@@ -39,7 +40,7 @@ pub fn has_slept(deadline: Instant) -> bool {
 ///
 /// # Errors
 /// The future is not ready after `limit` and the additional poll, or, after a suspension, not ready
-/// after [`TIME_AFTER_SLEEP`].
+/// after `limit` and [`TIME_AFTER_SLEEP`].
 pub async fn timeout_after_poll<F: Future>(
     limit: Duration,
     future: F,

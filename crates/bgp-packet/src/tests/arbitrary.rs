@@ -51,7 +51,8 @@ fn router_id() -> impl Strategy<Value = RouterId> {
     (1..=u32::MAX).prop_map(|number| RouterId(Ipv4Addr::from(number)))
 }
 
-/// Generates two-octet AS numbers, four-octet AS numbers, and numbers at the limits of both ranges.
+/// Generates two-octet AS numbers, four-octet AS numbers, numbers at the limits of both ranges, and
+/// AS_TRANS.
 fn asn() -> impl Strategy<Value = Asn> {
     prop_oneof![
         1..=65535_u32,
@@ -149,7 +150,8 @@ fn nlri(family: Family) -> impl Strategy<Value = Nlri> {
     })
 }
 
-/// Generates mostly short lists, and sometimes a list that needs several messages of 4096 octets.
+/// Generates mostly short lists, and sometimes a list of at least 1000 prefixes, which with path
+/// ids needs several messages of 4096 octets.
 fn nlri_list(family: Family, minimum: usize) -> impl Strategy<Value = Vec<Nlri>> {
     prop_oneof![
         8 => vec(nlri(family), minimum..6),

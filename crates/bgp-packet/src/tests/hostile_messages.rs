@@ -133,7 +133,7 @@ fn a_malformed_tunnel_encapsulation_attribute_withdraws_the_path() {
 }
 
 #[test]
-fn an_attribute_of_an_unknown_type_is_passed_on_unchanged() {
+fn the_value_of_an_attribute_of_an_unknown_type_is_passed_on_unchanged() {
     for value in ["00", "04 000f 00ff ff", "02 ffff"] {
         let length = hex(value).len();
         let octets = update_of(

@@ -67,7 +67,8 @@ fn check_withdrawn(attributes: &str, attribute: &str, subcode: u8, options: &Cod
     );
 }
 
-/// Checks that the malformed optional `attribute` withdraws the announced prefix.
+/// Checks that the malformed optional `attribute` withdraws the announced prefix, and that it ends
+/// the session if the UPDATE announces no prefix.
 pub(super) fn check_withdraws(attribute: &str, subcode: u8) {
     let attributes = format!("{ORIGIN} {AS_PATH} {NEXT_HOP} {attribute}");
     check_withdrawn(&attributes, attribute, subcode, &internal());

@@ -2,11 +2,12 @@
 //!
 //! ```text
 //! +-----------+----------+------------------+-------+
-//! | Flags (1) | Type (1) | Length (1 or 2)  | Value |
+//! | Flags (1) | Type (1) | Length (1 or 2) | Value |
 //! +-----------+----------+------------------+-------+
 //! ```
 //!
-//! The upper bits of the flags are: optional, transitive, partial, extended length.
+//! The four upper bits of the flags are, from the highest bit: optional, transitive, partial,
+//! extended length.
 
 use std::net::Ipv4Addr;
 

@@ -28,8 +28,9 @@ use crate::{
     reader::OctetReader,
 };
 
-/// The attributes of an UPDATE. A malformed attribute has an entry in `errors`, and no value in any
-/// other field.
+/// The attributes of an UPDATE. Each malformed, missing or repeated attribute has an entry in
+/// `errors`. A malformed attribute has no value in any other field, except MP_REACH_NLRI with an
+/// unusable next hop: `reach` has its prefixes, so that the decoder can withdraw them.
 #[derive(Default)]
 pub(super) struct ParsedAttributes {
     pub(super) next_hop: Option<Ipv4Addr>,

@@ -212,7 +212,8 @@ fn prefix_sid_tlv<'a>(reader: &mut OctetReader<'a>) -> Option<(u8, &'a [u8])> {
 ///
 /// The TLV has a reserved octet, then sub-TLVs. An SRv6 SID Information sub-TLV (type 1) has 21
 /// octets, then sub-sub-TLVs. An SRv6 SID Structure sub-sub-TLV (type 1) has 6 octets. FRR 8.4
-/// reads only one sub-TLV and one sub-sub-TLV, and misreads the following octets.
+/// reads exactly one sub-TLV and at most one sub-sub-TLV of at least 6 octets, and misreads any
+/// other form.
 fn is_srv6_service_refused(value: &[u8]) -> Result<bool, AttributeProblem> {
     const SID_INFORMATION: u8 = 1;
     const SID_STRUCTURE: u8 = 1;

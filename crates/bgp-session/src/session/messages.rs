@@ -74,8 +74,9 @@ impl Session {
         }
     }
 
-    /// Continues with a connection whose OPEN message this side accepts. If the session has two
-    /// connections, keeps the connection that the side with the higher router id opened.
+    /// Continues with a connection after this side has accepted the OPEN message of the peer. If
+    /// the session has two connections, keeps an established connection, or else the connection
+    /// that the side with the higher router id opened.
     ///
     /// RFC 4271 section 6.8 allows the session to close a connection as soon as the router id of
     /// the peer is known, even if the other connection is in OpenSent. Therefore the order in which

@@ -186,7 +186,7 @@ fn established() -> SessionTranscript {
 }
 
 #[test]
-fn an_active_session_is_established_and_sends_keepalives() {
+fn a_session_that_dials_is_established_and_sends_keepalives() {
     let mut transcript = SessionTranscript::new(settings());
     transcript.feed_all([
         SessionInput::Start,

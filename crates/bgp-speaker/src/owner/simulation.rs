@@ -40,8 +40,9 @@ const LOCAL_ASN: Asn = Asn(64512);
 const OTHER_ASN: Asn = Asn(65001);
 const LOCAL: Ipv4Addr = Ipv4Addr::new(10, 9, 9, 9);
 
-/// Addresses of two clients of a group, a passive peer of this AS, an active peer of another AS,
-/// and an unknown speaker.
+/// Addresses of two clients of a group, of a configured peer in this AS that the speaker does not
+/// dial, of a configured peer in another AS that the speaker dials, and of a speaker that is not
+/// configured.
 const REMOTES: [[u8; 4]; 5] = [
     [10, 0, 0, 1],
     [10, 0, 0, 2],
@@ -515,8 +516,9 @@ impl OwnerSimulation {
         );
     }
 
-    /// Checks a path in the Adj-RIB-Out of the peer `to`: the session of its source is established,
-    /// and no path of a non-client was sent to another non-client.
+    /// Checks a path in the Adj-RIB-Out of the peer `to`: the peer did not announce the path to
+    /// this speaker, the session of the source of the path is established, and no path of a
+    /// non-client was sent to another non-client.
     fn check_sent(&self, to: bgp_rib::PeerId, source: PathSource) {
         let PathSource::Peer(from) = source else {
             return;
@@ -535,7 +537,8 @@ impl OwnerSimulation {
         assert!(!(is_non_client(from) && is_non_client(to)));
     }
 
-    /// Closes every connection, and checks that no path and no dynamic peer remains.
+    /// Closes every connection. Then checks that only the speaker's own paths remain, and that a
+    /// dynamic peer remains only during the pause after it exceeded its maximum of paths.
     fn close_all_connections(&mut self) {
         while !self.connections.is_empty() {
             let lost = ConnectionEnd::Lost("network lost".to_owned());

@@ -102,7 +102,8 @@ async fn a_connection_that_was_accepted_without_the_new_key_is_dropped() {
     assert_eq!(owner.sessions.peers.ids().len(), 1);
 }
 
-/// Opens two connections from the address of a static peer whose session is established.
+/// Opens two connections, the second connection 60 s after the first, from the address of a
+/// configured peer whose session is established.
 #[tokio::test]
 async fn a_second_connection_of_an_established_peer_is_logged_at_warn_after_the_collision_window() {
     let mut owner = speaker().owner;

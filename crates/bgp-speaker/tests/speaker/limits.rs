@@ -107,7 +107,8 @@ async fn a_path_beyond_the_maximum_of_paths_is_requested_again_after_a_withdrawa
 /// client after a few turns, each with a bounded share of the changes of the first client.
 #[tokio::test]
 async fn a_client_that_sends_continuously_does_not_delay_the_path_of_another_client() {
-    // Four turns, each with at most 128 UPDATE messages of one prefix.
+    // The limit of the cost of four turns, 4 * 256, divided by the cost of an UPDATE message with
+    // one prefix, 2.
     const MAX_UPDATES_BEFORE_THE_PATH: u64 = 512;
     let speaker = TestSpeaker::start();
     let addresses = [fresh_address(), fresh_address()];

@@ -70,7 +70,7 @@ fn group_that_accepts(address: Ipv4Addr, prefixes: &[&str]) -> GroupConfig {
 }
 
 #[tokio::test]
-async fn a_changed_import_policy_requests_the_routes_of_a_peer_with_route_refresh() {
+async fn a_peer_with_route_refresh_is_asked_for_its_routes_after_a_change_of_import_policy() {
     for capabilities in [&[Capability::RouteRefresh][..], &[]] {
         let speaker = TestSpeaker::start();
         let address = fresh_address();

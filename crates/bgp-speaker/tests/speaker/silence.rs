@@ -21,7 +21,7 @@ async fn the_paths_of_a_silent_peer_are_removed_after_the_hold_time() {
 
 /// Blocks the thread of the speaker for longer than the hold time, as a suspension by SIGSTOP does.
 #[tokio::test]
-async fn the_session_of_a_live_peer_survives_a_suspension_of_this_process() {
+async fn the_session_of_a_peer_that_sends_keepalives_survives_a_suspension_of_this_process() {
     let (speaker, mut peer) = speaker_and_raw_peer().await;
     peer.establish(3).await;
     speaker.wait_established(1).await;

@@ -3,7 +3,7 @@
 use super::*;
 
 /// Returns a session with two connections: `A`, opened by this side, and `B`, opened by the peer.
-/// An OPEN message of the peer with `router_id` has arrived on `first`.
+/// An OPEN message with the router id `router_id` has arrived on the connection `first`.
 fn collision(router_id: Ipv4Addr, first: ConnectionId) -> SessionTranscript {
     let mut transcript = SessionTranscript::new(settings());
     transcript.feed_all([

@@ -48,7 +48,8 @@ fn any_input() -> impl Strategy<Value = (SessionInput, bool)> {
 }
 
 /// Checks the rules that a driver relies on: at most one pending dial, at most one established
-/// connection, and no output for a connection that is not open.
+/// connection, `Down` before `Close` of the established connection, no `Failed` for a lost
+/// collision, and no output for a connection that is not open.
 #[derive(Default)]
 struct Driver {
     open: std::collections::BTreeSet<ConnectionId>,
