@@ -133,8 +133,8 @@ pub(crate) fn needs_four_octets(path: &AsPath) -> bool {
 }
 
 /// Replaces the end of the AS_PATH of a two-octet peer by the AS4_PATH of this peer (RFC 6793
-/// section 4.2.3). Ignores an AS4_PATH that is longer than the AS_PATH. A set counts as one AS of
-/// the length.
+/// section 4.2.3). Ignores an AS4_PATH that is longer than the AS_PATH. In both
+/// lengths, a set counts as one AS.
 pub(crate) fn merge(two_octets: AsPath, four_octets: AsPath) -> AsPath {
     let Some(mut leading) = two_octets
         .decision_length()

@@ -19,8 +19,8 @@ const MAX_LENGTH: usize = libc::TCP_MD5SIG_MAXKEYLEN;
 /// `TCP_MD5SIG_FLAG_PREFIX` of linux/tcp.h: the kernel uses the prefix length in the structure.
 const FLAG_PREFIX: u8 = 1;
 
-/// Mode bit: users other than the owner of the file and outside of its group have permission to
-/// read the file.
+/// Mode bit: a user that neither owns the file nor belongs to its group has permission to read the
+/// file.
 const OTHERS_READ: u32 = 0o004;
 
 /// A TCP MD5 key of 1 to 80 bytes, which both sides of a session share. `Debug` does not print the

@@ -177,8 +177,8 @@ impl PeerSessions {
             Ok(connection) => self.connected(id, connection, SessionInput::Accepted),
             Err(error) => {
                 tracing::debug!(%error, "accepted connection closed before its session used it");
-                // The session handles only deadlines that have passed for this input, but `drive`
-                // then removes a dynamic peer that has no connection.
+                // For this input, the session handles only deadlines that have passed. `drive` then
+                // removes a dynamic peer that has no connection.
                 SessionInput::DeadlineReached
             }
         };
