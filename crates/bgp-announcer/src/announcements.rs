@@ -103,7 +103,7 @@ pub struct Announcements {
 
 #[derive(Clone, Debug)]
 struct ServiceAddress {
-    /// The last report of the data plane. `None`: the data plane removed the address.
+    /// The last report of the data plane. `None`: the data plane no longer has the address.
     report: Option<ServingReport>,
     route: NodeRouteState,
     /// Whether the data plane and node-router have both confirmed the address at one time, at least
@@ -140,7 +140,8 @@ enum NodeRouteState {
     },
 }
 
-/// The addresses that have to be evaluated after an input. Most inputs can change only one address.
+/// The addresses that have to be evaluated after an input. A report about one address, the most
+/// frequent input, can change only the announcement of this address.
 enum AffectedAddresses {
     One(IpNet),
     All,
@@ -174,8 +175,8 @@ enum SessionPresence {
     Never,
     /// At least one session is established.
     Established,
-    /// No session is established. At this time, the last session ended, and its peer removed all
-    /// paths of this process.
+    /// No session is established. The value is the time at which the last session ended. Its peer
+    /// then removed all paths of this process.
     LostAt(Instant),
 }
 

@@ -34,7 +34,8 @@ use crate::{
 /// all announcements.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Largest number of inputs that are handled before the next publication of their result.
+/// Largest number of further inputs of the data plane that are handled after an input of the data
+/// plane, before the results are published.
 const BATCH: usize = 256;
 
 /// Time for peers to close their connections after Cease.
@@ -46,8 +47,8 @@ pub struct AnnouncementStatus {
     pub state: AddressState,
     /// Explains the state to an operator. Can be empty.
     pub detail: String,
-    /// Next hop of the announcement. Unspecified address: the local address of each session.
-    /// `None`: the address is refused.
+    /// The next hop with which the address is or would be announced. Unspecified address: the local
+    /// address of each session. `None`: the address is refused.
     pub next_hop: Option<IpAddr>,
     /// Names of the peers whose established sessions carry the address.
     pub announced_to: Vec<String>,
@@ -177,8 +178,8 @@ impl Announcer {
         data_plane: impl Stream<Item = AnnouncementInput>,
         shutdown: Shutdown,
     ) -> Result<(), AnnouncerError> {
-        // Marks the table synced although it is empty, so that watchers are not blocked by a
-        // missing data plane.
+        // Marks the published announcements synced although there are none yet, so that a missing
+        // data plane does not block watchers.
         self.published.synced();
         let mut changes = self.speaker.changes(false).await?;
         if let Some(peers) = self.peers.take() {

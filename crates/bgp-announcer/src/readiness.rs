@@ -1,4 +1,4 @@
-//! Steps of `/readyz`, in the order in which the daemon completes them.
+//! Steps of `/readyz`, in the order in which a service address comes up.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,5 @@
-//! Adj-RIB-In of a peer or of this speaker, and checks of received announcements.
+//! Adj-RIB-In of a peer or of this speaker, and the checks and conversions of received
+//! announcements.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -91,8 +92,9 @@ pub(crate) fn has_graceful_shutdown(attributes: &PathAttributes) -> bool {
         .contains(&Community::GRACEFUL_SHUTDOWN)
 }
 
-/// Attributes that several paths of one source can share. Their rank in the decision process and
-/// each of their exported forms are computed once.
+/// Attributes that several paths of one source can share. The values that the decision process
+/// compares, and each form in which the attributes are exported, are computed once for all these
+/// paths.
 #[derive(Debug)]
 pub(crate) struct LearnedAttributes {
     source: SourceProperties,
@@ -238,7 +240,7 @@ impl AdjRibIn {
     }
 
     /// Returns the families with rejected paths and forgets them if the peer has fewer paths than
-    /// `maximum_paths`. Otherwise returns no family and forgets none.
+    /// `maximum_paths`, or if there is no maximum. Otherwise returns no family and forgets none.
     pub(crate) fn take_unblocked(&mut self, maximum_paths: Option<u32>) -> Vec<Family> {
         if maximum_paths.is_some_and(|limit| self.len() >= limit as usize) {
             return Vec::new();

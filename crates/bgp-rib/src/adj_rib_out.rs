@@ -128,7 +128,8 @@ impl AdjRibOut {
 }
 
 /// Collects withdrawals and announcements and makes UPDATE messages from them: one UPDATE with all
-/// withdrawals, then one UPDATE for each set of attributes.
+/// withdrawals, then one UPDATE for each set of attributes, then the end-of-RIB mark. An UPDATE
+/// that would be empty is left out.
 #[derive(Debug, Default)]
 pub(crate) struct UpdateBatch {
     withdrawn: Vec<Nlri>,

@@ -103,7 +103,7 @@ impl Preference {
     }
 
     /// Reports whether MULTI_EXIT_DISC is above 0, so that the path can lose by it. The step
-    /// MULTI_EXIT_DISC is the only step that needs more than two paths to be decided.
+    /// MULTI_EXIT_DISC is the only step whose result for two paths can depend on a third path.
     pub(crate) fn has_multi_exit_disc(&self) -> bool {
         self.multi_exit_disc != 0
     }

@@ -166,7 +166,7 @@ impl Rib {
             })
     }
 
-    /// Returns the number of prefixes that have a path or a pending withdrawal.
+    /// Returns the number of prefixes that have a path or a change that is pending for a peer.
     pub fn prefix_count(&self) -> usize {
         self.table.prefix_count()
     }

@@ -42,8 +42,10 @@ impl PrefixRule {
     /// Creates a rule that matches the prefixes that lie within `prefix` and have a length between
     /// the bounds, including the bounds.
     ///
-    /// # Errors Returns an error if the bounds are not in order or are not lengths of prefixes
-    /// within `prefix`.
+    /// # Errors
+    ///
+    /// Returns an error if the bounds are not in order or are not lengths of prefixes within
+    /// `prefix`.
     pub fn new(
         prefix: IpNet,
         minimum_length: u8,
@@ -324,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn length_bounds_outside_of_the_prefix_are_rejected_with_the_allowed_lengths() {
+    fn length_bounds_out_of_order_or_outside_of_the_prefix_are_rejected_with_the_allowed_lengths() {
         let check = |bounds: (u8, u8)| {
             let error = PrefixRule::new("10.1.0.0/16".parse().unwrap(), bounds.0, bounds.1);
             let text = error.unwrap_err().to_string();

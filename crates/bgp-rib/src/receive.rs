@@ -68,9 +68,11 @@ impl Rib {
     /// If the peer has a stored path with the prefix and the path id of a rejected announcement,
     /// this path is removed.
     ///
-    /// # Errors Returns an error if the peer announces more paths than its import policy allows,
-    /// and the policy has [`MaximumPathsAction::Restart`]. Paths up to the maximum stay stored
-    /// until the caller removes the peer.
+    /// # Errors
+    ///
+    /// Returns an error if the peer announces more paths than its import policy allows, and the
+    /// policy has [`MaximumPathsAction::Restart`]. Paths up to the maximum stay stored until the
+    /// caller removes the peer.
     pub fn receive(
         &mut self,
         id: PeerId,
@@ -201,8 +203,10 @@ impl Rib {
     /// Adds a path of this speaker for `prefix`, or replaces the attributes of the existing path.
     /// An unspecified next hop is sent as the local address of each session.
     ///
-    /// # Errors Returns an error and changes nothing if the next hop has another address family
-    /// than the prefix.
+    /// # Errors
+    ///
+    /// Returns an error and changes nothing if the next hop has another address family than the
+    /// prefix.
     pub fn originate(
         &mut self,
         prefix: IpNet,

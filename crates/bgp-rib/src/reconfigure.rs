@@ -15,8 +15,9 @@ use crate::{
 
 impl Rib {
     /// Changes the kind and the policies of a peer while its session continues. Ignores unknown
-    /// peers. Received paths that the new import policy does not accept are withdrawn. A sent path
-    /// becomes pending if it is not equal to the path that the peer gets under the new policies.
+    /// peers. Received paths that the new import policy does not accept are withdrawn. If the kind
+    /// or the export policy has changed, every path becomes pending that the peer has or should
+    /// have; a pending path that is equal to the sent path is not sent again.
     ///
     /// Returns the families for which the caller should send the peer a ROUTE-REFRESH (RFC 2918):
     /// the new import policy could accept paths that were rejected before, and rejected paths are

@@ -43,11 +43,12 @@ impl Rib {
     }
 
     /// Takes up to `limit` pending keys and returns the UPDATE messages for these keys in the order
-    /// to send. The returned paths count as sent. The result can be empty, because a pending key
-    /// needs no message if the path that was sent for the key is still correct. More keys can be
-    /// pending after this call.
+    /// to send. Takes at most one end-of-RIB mark, and no key after this mark. The returned paths
+    /// count as sent. The result can be empty, because a pending key needs no message if the path
+    /// that was sent for the key is still correct. More keys can be pending after this call.
     ///
-    /// Withdrawals come first. Prefixes with equal attributes share an UPDATE message.
+    /// Withdrawals come first, and an end-of-RIB mark comes last. Prefixes with equal attributes
+    /// from one source share an UPDATE message.
     pub fn take_pending(&mut self, id: PeerId, limit: usize) -> Vec<Update> {
         let Some(peer) = self.peers.get_mut(&id) else {
             return Vec::new();
@@ -72,8 +73,8 @@ impl Rib {
         batch.into_updates(None)
     }
 
-    /// Makes all paths of the family pending for the peer. Paths with equal attributes become
-    /// adjacent, so that they share UPDATE messages.
+    /// Makes all paths of the family pending for the peer. Paths of one source with equal
+    /// attributes become adjacent in the queue, so that they share UPDATE messages.
     pub(crate) fn mark_all(&mut self, id: PeerId, family: RibFamily, is_refresh: bool) {
         let mut keys = Vec::new();
         for (prefix, entry) in self.table.entries() {

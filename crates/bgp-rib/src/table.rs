@@ -174,8 +174,8 @@ impl PrefixEntry {
 pub(crate) struct PathChange {
     pub(crate) prefix: PrefixIndex,
     pub(crate) slot: PathSlot,
-    /// Whether the change made another path the best path, removed the last path of the prefix, or
-    /// changed the attributes of the best path.
+    /// Whether the change gave the prefix another best path or its first path, removed its last
+    /// path, or changed the attributes of its best path.
     pub(crate) is_best_changed: bool,
 }
 

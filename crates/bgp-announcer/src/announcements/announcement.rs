@@ -12,7 +12,7 @@ use super::{
 /// address comes up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum AddressState {
-    /// The data plane does not serve the address.
+    /// The data plane does not confirm that it serves the address.
     NotServing,
     /// The prefix is outside of `--allowed-prefixes`, or the flags give no next hop or gateway for
     /// its address family.

@@ -19,6 +19,7 @@ pub(super) struct DataPlaneLiveness {
     /// this process.
     last_message_at: Instant,
     /// Time of the last message of the last stream that was synced before the newest stream.
+    /// Without such a stream: start of this process.
     earlier_stream_confirmed_at: Instant,
     /// The reason why no stream is open. `None`: a stream is open.
     lost: Option<String>,

@@ -28,7 +28,8 @@ const IMMEDIATE_WITHDRAWALS: usize = 3;
 const WINDOW: Duration = Duration::from_secs(30);
 
 /// Length of the first damping period. A damping period that begins less than [`WINDOW`] after the
-/// end of the previous damping period is twice as long as the previous damping period.
+/// end of the previous damping period is twice as long as the previous damping period, but not
+/// longer than [`LONGEST_DAMPING_PERIOD`].
 const FIRST_DAMPING_PERIOD: Duration = Duration::from_secs(1);
 
 /// Longest damping period. This is also the longest time for which an address is announced although

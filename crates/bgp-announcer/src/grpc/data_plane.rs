@@ -62,8 +62,8 @@ impl DataPlaneWatch {
             Ok(Ok(Some(response))) => {
                 match to_input(response) {
                     Ok(input) => {
-                        // Only the mark synced resets the pause. Otherwise, a stream that always
-                        // ends before it is synced would be opened again without a pause.
+                        // Only the mark synced makes the next pause the shortest pause. Otherwise,
+                        // the pauses would not grow if each stream ends before it is synced.
                         if matches!(input, AnnouncementInput::Synced) {
                             self.backoff.reset();
                         }

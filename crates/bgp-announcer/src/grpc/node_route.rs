@@ -86,7 +86,8 @@ impl NodeRoutes {
         self.holds.insert(prefix, (self.next_hold, task));
     }
 
-    /// Ends the stream that holds the node route of `prefix`. node-router then removes the route.
+    /// Ends the stream that holds the node route of `prefix`. node-router then removes the route,
+    /// unless another stream holds it.
     pub fn release(&mut self, prefix: IpNet) {
         if let Some((_, task)) = self.holds.remove(&prefix) {
             task.abort();
@@ -132,9 +133,9 @@ fn local_port(socket: Option<&UdpSocket>) -> u32 {
     address.map_or(0, |address| address.port().into())
 }
 
-/// Sends each datagram that arrives at the gateway back to node-router on the stream, up to
-/// [`MAX_FORWARDED_DATAGRAMS`]. Datagrams of other processes are sent back too, because only
-/// node-router can recognize its own nonce.
+/// Reads up to [`MAX_FORWARDED_DATAGRAMS`] datagrams that arrive at the gateway, and sends each
+/// datagram that can be a nonce back to node-router on the stream. Datagrams of other processes are
+/// sent back too, because only node-router can recognize its own nonce.
 async fn forward_nonces(
     socket: Option<&UdpSocket>,
     requests: &mpsc::Sender<HoldRequest>,
@@ -145,7 +146,8 @@ async fn forward_nonces(
     let mut last = Vec::new();
     for _ in 0..MAX_FORWARDED_DATAGRAMS {
         let mut buffer = [0; NONCE_LENGTH];
-        // A datagram that is equal to the previous datagram is not sent back.
+        // A datagram that is shorter than a nonce, or equal to the last datagram that was sent
+        // back, is not sent back.
         match socket.recv(&mut buffer).await {
             Ok(NONCE_LENGTH) if last != buffer => {
                 last = buffer.to_vec();

@@ -229,7 +229,7 @@ fn a_change_that_is_reverted_before_the_peer_is_sent_updates_is_not_sent() {
 }
 
 #[test]
-fn changes_of_a_key_coalesce_for_a_slow_peer() {
+fn repeated_changes_of_a_path_are_pending_as_one_change() {
     let mut rib = reflector();
     for round in 0..100 {
         rib.receive(
@@ -247,8 +247,7 @@ fn withdrawals_are_sent_first_and_prefixes_with_equal_attributes_share_an_update
     rib.receive(A, announce(&attributes(1), &["10.1.1.0/24"]))
         .unwrap();
     drain(&mut rib, ROUTER);
-    // These attributes are equal to the attributes of the previous announcement, but another
-    // allocation.
+    // The next two announcements have equal attributes, each in an allocation of its own.
     rib.receive(A, announce(&attributes(2), &["10.1.2.0/24"]))
         .unwrap();
     rib.receive(A, announce(&attributes(2), &["10.1.3.0/24"]))

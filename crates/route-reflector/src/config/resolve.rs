@@ -278,7 +278,7 @@ fn reject_overlaps(document: &ReflectorDocument) -> Result<(), FileProblem> {
 }
 
 /// Rejects two peers with equal addresses, because the reflector identifies the peer of a
-/// connection by its address.
+/// connection by the remote address of the connection.
 fn reject_shared_addresses(document: &ReflectorDocument) -> Result<(), FileProblem> {
     let mut seen: HashMap<IpAddr, &str> = HashMap::new();
     for peer in &document.peers {

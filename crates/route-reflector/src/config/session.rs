@@ -76,13 +76,14 @@ pub(super) fn hold_time(value: Option<&Spanned<document::Period>>) -> Result<u16
     }
 }
 
-/// Default minimum of the hold time that a peer can offer. Without a minimum, a load balancer could
-/// disable the hold timer. The reflector would then keep the paths of a load balancer that has
-/// failed.
+/// Default minimum of the hold time that a dynamic peer can offer. Without a minimum, a load
+/// balancer could disable the hold timer. The reflector would then keep the paths of a load balancer
+/// that has failed.
 const DEFAULT_MINIMUM_HOLD_TIME_SECONDS: u16 = 3;
 
-/// Returns the minimum hold time in seconds that a peer can offer. `hold_time` is the hold time in
-/// seconds that the group offers.
+/// Returns the minimum hold time in seconds that a dynamic peer of the group can offer. 0: the peer
+/// can disable the hold timer. `hold_time` is the hold time in seconds that the reflector offers to
+/// the peers of the group.
 pub(super) fn minimum_hold_time(
     value: Option<&Spanned<document::Period>>,
     hold_time: u16,
