@@ -128,8 +128,8 @@ impl AdjRibOut {
 }
 
 /// Collects withdrawals and announcements and makes UPDATE messages from them: one UPDATE with all
-/// withdrawals, then one UPDATE for each set of attributes, then the end-of-RIB mark. An UPDATE
-/// that would be empty is left out.
+/// withdrawals if there are any, then one UPDATE for each set of attributes, then the end-of-RIB
+/// mark if there is one.
 #[derive(Debug, Default)]
 pub(crate) struct UpdateBatch {
     withdrawn: Vec<Nlri>,

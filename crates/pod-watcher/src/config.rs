@@ -77,8 +77,9 @@ impl Config {
     /// Resolves the flags, and reads the file or the credentials: a source that cannot be used at
     /// the start is an error of the start.
     ///
-    /// # Errors A flag, the file or the credentials cannot be used. The error names the flag, or
-    /// the file and the line.
+    /// # Errors
+    /// A flag, the file or the credentials cannot be used. The error names the flag, or the file
+    /// and the line.
     pub fn resolve(args: &Args) -> Result<Self, ConfigError> {
         if args.linger > LONGEST_LINGER {
             return Err(ConfigError(format!(
@@ -174,8 +175,9 @@ impl ClusterConfig {
 /// Returns the settings that do not depend on a cluster. The commands `render` and `validate` use
 /// them for manifests.
 ///
-/// # Errors The value of a flag is invalid. The error has one line for each problem. The line names
-/// the flag.
+/// # Errors
+/// The value of a flag is invalid. The error has one line for each problem. The line names the
+/// flag.
 pub fn settings(args: &ClusterArgs) -> Result<CatalogSettings, ConfigError> {
     if let Some(name) = args.namespaces.iter().find(|name| !is_name(name)) {
         return Err(ConfigError(format!(

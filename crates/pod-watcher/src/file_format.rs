@@ -1,8 +1,9 @@
 //! Format of the YAML file that lists virtual servers.
 //!
-//! `docs/reference/file-format.md` is the reference. An entry can have several addresses and ports:
-//! each pair of an address and a port is a virtual server. If an entry has addresses of both
-//! families, a virtual server gets only the real servers of the family of its address.
+//! `docs/reference/file-format.md` is the reference. An entry can have several items in `addresses`
+//! and in `ports`: each pair of an address and an item of `ports` is a virtual server. If an entry
+//! has addresses of both families, a virtual server gets only the real servers of the family of its
+//! address.
 
 mod convert;
 mod places;
@@ -77,8 +78,8 @@ enum DocumentKind {
     VirtualServers,
 }
 
-/// An entry of a document: a virtual server for each pair of an address and a port. A field that
-/// the document does not set has its default.
+/// An entry of a document: a virtual server for each pair of an address and an item of `ports`. A
+/// field that the document does not set has its default.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct VirtualServersEntry {

@@ -26,8 +26,8 @@ type ReadResult = Result<String, String>;
 pub struct FileSource {
     path: PathBuf,
     watcher: FileWatcher,
-    /// Result of the last reading. An equal result is not a change: another program can touch the
-    /// file without a change of its text. `None`: the file was not read yet.
+    /// Result of the last reading in `next`. An equal result is not a change: another program can
+    /// touch the file without a change of its text. `None`: `next` has not read the file yet.
     last_read: Option<Arc<ReadResult>>,
 }
 

@@ -118,7 +118,7 @@ impl DiscoveryService for DiscoveryGrpc {
     }
 }
 
-/// For one watcher, the number of the newest change of each virtual server that was sent.
+/// For each virtual server, the number of its newest change that was sent to one watcher.
 #[derive(Debug, Default)]
 struct SentChanges {
     sent: HashMap<VirtualServerId, u64>,

@@ -24,8 +24,8 @@ use crate::{
 pub(crate) const NOT_READ: &str = "not read yet";
 
 /// Key of an object of the desired set. Service ranges sort before virtual servers, so a watch
-/// sends them first: a data plane would announce an address as a host route if it did not have the
-/// service range of the address.
+/// sends them first: while a data plane does not have the service range of an address, the address
+/// is announced as a host route.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum DesiredKey {
     ServiceRange(ServiceRange),

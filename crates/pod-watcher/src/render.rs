@@ -89,7 +89,8 @@ fn from_results(
         }
     }
     let mirrored = manifests::mirror(endpoints, &selectors);
-    // Endpoints that a cluster does not mirror are ignored, as in a cluster.
+    // An object of kind Endpoints that a cluster does not mirror has no effect, because pod-watcher
+    // reads only EndpointSlices.
     let slices = mirrored.into_iter().filter_map(|(_, slices)| slices.ok());
     slices
         .flatten()
@@ -115,7 +116,8 @@ pub fn of(catalog: &mut Catalog) -> Rendered {
 }
 
 /// Gives every Service that needs an address one from the pools, and treats the address as recorded
-/// in the status of the Service. Returns the number of rounds until no Service needs an address.
+/// in the status of the Service. Returns the number of rounds, including the last round, in which
+/// no Service needed an address.
 pub(crate) fn allocate_all(catalog: &mut Catalog) -> usize {
     let mut rounds = 0;
     loop {

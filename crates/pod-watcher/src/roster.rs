@@ -109,7 +109,8 @@ impl Roster {
     /// Replaces the virtual server by `server`, and returns the previous virtual server. The
     /// positions in `server` are the order of the source; all positions are 0 if the source has no
     /// order. A new real server, and a real server whose `state` changes, gets `now` as the time of
-    /// this change. `change` is the number of this update among the changes of all virtual servers.
+    /// this change, or no time if `now` is `None`. `change` is the number of this update among the
+    /// changes of all virtual servers.
     pub(crate) fn update(
         &mut self,
         mut server: VirtualServer,
@@ -246,9 +247,9 @@ impl PartAssignment {
         self.is_dirty[part] = true;
     }
 
-    /// Puts each newcomer into the first part that is not full. Because of this rule the number of
-    /// parts depends only on the largest number of real servers so far, and does not grow with
-    /// every change.
+    /// Puts each newcomer into the first part that is not full, and removes empty parts at the end.
+    /// So a virtual server never has more parts than its largest number of real servers so far
+    /// needs.
     fn assign_parts(&mut self) {
         let mut free = 0;
         for index in &self.newcomers {

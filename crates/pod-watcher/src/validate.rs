@@ -126,14 +126,16 @@ struct UncheckedServices {
     /// Services with an address of which `validate` does not know whether it is allowed, because
     /// the settings have no allowed prefixes.
     unknown_prefixes: Vec<String>,
-    /// Services with the class of another load balancer.
+    /// Services without an annotation of portlb that have the class of another load balancer, or
+    /// that have no class and another type than LoadBalancer.
     other_class: Vec<String>,
 }
 
 struct Validation {
     settings: CatalogSettings,
     are_pools_assumed: bool,
-    /// Catalog with the valid objects of all manifests.
+    /// Catalog with the objects of all manifests, except the Services that are checked in
+    /// `single_service_catalog` and the Services that this load balancer does not serve.
     catalog: Catalog,
     /// Catalog for a Service that must not conflict with the Services in `catalog`: a Service that
     /// the API server would refuse, or a second manifest of a Service. The catalog has one Service

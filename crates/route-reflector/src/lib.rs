@@ -1,10 +1,10 @@
 //! Daemon that reflects announcements of load-balancer pods to routers.
 //!
 //! ```text
-//!   file, SIGHUP ──► ConfigurationReloader ── configure ──► BgpSpeaker ◄── BGP ──► clients, routers
-//!                        │ running configuration               ▲
-//!                        ▼                                     │ lists, changes
-//!        gRPC ──►   ReflectorGrpc ─────────────────────────────┘
+//! file, SIGHUP ──► ConfigurationReloader ─ configure ─► BgpSpeaker ◄─ BGP ─► clients, routers
+//!                      │ running configuration             ▲
+//!                      ▼                                   │ lists, changes
+//!      gRPC ──►   ReflectorGrpc ───────────────────────────┘
 //! ```
 //!
 //! - [`config::parse`] turns a text into a configuration, or into an error with its place in the

@@ -45,7 +45,7 @@ struct DocumentReader<'a> {
     /// Places of the fields in the document. The document is parsed for them when the first problem
     /// needs a place.
     places: LazyCell<Places, Box<dyn FnOnce() -> Places + 'a>>,
-    /// Index of each service range in the list of the document.
+    /// Index of each service range in the list `serviceRanges` of the document.
     service_ranges: BTreeMap<ServiceRange, usize>,
     virtual_servers: BTreeMap<VirtualServerId, EntryIndexes>,
     desired: DesiredSet,

@@ -35,11 +35,11 @@ struct EntryPlaces {
 /// Indexes that identify a virtual server in a document.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct EntryIndexes {
-    /// Index of the entry in the document.
+    /// Index of the entry in the list `virtualServers` of the document.
     pub(super) entry: usize,
-    /// Index of the address in the list of the entry.
+    /// Index of the address in the list `addresses` of the entry.
     pub(super) address: usize,
-    /// Index of the ports in the list of the entry.
+    /// Index of the port, or range of ports, in the list `ports` of the entry.
     pub(super) ports: usize,
 }
 

@@ -57,8 +57,8 @@ pub struct Manifest {
 pub enum ManifestObject {
     Service(Service),
     EndpointSlice(EndpointSlice),
-    /// `v1` Endpoints, which a cluster mirrors to EndpointSlices under the conditions that the
-    /// module `mirror` checks.
+    /// An object of kind Endpoints (`v1`), which a cluster mirrors to EndpointSlices under the
+    /// conditions that the module `mirror` checks.
     Endpoints(Endpoints),
     Pod(Pod),
 }
@@ -131,8 +131,9 @@ pub fn read(paths: &[PathBuf]) -> Vec<Result<Manifest, ManifestError>> {
     results
 }
 
-/// Returns the EndpointSlices to which a cluster mirrors each of the Endpoints, or the reason why
-/// the cluster does not mirror them. `has_selector` has an item for each Service of the manifests.
+/// Returns, for each object of kind Endpoints, its name and the EndpointSlices to which a cluster
+/// mirrors the object, or the reason why the cluster does not mirror it. `has_selector` has, for
+/// each Service of the manifests, whether the Service has a selector.
 #[must_use]
 pub fn mirror(
     endpoints: Vec<Endpoints>,
@@ -458,7 +459,8 @@ impl Manifest {
         })
     }
 
-    /// Returns the number of bytes of the document's text that this manifest stores.
+    /// Returns the number of bytes of the paths of fields, of the title and of the file name that
+    /// this manifest stores.
     #[cfg(test)]
     pub(crate) fn kept_bytes(&self) -> usize {
         let fields = self.fields.iter().map(|(path, _)| path.len());

@@ -26,8 +26,8 @@ const QUEUE: usize = 1_024;
 /// Number of Services in a page of a list.
 const PAGE_OF_SERVICES: u32 = 250;
 
-/// Number of EndpointSlices in a page of a list. A slice has up to 100 endpoints of about 400
-/// bytes.
+/// Number of EndpointSlices in a page of a list. A cluster with default flags writes slices with up
+/// to 100 endpoints, each of about 400 bytes.
 const PAGE_OF_SLICES: u32 = 50;
 
 /// Number of pods in a page of a list.

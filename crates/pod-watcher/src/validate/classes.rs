@@ -13,7 +13,8 @@ const MOST_EDITS: usize = 2;
 /// The reason why this load balancer does not serve a Service.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ClassProblem {
-    /// `Note`: the Service clearly belongs to another load balancer.
+    /// `Note`: the Service has no annotation of portlb, and either the class of another load
+    /// balancer, or no class and another type than LoadBalancer.
     pub(super) severity: MessageSeverity,
     /// The field or annotation with the class. Empty: the Service has no class.
     pub(super) field: String,

@@ -14,7 +14,7 @@ use service_catalog::{model::Service, settings::AddressPool};
 const BENCHMARK_PREFIX_LENGTH: u8 = 15;
 
 /// Returns a pool for every pool name that a Service requests, and a pool without a name for the
-/// Services that request no name. Each pool has an address for every Service that can use the pool.
+/// Services that request no pool. Each pool has an address for every Service that can use the pool.
 pub(super) fn assumed<'a>(services: impl Iterator<Item = &'a Service>) -> Vec<AddressPool> {
     let mut users: BTreeMap<String, u32> = BTreeMap::from([(String::new(), 0)]);
     for service in services {

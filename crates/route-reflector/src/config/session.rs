@@ -77,8 +77,8 @@ pub(super) fn hold_time(value: Option<&Spanned<document::Period>>) -> Result<u16
 }
 
 /// Default minimum of the hold time that a dynamic peer can offer. Without a minimum, a load
-/// balancer could disable the hold timer. The reflector would then keep the paths of a load balancer
-/// that has failed.
+/// balancer could disable the hold timer. The reflector would then keep the paths of a load
+/// balancer that has failed.
 const DEFAULT_MINIMUM_HOLD_TIME_SECONDS: u16 = 3;
 
 /// Returns the minimum hold time in seconds that a dynamic peer of the group can offer. 0: the peer

@@ -26,9 +26,9 @@ impl ManifestDocument<'_> {
     }
 }
 
-/// Returns the documents of a text. A line that begins with `---` begins a document (YAML 1.2,
-/// section 9.1.2). A document that begins with `{` can be several JSON objects one after the other,
-/// as kubectl accepts them. A document of comments alone is skipped.
+/// Returns the documents of a text. A line `---`, also with a space and text after it, begins a
+/// document (YAML 1.2, section 9.1.2). A document that begins with `{` can be several JSON objects
+/// one after the other, as kubectl accepts them. A document of comments alone is skipped.
 pub(super) fn of(text: &str) -> impl Iterator<Item = ManifestDocument<'_>> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let documents = of_yaml(text).filter(|document| !has_only_comments(document.text));

@@ -27,7 +27,8 @@ pub(super) struct UnreadablePath {
 }
 
 /// Returns the manifest files of a folder and of the folders in it, sorted by name; for a path that
-/// is not a folder, the path itself. Skips hidden files and files that are not regular files.
+/// is not a folder, the path itself. A manifest file of a folder is a regular file with one of
+/// [`EXTENSIONS`] that is neither hidden nor one of [`KUSTOMIZE_FILES`].
 pub(super) fn expand(path: &Path) -> Vec<Result<PathBuf, UnreadablePath>> {
     if !path.is_dir() {
         return vec![Ok(path.to_owned())];

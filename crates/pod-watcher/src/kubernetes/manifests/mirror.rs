@@ -1,8 +1,8 @@
-//! Conversion of `v1` Endpoints to EndpointSlices.
+//! Conversion of objects of kind Endpoints (`v1`) to EndpointSlices.
 //!
-//! Load balancers read only EndpointSlices. For a Service without selector, the controller manager
-//! of a cluster mirrors the Endpoints with the name of the Service to EndpointSlices. Endpoints
-//! that are not mirrored have no effect.
+//! pod-watcher reads only EndpointSlices. For a Service without selector, the controller manager of
+//! a cluster mirrors the object of kind Endpoints that has the name of the Service to
+//! EndpointSlices. An object of kind Endpoints that is not mirrored has no effect.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -14,22 +14,23 @@ use virtual_server::AddressFamily;
 
 use super::super::objects;
 
-/// Label of Endpoints that the controller manager must not mirror.
+/// Label of an object of kind Endpoints that the controller manager must not mirror.
 const SKIP_LABEL: &str = "endpointslice.kubernetes.io/skip-mirror";
 
-/// Annotation of Endpoints that older programs use as the lock of a leader election.
+/// Annotation of an object of kind Endpoints that older programs use as the lock of a leader
+/// election.
 const LEADER_ANNOTATION: &str = "control-plane.alpha.kubernetes.io/leader";
 
 /// Largest number of addresses of a subset that a controller manager with default flags mirrors.
 const MOST_MIRRORED: usize = 1_000;
 
-/// `v1` Endpoints, converted to EndpointSlices.
+/// An object of kind Endpoints (`v1`), converted to EndpointSlices.
 #[derive(Clone, Debug)]
 pub struct Endpoints {
-    /// Namespace and name of the Endpoints and of their Service.
+    /// Namespace and name of the object, and of its Service.
     pub key: ObjectKey,
-    /// Error that names the label or the annotation because of which a cluster does not mirror
-    /// these Endpoints. `None`: neither forbids it.
+    /// Error that names the label or the annotation because of which a cluster does not mirror the
+    /// object. `None`: no label and no annotation forbids to mirror the object.
     pub(crate) refused: Option<String>,
     slices: Vec<EndpointSlice>,
     /// Number of addresses above [`MOST_MIRRORED`] in each subset, summed over all subsets.
@@ -37,11 +38,12 @@ pub struct Endpoints {
 }
 
 impl Endpoints {
-    /// Returns the EndpointSlices to which a cluster mirrors the Endpoints. `has_selector`: whether
+    /// Returns the EndpointSlices to which a cluster mirrors the object. `has_selector`: whether
     /// the Service has a selector; `None` if the Service does not exist.
     ///
     /// # Errors
-    /// A cluster does not mirror the Endpoints. The error is the reason with a suggestion.
+    /// A cluster does not mirror the object, or mirrors only some of its addresses. The error is
+    /// the reason with a suggestion.
     pub fn mirrored(self, has_selector: Option<bool>) -> Result<Vec<EndpointSlice>, String> {
         if let Some(refused) = self.refused {
             return Err(refused);

@@ -182,7 +182,7 @@ pub(super) fn of_slice(object: &YamlNode, problems: &mut Vec<ManifestProblem>) {
     }
 }
 
-/// Adds the problems of `v1` Endpoints.
+/// Adds the problems of an object of kind Endpoints (`v1`).
 pub(super) fn of_endpoints(object: &YamlNode, problems: &mut Vec<ManifestProblem>) {
     let whole = CheckedField {
         node: object,
@@ -207,7 +207,8 @@ pub(super) fn of_endpoints(object: &YamlNode, problems: &mut Vec<ManifestProblem
     }
 }
 
-/// Adds a problem for each port whose name, which can be empty, is the name of an earlier port.
+/// Adds a problem for each port whose name, which can be an empty text, is the name of an earlier
+/// port. Ignores ports without the field `name`.
 fn refuse_equal_names(ports: &[CheckedField<'_>], problems: &mut Vec<ManifestProblem>) {
     let mut names: Vec<&str> = Vec::new();
     let several = ports.len() > 1;

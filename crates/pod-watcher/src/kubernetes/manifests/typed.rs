@@ -16,8 +16,8 @@ use super::{
     node::{PathPart, Position, YamlNode, YamlValue, joined},
 };
 
-/// Largest number of problems that are reported for one object. A file that is not a manifest could
-/// have a problem in each line.
+/// Largest number of fields of the wrong type in one object. An object with more such fields cannot
+/// be read: a file that is not a manifest could have such a field in each line.
 const MOST_PROBLEMS: usize = 100;
 
 /// Deserializes an object. Adds a problem for each field of the wrong type, and removes the field,

@@ -125,7 +125,7 @@ spec:
 }
 
 #[test]
-fn invalid_endpoint_slices_and_endpoints_are_errors() {
+fn invalid_objects_of_the_kinds_endpoint_slice_and_endpoints_are_errors() {
     let slice = SLICE
         .replace(
             "port: 80}",
@@ -211,7 +211,7 @@ fn a_service_without_a_usable_endpoint_is_an_error() {
 }
 
 #[test]
-fn v1_endpoints_are_used_only_if_a_cluster_would_mirror_them() {
+fn an_object_of_kind_endpoints_is_used_only_if_a_cluster_would_mirror_it() {
     let endpoints = |port: &str| {
         format!(
             "apiVersion: v1\nkind: Endpoints\nmetadata: {{name: web, namespace: shop}}\nsubsets:\n\
