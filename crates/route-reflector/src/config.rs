@@ -1,5 +1,5 @@
-//! Configuration of the reflector. Each error in the configuration file has its place in the file.
-//! Reference: `docs/reference/route-reflector.md`.
+//! Configuration of the reflector. The error of an invalid value has the place of the value in the
+//! configuration file. Reference: `docs/reference/route-reflector.md`.
 
 mod document;
 mod import;

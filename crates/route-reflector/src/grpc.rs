@@ -34,8 +34,8 @@ use tonic::{Request, Response, Status};
 
 use crate::reflector::RunningConfiguration;
 
-/// Largest number of open watches. A watch of paths begins with a list of all paths, so watches
-/// cost memory.
+/// Largest number of open watches of sessions and of paths together. A watch of paths begins with a
+/// list of all paths, so watches cost memory.
 const MAX_WATCHES: usize = 32;
 
 #[derive(Debug)]

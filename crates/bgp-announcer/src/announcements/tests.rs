@@ -111,7 +111,7 @@ impl AnnouncementTranscript {
         }
     }
 
-    /// Advances the time, with a heartbeat of the data plane in each second.
+    /// Advances the time by `seconds`, with a heartbeat of the data plane after each second.
     fn wait_alive(&mut self, seconds: u64) {
         for _ in 0..seconds {
             self.pass(1);

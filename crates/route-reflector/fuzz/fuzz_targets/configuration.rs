@@ -1,5 +1,6 @@
 //! Fuzz target of the configuration parser. No text makes the parser panic, block or use much
-//! memory. Each error has a place in the text or names a missing field.
+//! memory. Each error has a place in the text, names a missing field, or says that the text is
+//! empty.
 
 #![no_main]
 

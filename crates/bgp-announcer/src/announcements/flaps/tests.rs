@@ -2,8 +2,8 @@ use super::*;
 
 const STEP: Duration = Duration::from_millis(20);
 
-/// Lets the address be lost and served again every 20 ms for `time`. Returns the lengths in seconds
-/// of the damping periods that began.
+/// Changes every 20 ms whether the address is served, for `time`. Returns the lengths in seconds of
+/// the damping periods that began.
 fn damping_periods(flaps: &mut FlapDetector, now: &mut Instant, time: Duration) -> Vec<u64> {
     let end = *now + time;
     let mut damping_periods = Vec::new();
