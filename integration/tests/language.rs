@@ -1,6 +1,6 @@
-//! Words and comments that the language of this project avoids (docs/how-to/contributing.md).
+//! Tests of the language of this project (docs/how-to/contributing.md).
 //!
-//! A text with an avoided word fails, and so does a doc comment of three words or fewer.
+//! A test fails if a text has an avoided word, or if a doc comment has three words or fewer.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -39,7 +39,8 @@ const AVOIDED: [&str; 27] = [
     "whom",
 ];
 
-/// Collects every text file below `folder`, except this file and files that a program wrote.
+/// Collects every text file below `folder`, except this file and the files in folders with the
+/// names `corpus`, `target` and `.git`.
 fn collect_files(folder: &Path, files: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -84,7 +85,8 @@ fn avoided_words(text: &str) -> Vec<String> {
     findings
 }
 
-/// Returns each doc comment of `text` that has three words or fewer, with the number of its line.
+/// Returns each doc comment of `text` that has three words or fewer, with the number of its last
+/// line.
 fn short_comments(text: &str) -> Vec<String> {
     let comment = |line: &'_ str| line.trim_start().strip_prefix("///").map(str::to_owned);
     let mut findings = Vec::new();

@@ -84,7 +84,8 @@ fn message(arguments: &str) -> Option<String> {
     None
 }
 
-/// Returns the WARN and ERROR messages of all crates, each with its files and lines.
+/// Returns the level and the text of each WARN or ERROR message in `crates/`, with the places
+/// `file:line` that log the message.
 fn messages_of_the_code() -> BTreeMap<(String, String), BTreeSet<String>> {
     let mut files = Vec::new();
     collect_sources(&Path::new(ROOT).join("crates"), &mut files);
@@ -126,7 +127,8 @@ fn messages_of_the_code() -> BTreeMap<(String, String), BTreeSet<String>> {
     messages
 }
 
-/// Returns the level and the message of each row `| message | LEVEL | means | do |` of the document.
+/// Returns the level and the message of each row of the document's tables. The cells of a row are
+/// the message, its level, its meaning and the remedy.
 fn messages_of_the_document() -> BTreeSet<(String, String)> {
     let text = fs::read_to_string(Path::new(ROOT).join(DOCUMENT)).unwrap();
     let rows = text.lines().filter(|line| line.starts_with("| `"));

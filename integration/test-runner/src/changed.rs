@@ -10,19 +10,21 @@ use cargo_metadata::{Message, Metadata, MetadataCommand};
 
 use crate::output::print_line;
 
-/// Files outside of crates that tests of crates read: the beginning of the path of the files, and
-/// the names of the crates.
+/// The beginnings of the paths of files that belong to no crate, each with the names of the crates
+/// whose tests read these files.
 const READ_BY: [(&str, &[&str]); 2] = [
     ("proto/", &["daemon-api"]),
     ("docs/", &["pod-watcher", "route-reflector"]),
 ];
-/// Crates whose tests read source files of all other crates, so they are tested after every change.
+/// Crates whose tests read files of other crates, so these tests run after every change.
 const GUARDS: [&str; 2] = ["integration", "test-runner"];
-/// Folders that no unit test reads. Only other jobs than `unit` read them.
+/// The beginnings of the paths of files that no unit test reads, except unit tests of the crates of
+/// `GUARDS`.
 const READ_BY_NO_CRATE: [&str; 3] = ["containers/", "integration/fuzz", "manifests/"];
 
-/// Compiles all unit tests. Runs the unit tests of the crates that differ from the commit `base`,
-/// of the crates that depend on these crates, and of the crates of `GUARDS`.
+/// Compiles all unit tests. Runs the unit tests of the crates that the changes since the commit
+/// `base` affect, and of the crates of `GUARDS`. Returns an error if a test binary fails, and
+/// otherwise `true`.
 pub(crate) fn run_unit_tests(root: &Path, base: Option<&str>) -> Result<bool> {
     let metadata = MetadataCommand::new()
         .manifest_path(root.join("Cargo.toml"))
@@ -41,7 +43,8 @@ pub(crate) fn run_unit_tests(root: &Path, base: Option<&str>) -> Result<bool> {
     for test in build(root, &affected)? {
         let status = Command::new(&test.program)
             .current_dir(&test.folder)
-            // cargo also sets this variable and this working directory when it runs a test.
+            // When cargo runs a test, it also sets this variable and the working directory to the
+            // folder of the crate.
             .env("CARGO_MANIFEST_DIR", &test.folder)
             .status()
             .with_context(|| format!("cannot start {}", test.program.display()))?;
@@ -98,9 +101,9 @@ fn crates(metadata: &Metadata, root: &Path) -> Result<BTreeMap<String, Member>> 
     members.iter().map(member).collect()
 }
 
-/// Returns the crates that contain a file of `changed` or that read such a file in a test, and all
-/// crates that depend on them. Returns all crates if the effect of a file is unknown, such as the
-/// effect of Cargo.lock.
+/// Returns the crates that contain a file of `changed`, the crates whose tests read a file of
+/// `changed` that belongs to no crate, and all crates that depend on a returned crate. Returns all
+/// crates if the effect of a file is unknown, such as the effect of Cargo.lock.
 fn affected(crates: &BTreeMap<String, Member>, changed: &[PathBuf]) -> BTreeSet<String> {
     let mut affected: BTreeSet<String> = BTreeSet::new();
     for file in changed {
@@ -128,7 +131,7 @@ fn affected(crates: &BTreeMap<String, Member>, changed: &[PathBuf]) -> BTreeSet<
     }
 }
 
-/// Reports whether no unit test of any crate reads `file`.
+/// Reports whether no unit test reads `file`, except unit tests of the crates of `GUARDS`.
 fn has_no_reader(file: &Path) -> bool {
     let is_markdown = file.extension().is_some_and(|extension| extension == "md");
     let names = ["LICENSE", "Makefile", ".gitignore", ".ci/run", "deny.toml"];
@@ -176,7 +179,7 @@ fn git(root: &Path, arguments: &[&str]) -> Result<String> {
 
 /// Compiles the unit tests of the whole workspace and returns the test programs of the crates
 /// `affected`. If cargo compiled only these crates, it would select other features of the
-/// dependencies and compile the dependencies a second time.
+/// dependencies than for the whole workspace, and compile the dependencies a second time.
 fn build(root: &Path, affected: &BTreeSet<String>) -> Result<Vec<TestProgram>> {
     let mut cargo = Command::new("cargo")
         .args([
@@ -264,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_belongs_to_the_innermost_crate() {
+    fn a_file_belongs_to_the_innermost_crate_that_contains_it() {
         assert_affected(&["integration/lab/src/lib.rs"], &["lab"]);
     }
 

@@ -38,8 +38,8 @@ pub(crate) enum CpuDemand {
 /// The result of a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// The exit status of the command is 0. If the job has tests, at least one test has run, and no
-    /// test has failed.
+    /// The exit status of the command is 0, no test has failed, and every announced test has a
+    /// result. If `has_tests` is true for the job, at least one test has run.
     Passed,
     /// The job has failed. The text is the reason, which the table shows.
     Failed(String),
@@ -62,7 +62,8 @@ impl Display for Job {
             write!(f, " {name}={value}")?;
         }
         for word in &self.command {
-            // The word is quoted, so that the printed command can be copied into a shell.
+            // A word with `*` or a space is quoted, so that the printed command can be copied into
+            // a shell.
             match word.contains(['*', ' ']) {
                 true => write!(f, " '{word}'")?,
                 false => write!(f, " {word}")?,

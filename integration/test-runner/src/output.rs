@@ -9,10 +9,11 @@ use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, BufReader};
 
 use crate::summary::Tests;
 
-/// The largest part of a failed job's output that is printed, in bytes. The log contains the whole
-/// output.
+/// The largest part of a job's output that is printed after the end of the job, in bytes. The log
+/// contains the whole output.
 const SHOWN_BYTES: u64 = 512 * 1024;
-/// The number of lines of a failed job's output that are printed a second time at the end of a run.
+/// The largest number of lines of a failed job's output that are printed a second time at the end
+/// of a run.
 const LAST_LINES: usize = 4;
 /// The largest number of characters of each line that is printed a second time.
 const LAST_LINE_CHARS: usize = 160;
@@ -27,7 +28,8 @@ const FRAME: [&str; 7] = [
     "note: ",
     "error: 1 target failed",
 ];
-/// The longest line of a log, in bytes. A longer line becomes several lines of the log.
+/// The longest line of a log, in bytes. A longer line of a command's output becomes several lines
+/// of the log.
 const LONGEST_LINE: u64 = 64 * 1024;
 /// The largest size of a log, in bytes. A job whose output is larger fails.
 const LONGEST_LOG: usize = 256 * 1024 * 1024;

@@ -20,8 +20,9 @@ use crate::output::{self, print_line};
 use crate::schedule::Schedule;
 use crate::summary::{self, Row, Tests};
 
-/// The time from SIGTERM to SIGKILL when a job is ended. A guest needs some seconds to end with its
-/// network namespaces.
+/// The time from SIGTERM to SIGKILL when the runner ends a job. A guest needs some seconds to end
+/// with its network namespaces. Also the time for which the runner waits for the end of the output
+/// after a command has ended.
 const GRACE: Duration = Duration::from_secs(20);
 /// The largest number of cores that jobs use. On more cores, more guests would run at the same
 /// time, and many machines would not have enough memory for them.
@@ -356,7 +357,8 @@ fn print_event(at: Duration, text: &str) {
 mod tests {
     use super::*;
 
-    /// Runs a shell script as a job with tests. Returns the counts of its tests and its result.
+    /// Runs a shell script as a job that must report tests. Returns the counts of the tests that
+    /// the script reports, and the result of the job.
     fn run_script(script: &str) -> (Tests, Outcome) {
         let root = tempfile::tempdir().unwrap();
         let setting = RunSetting {
@@ -431,7 +433,7 @@ mod tests {
     }
 
     #[test]
-    fn a_job_that_exceeds_its_time_limit_is_ended_with_its_children() {
+    fn a_job_that_exceeds_its_time_limit_fails() {
         assert_failure("sleep 600 & sleep 601", "has not ended after 5 s");
     }
 }

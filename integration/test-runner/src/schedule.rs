@@ -1,10 +1,10 @@
 //! The order in which jobs start.
 //!
-//! This module starts no process, so that the tests can check every order.
+//! This module starts no process, so its tests can check the order without running a command.
 
 use crate::job::{CpuDemand, Job, Outcome};
 
-/// The states of all jobs of a run.
+/// The state of each job of a run, and the number of cores that the jobs share.
 ///
 /// ```text
 /// Waiting ──► Running ──► Ended(Passed | Failed)
@@ -33,8 +33,8 @@ impl Schedule {
 
     /// Returns the jobs that can start at the time of the call, and marks them as running.
     ///
-    /// While a foreground job waits for cores, foreground jobs behind it in the order do not start.
-    /// Otherwise small jobs could keep a large job waiting forever.
+    /// While a job with `CpuDemand::Cores` waits for free cores, jobs behind it in the order do not
+    /// start, except background jobs. Otherwise small jobs could keep a large job waiting forever.
     pub(crate) fn start(&mut self) -> Vec<Job> {
         let mut started = Vec::new();
         let mut free = self.free_cores();
@@ -64,8 +64,9 @@ impl Schedule {
         started
     }
 
-    /// Records the result of a job. If the job has not passed, also records the jobs that need it
-    /// as not run, and returns the names of these jobs.
+    /// Records the result of a job. If the job has not passed, also records as not run all jobs
+    /// that need this job, directly or through other jobs, and returns the names of the jobs that
+    /// are not run.
     pub(crate) fn end(&mut self, name: &'static str, outcome: Outcome) -> Vec<&'static str> {
         let mut not_passed = match outcome {
             Outcome::Passed => Vec::new(),
@@ -152,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn background_jobs_run_one_at_a_time_in_order() {
+    fn background_jobs_run_one_at_a_time_in_the_order_of_the_schedule() {
         let jobs = vec![
             job("kernel").in_background(),
             job("grpcurl").in_background(),

@@ -17,10 +17,10 @@ const PROGRAMS: &str = "target/x86_64-unknown-linux-gnu/debug";
 /// The target folder of the lints. It is not the folder of the job `build`, because cargo locks a
 /// target folder: a lint in the background would delay every job that starts a test.
 const LINT_TARGET: &str = "target/lint";
-/// The arguments of cargo that select all targets with tests, also the tests that need a part of
-/// the lab. `cargo test` does not run these tests by default. Every command of cargo in this module
-/// has `--workspace`: with another selection of crates, cargo would select other features and
-/// compile the dependencies a second time.
+/// The arguments of cargo that select the tests of all libraries and all test binaries, also the
+/// test binaries that need a part of the lab, which `cargo test` does not run by default. Every
+/// cargo command of this module that compiles crates has `--workspace`: with another selection of
+/// crates, cargo would select other features and compile the dependencies a second time.
 const EVERY_TEST: [&str; 5] = ["--locked", "--workspace", "--lib", "--test", "*"];
 
 /// The jobs that run tests in a guest: the name of the job, the name of the test binary, and the
@@ -54,7 +54,7 @@ pub(crate) struct RunOptions {
     pub(crate) sample: Option<u64>,
 }
 
-/// Returns all jobs. If several jobs can start, they start in this order.
+/// Returns all jobs. If several jobs can start, they start in the order of the returned list.
 pub(crate) fn all(options: &RunOptions) -> Vec<Job> {
     let mut jobs = vec![
         Job::new("packages", &[INSTALL, "packages"]),
@@ -89,9 +89,9 @@ pub(crate) fn all(options: &RunOptions) -> Vec<Job> {
         jobs.push(release.needs(&["packages"]).in_background());
     }
     jobs.extend([images(options), cluster(options)]);
-    // No other job needs these jobs, so they are last and mostly use the CPU time that the cluster
-    // tests leave idle. They need `packages`, because without a need they would start before the
-    // background jobs above, which need `packages`.
+    // No job above needs one of the jobs below, so the jobs below are last and mostly use the CPU
+    // time that the cluster tests leave idle. They need `packages`, because without a need they
+    // would start before the background jobs above, which need `packages`.
     jobs.extend([
         clippy().needs(&["packages"]).in_background(),
         documentation().needs(&["packages"]).in_background(),
@@ -109,8 +109,6 @@ pub(crate) fn all(options: &RunOptions) -> Vec<Job> {
 pub(crate) fn check(base: Option<&str>) -> Result<Vec<Job>> {
     let runner = std::env::current_exe()?;
     let runner = runner.to_string_lossy().into_owned();
-    // The job must not fail if it runs no test, so it does not call `runs_tests`: a change of a
-    // document can affect no crate.
     let mut unit = Job::new("unit", &[&runner, "changed-unit"]);
     if let Some(base) = base {
         unit = unit.arguments(&["--base", base]);
@@ -229,9 +227,9 @@ fn in_guest(options: &RunOptions, job: Job) -> Job {
     )
 }
 
-/// Returns the job that builds the images. A complete run uses the programs of the release build,
-/// like the images of users. Other runs use the programs of the job `build`, which have debug
-/// assertions and are compiled for the tests anyway.
+/// Returns the job that builds the images. In a complete run the images contain the programs of the
+/// release build, like the images that users run. In all other runs they contain the programs of
+/// the job `build`, which have debug assertions and are compiled for the tests anyway.
 fn images(options: &RunOptions) -> Job {
     let job = Job::new("images", &["containers/build"])
         .needs(&[
@@ -250,8 +248,8 @@ fn images_test(options: &RunOptions) -> Job {
     with_programs(options, job)
 }
 
-/// Sets the environment variables that name the folder of the programs and the size limit of the
-/// images.
+/// Sets, except in a complete run, the environment variables of the job that name the folder of the
+/// programs and the size limit of an image in MiB.
 fn with_programs(options: &RunOptions, job: Job) -> Job {
     match options.complete {
         true => job,
@@ -301,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn the_lab_kernel_is_built_before_the_lints() {
+    fn the_build_of_the_lab_kernel_starts_before_clippy() {
         let mut schedule = crate::schedule::Schedule::new(2, all(&RunOptions::default()));
         let first = names(&schedule.start());
         assert!(!first.contains(&"clippy"), "{first:?}");
@@ -325,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn a_selected_job_includes_all_jobs_that_it_needs() {
+    fn the_selection_of_a_job_includes_all_jobs_that_it_needs() {
         let chosen = with_needs(all(&RunOptions::default()), &["manifests".to_owned()]).unwrap();
         assert_eq!(
             names(&chosen),

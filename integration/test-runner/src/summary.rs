@@ -73,8 +73,8 @@ impl Tests {
     }
 }
 
-/// Returns the sum of the tests of all jobs. A job that failed without a failed test counts as one
-/// failed test.
+/// Returns the sums of the counts of all jobs. A job that has failed without a failed test, or that
+/// was not run, counts as one failed test.
 pub(crate) fn sum(rows: &[Row]) -> Tests {
     rows.iter().fold(Tests::default(), |sum, row| Tests {
         passed: sum.passed + row.tests.passed,
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn other_lines_with_the_word_passed_are_not_counted() {
+    fn lines_with_the_word_passed_but_without_a_known_form_are_not_counted() {
         let lines = [
             "3 passed",
             "all passed",

@@ -1,4 +1,4 @@
-//! Cases with several applications: a change of one application must not disturb another one.
+//! Cases that change applications: an invalid annotation, a second application, and `Masquerade`.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Instant;
@@ -122,8 +122,8 @@ pub(crate) fn second_application(runner: &mut CaseRunner) -> Result<CaseOutcome>
 /// Counts the requests to the second application that were due after `from`.
 ///
 /// Waits before the count until the second application has answered 200 requests that were sent
-/// after `until`. Returns an error if a request was lost, and `None` if no second application is
-/// applied.
+/// after `until`. Returns an error if a request was lost or if a pod of another application
+/// answered, and `None` if no second application is applied.
 pub(crate) fn count_second_application(
     runner: &CaseRunner,
     from: Instant,

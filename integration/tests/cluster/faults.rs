@@ -21,9 +21,9 @@ const LONG_OUTAGE: Duration = Duration::from_secs(120);
 
 /// Deletes an lb pod with `kubectl delete pod --force`, and allows no loss.
 ///
-/// The BGP sessions of the lb pod end together with its processes, so the router stops to use the
-/// lb pod at once. Only packets in flight are lost, and TCP repeats these packets. Established
-/// connections continue through the second lb pod.
+/// The BGP sessions of the lb pod end together with its processes, so the router stops using the lb
+/// pod at once. Only packets in flight are lost, and TCP repeats these packets. Established
+/// connections continue through the lb pod that was not deleted.
 pub(crate) fn delete_load_balancer(runner: &mut CaseRunner) -> Result<CaseOutcome> {
     let balancers = runner.pods("web", "load-balancer")?;
     let pod = balancers.first().context("there is no lb pod")?;
@@ -111,8 +111,8 @@ pub(crate) fn stop_api_server(runner: &mut CaseRunner) -> Result<CaseOutcome> {
             // The client tries to replace each lost lasting connection once a second. A failed
             // attempt counts as a lost fresh request.
             fresh: sent / all + sent / 10 + LASTING,
-            // `mh` does not spread this small number of connections evenly, so half of all is
-            // added.
+            // `mh` does not spread this small number of connections evenly, so half of all lasting
+            // connections is added.
             lasting: LASTING / all + LASTING / 2,
         },
         note: format!(

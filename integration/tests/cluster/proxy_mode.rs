@@ -6,8 +6,8 @@ use lab::cluster::ProxyMode;
 use crate::report::{AllowedLoss, CaseOutcome};
 use crate::runner::{CaseRunner, wait_until};
 
-/// Changes kube-proxy to iptables mode, and waits until no node has an nftables table of
-/// kube-proxy.
+/// Changes kube-proxy to iptables mode, and waits until every node has iptables rules and no
+/// nftables table of kube-proxy.
 ///
 /// Requests may be lost, because kube-proxy removes the nftables rules before it writes the
 /// iptables rules.

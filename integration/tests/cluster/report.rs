@@ -22,12 +22,12 @@ pub(crate) enum AllowedLoss {
         /// Requests over connections that the client keeps open.
         lasting: usize,
     },
-    /// Every request may be lost, because the service address is not announced during a part of the
-    /// case.
+    /// Every request may be lost, as in a case that withdraws the service address.
     Everything,
 }
 
-/// The result of a case that has finished without an error, before its losses are compared.
+/// The result of a case that has finished without an error. The runner then compares the measured
+/// losses with `allowed_loss`.
 #[derive(Debug)]
 pub(crate) struct CaseOutcome {
     /// The losses that the client may count during the case without a failure of the case.

@@ -123,8 +123,8 @@ pub(crate) fn roll_load_balancers(runner: &mut CaseRunner) -> Result<CaseOutcome
 
 /// Replaces both reflectors, one after the other.
 ///
-/// The router must keep every next hop, because at least one reflector is connected to it at any
-/// time.
+/// The router must keep every next hop of [`WEB`], because at any time at least one reflector has a
+/// session with the router.
 pub(crate) fn restart_reflectors(runner: &mut CaseRunner) -> Result<CaseOutcome> {
     let prefix = ipnet::IpNet::from(std::net::IpAddr::V4(WEB));
     let next_hops = runner.fib.next_hops(prefix).len();

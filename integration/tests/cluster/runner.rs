@@ -50,8 +50,9 @@ pub(crate) struct CaseRunner {
     rows: Vec<CaseRow>,
     chosen: Vec<String>,
     began: Instant,
-    /// The last case before the restart of the load failed. No further case is run, since each case
-    /// would wait for the load until a timeout.
+    /// The case after which the load could not be restarted, or `None` if every restart of the load
+    /// has succeeded. After a failed restart no case is run, since each case would wait for the
+    /// load until a timeout.
     broken_after: Option<&'static str>,
 }
 
@@ -95,13 +96,15 @@ impl CaseRunner {
         self.chosen.is_empty() || self.chosen.iter().any(is_meant)
     }
 
-    /// Runs a case under load, and fails the case if more requests are lost than the case allows.
+    /// Runs a case under load, unless `LAB_CASES` excludes the case. The case fails if its losses
+    /// exceed the losses that it allows.
     pub(crate) fn case(
         &mut self,
         name: &'static str,
         run: impl FnOnce(&mut Self) -> Result<CaseOutcome>,
     ) {
-        // These cases apply the application that all other cases need.
+        // These cases bring the cluster into the state that other cases need, so they run also if
+        // `LAB_CASES` does not name them.
         let always_run = ["first-address", "iptables-mode", "iptables-first-address"];
         if !always_run.contains(&name) && !self.is_chosen(name) {
             return;
@@ -150,8 +153,9 @@ impl CaseRunner {
     /// Ends the load, waits until no load balancer drains a web pod, and starts the load with new
     /// lasting connections.
     ///
-    /// The lasting connections of the previous case were hashed over another set of web pods, so
-    /// they could be lost when another load balancer receives their packets.
+    /// The previous case can have changed the web pods. Its lasting connections were hashed over
+    /// another set of web pods, so they could be lost when another load balancer receives their
+    /// packets.
     fn restart_load(&mut self) -> Result<()> {
         if !self.is_applied {
             self.load = start_load(&self.cluster, WEB)?;
@@ -195,8 +199,8 @@ impl CaseRunner {
             .collect()
     }
 
-    /// Writes a file with each lost or late request of a case, and prints the error of a failed
-    /// case.
+    /// Writes a file with each lost or late request and each change of the router's routes during a
+    /// case, and prints the error of a failed case.
     ///
     /// If the case has failed, the file also has the state of the cluster.
     fn write_details(&self, row: &CaseRow, from: Instant) {
@@ -270,8 +274,8 @@ impl CaseRunner {
         text
     }
 
-    /// Returns the pods in `namespace` with the label `app.kubernetes.io/name=name`, except pods
-    /// that are being deleted.
+    /// Returns the pods in `namespace` that have a node and whose label `app.kubernetes.io/name` is
+    /// `name`, except pods that are being deleted.
     pub(crate) fn pods(&self, namespace: &str, name: &str) -> Result<Vec<PodOnNode>> {
         let selector = format!("app.kubernetes.io/name={name}");
         let columns = "jsonpath={range .items[*]}{.metadata.name} {.spec.nodeName} {.metadata.uid} \

@@ -24,8 +24,9 @@ pub(crate) fn delete_while_serving(runner: &mut CaseRunner) -> Result<CaseOutcom
     delete(runner, [OVERLAY, APPLICATION])
 }
 
-/// Deletes the manifests of the folders, and checks that no route, address or network namespace of
-/// portlb remains.
+/// Deletes the objects of the two folders of manifests, one folder after the other, and checks that
+/// no node has a route, an address or a network namespace of portlb, except the routes of the
+/// uplink guard.
 fn delete(runner: &mut CaseRunner, folders: [&str; 2]) -> Result<CaseOutcome> {
     runner.is_applied = false;
     for folder in folders {

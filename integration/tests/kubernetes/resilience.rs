@@ -204,7 +204,7 @@ fn synced_is_sent_only_after_all_lists_of_a_slow_api_server() {
 }
 
 #[test]
-fn an_api_server_that_answers_429_is_reported_and_gets_requests_less_often() {
+fn pod_watcher_reports_answers_429_of_the_api_server_and_waits_between_requests() {
     let served = ServedService::start(TestControlPlane::shared(), "throttled");
     let control = &served.namespace.cluster.control;
     // The API server serves one request of the ServiceAccount `portlb` at a time, and rejects
@@ -315,7 +315,7 @@ fn a_rejected_token_is_reported_and_a_rotated_token_is_used() {
 }
 
 #[test]
-fn a_rotated_certificate_authority_is_used() {
+fn pod_watcher_accepts_a_rotated_certificate_authority() {
     let mut cluster = TestControlPlane::start();
     let (proxy, watcher, stream);
     {

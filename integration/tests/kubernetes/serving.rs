@@ -63,7 +63,7 @@ fn pods_of_the_pod_selector_are_served_without_a_service() {
 }
 
 #[test]
-fn a_service_with_a_bad_annotation_keeps_its_last_good_state_until_it_is_corrected() {
+fn a_service_with_a_bad_annotation_keeps_its_last_good_state_until_the_annotation_is_removed() {
     let namespace = TestControlPlane::shared().namespace("annotations");
     namespace.apply_service("web", "portlb.io/address: 10.1.1.10");
     namespace.apply_endpoints("web", &["10.0.0.1"]);
@@ -90,7 +90,7 @@ fn a_service_with_a_bad_annotation_keeps_its_last_good_state_until_it_is_correct
 }
 
 #[test]
-fn render_writes_the_services_of_a_cluster_as_a_valid_file() {
+fn render_writes_the_services_of_a_namespace_as_a_valid_file() {
     let namespace = TestControlPlane::shared().namespace("rendered");
     namespace.apply_service("web", "portlb.io/address: 10.1.1.10");
     namespace.apply_endpoints("web", &["10.0.0.1", "10.0.0.2"]);

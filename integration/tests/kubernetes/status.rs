@@ -17,8 +17,8 @@ const HOLDER: &str = "{.spec.holderIdentity}";
 const RENEWED: &str = "{.spec.renewTime}";
 const ADDRESS: &str = "10.1.1.10";
 
-/// Linger time that is longer than any test, so that a lingering pod-watcher does not end because
-/// of it.
+/// Linger time that is longer than any test, so that no pod-watcher ends because its linger time is
+/// over.
 const LINGER: &str = "--linger=10m";
 
 /// Limit for the time from the release of the Lease to the next leader.
@@ -63,8 +63,8 @@ fn start_and_wait_until_announced(
 }
 
 impl TestNamespace<'_> {
-    /// Checks that the status has no address, that the Lease has no holder, and that no report
-    /// exists.
+    /// Checks that the status of the Service `web` has no address, that the Lease `portlb` has no
+    /// holder, and that no report exists.
     fn assert_status_is_cleared(&self) {
         assert_eq!(self.jsonpath("service/web", INGRESS), "");
         assert_eq!(self.jsonpath("service/web", ANNOUNCED), "NotAnnounced");
@@ -408,7 +408,7 @@ fn a_second_signal_ends_a_lingering_pod_watcher_immediately() {
 }
 
 #[test]
-fn a_service_keeps_its_pool_address_after_a_restart() {
+fn a_service_keeps_its_pool_address_after_a_restart_of_pod_watcher() {
     let namespace = TestControlPlane::shared().namespace("pool");
     let pool = ["--address-pool=web=10.1.1.8/29"];
     namespace.apply_service("second", "");

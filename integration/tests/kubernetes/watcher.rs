@@ -31,8 +31,7 @@ pub(crate) struct DesiredStream {
 }
 
 impl PodWatcherProcess {
-    /// Starts a pod-watcher that writes no status. The API server ends each of its watches after 5
-    /// s.
+    /// Starts a pod-watcher that writes no status. `more` are additional flags.
     pub(crate) fn start(namespace: &TestNamespace<'_>, kubeconfig: &Path, more: &[&str]) -> Self {
         let flags = [&["--write-status=false"], more].concat();
         Self::start_as(namespace, "watcher", kubeconfig, &flags)

@@ -51,7 +51,7 @@ fn create_namespaces(api: &ControlPlane, rendered: &RenderedManifests) {
 }
 
 /// Returns a table with the generation of each workload. The API server increases the generation
-/// with each change of a workload.
+/// with each change of the workload's `spec`.
 fn generations(api: &ControlPlane) -> String {
     let columns = "-o=custom-columns=NAME:.metadata.name,CHANGES:.metadata.generation";
     let workloads = "deployments,statefulsets,daemonsets";
@@ -160,8 +160,8 @@ fn in_an_ipv6_first_cluster_each_service_with_a_cluster_ip_has_the_family_ipv4()
     assert!(services > 5, "only {services} Services were found");
 }
 
-/// Returns the Kubernetes objects in the YAML examples of the documents. Examples of portlb's own
-/// configuration files are left out.
+/// Returns the YAML examples in the folders of `docs/` that begin with `apiVersion:`, as Kubernetes
+/// objects do. Examples of portlb's own configuration files are left out.
 fn objects_in_documents() -> Vec<String> {
     let entries = |folder: PathBuf| {
         let entries = std::fs::read_dir(folder).unwrap();

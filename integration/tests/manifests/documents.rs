@@ -1,7 +1,7 @@
 //! Tests that documents agree with code and manifests.
 //!
-//! The references must explain every metric, step and Event. Paths in documents must exist, and the
-//! examples for upstream routers must work.
+//! The documents must explain every metric, readiness step and Event. Manifests that documents name
+//! must exist, and the examples for upstream routers must work.
 
 use std::{
     collections::BTreeSet,
@@ -52,8 +52,8 @@ const CRATES_WITH_METRICS: &[&str] = &[
 
 /// Returns the names of metrics in source code.
 ///
-/// In the code the name of a metric is a string literal of lowercase letters, and the next string
-/// literal is the help text of the metric.
+/// In the code the name of a metric is a string literal of lowercase letters and underscores. A
+/// comma and the help text of the metric, a string literal with a space, follow the name.
 fn metrics(code: &str) -> BTreeSet<String> {
     let pieces: Vec<&str> = code.split('"').collect();
     let literals = (1..pieces.len().saturating_sub(2)).step_by(2);
@@ -165,7 +165,8 @@ fn every_manifest_that_a_document_names_exists() {
     assert!(count > 8, "only {count} paths were found in the documents");
 }
 
-/// Returns a block of code in a section of a document. The first block has the number 0.
+/// Returns the block of code with a number in a section of a document. The first block of a section
+/// has the number 0.
 fn block<'a>(document: &'a str, section: &str, number: usize) -> &'a str {
     let section = document.split(&format!("## {section}")).nth(1).unwrap();
     section.split("```").nth(2 * number + 1).unwrap()
@@ -211,8 +212,8 @@ protocol bgp upstream {
 /// Script that runs the BIRD of the router and the BIRD that replaces the reflectors in the current
 /// network namespace, and prints the routes of the router.
 ///
-/// Before it prints, the script waits until all four paths have arrived and the second next hop is
-/// installed.
+/// Before it prints, the script waits for at most about 20 s until all four paths have arrived at
+/// the router and the next hop 10.200.0.12 is installed.
 const ROUTER: &str = "\
 set -e
 ip link set lo up

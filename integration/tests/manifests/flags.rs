@@ -1,4 +1,4 @@
-//! Tests of flags and variables in the manifests with the real programs.
+//! Tests of the flags, variables and linger times in the manifests with the real programs.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,7 +9,7 @@ use std::{
 
 use crate::rendered::{Container, RenderedManifests, everything, list, text};
 
-/// Returns the output of `--help` of a program. The program runs for the first call only.
+/// Returns the output of `--help` of a program. Only the first call for a program runs it.
 fn help(program: &str) -> String {
     static ANSWERS: Mutex<BTreeMap<String, String>> = Mutex::new(BTreeMap::new());
     let mut answers = ANSWERS.lock().unwrap();
@@ -122,7 +122,8 @@ fn downward_value(field: &str, addresses: &DownwardAddresses) -> &'static str {
     }
 }
 
-/// Returns the command that the kubelet would start, with the files of its ConfigMaps in `folder`.
+/// Returns the command that the kubelet would start for a container. Writes the YAML files of all
+/// ConfigMaps into `folder`, which takes the place of `/etc/portlb` in the command.
 fn command(
     rendered: &RenderedManifests,
     container: &Container<'_>,
@@ -210,7 +211,7 @@ fn every_daemon_accepts_its_configuration_in_ipv4_and_dual_stack_clusters() {
     assert_eq!(checked.len(), DAEMONS.len(), "{checked:?}");
 }
 
-/// Parses a duration of a flag that has the unit seconds.
+/// Parses a duration in whole seconds, such as `15s`.
 fn seconds(time: &str) -> u64 {
     time.strip_suffix('s').unwrap().parse().unwrap()
 }
@@ -229,8 +230,9 @@ const MARGIN: u64 = 10;
 fn each_daemon_lingers_longer_than_the_daemon_that_it_serves_and_ends_in_the_grace_period() {
     let drain =
         default_of("bgp-announcer", "withdraw-delay") + default_of("bgp-announcer", "linger");
-    // node-router gets SIGTERM at the start of the termination, and load balancers get SIGTERM
-    // after their preStop sleep. So node-router must linger longer.
+    // When a node shuts down, node-router gets SIGTERM at once, and load balancers get SIGTERM
+    // after their preStop sleep. So the linger of node-router must be longer than the longest sleep
+    // and the drain together.
     let mut longest_sleep = 0;
     let mut routers = Vec::new();
     for rendered in everything() {

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::rendered::{APPLIED, applied, list, text};
 
-/// Reports whether a selector with `matchLabels` selects an object with these labels.
+/// Reports whether the `matchLabels` of a selector are not empty and are all among `labels`.
 fn is_selected(selector: &Value, labels: &Value) -> bool {
     let wanted = selector["matchLabels"].as_object().unwrap();
     !wanted.is_empty() && wanted.iter().all(|(name, value)| labels[name] == *value)

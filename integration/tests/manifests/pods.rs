@@ -100,7 +100,7 @@ fn each_container_runs_as_the_user_of_its_image() {
 }
 
 #[test]
-fn only_node_router_shares_the_nodes_network_and_pods_mount_only_the_socket_folder() {
+fn only_node_router_uses_the_nodes_network_and_the_only_host_folder_of_pods_is_run_portlb() {
     each_pod(|pod| {
         let name = &pod.name;
         let is_node_router = pod.kind == "DaemonSet";

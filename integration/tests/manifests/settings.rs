@@ -67,8 +67,7 @@ fn node_router_and_reflectors_allow_every_prefix_of_the_announcers() {
     }
 }
 
-/// Guards against a former fault: with a limit of 100 paths for each session, the sessions of all
-/// load balancers ended.
+/// A reflector ends the session of a load balancer that announces more than `maximumPaths` paths.
 #[test]
 fn a_reflector_accepts_a_path_for_each_address_of_a_load_balancer() {
     let system = applied("overlays/flat-l2");
@@ -139,8 +138,8 @@ fn the_examples_use_addresses_that_their_load_balancer_may_announce() {
                 format!("--service-ranges={range}"),
                 "{name}"
             );
-            // A tunnel does not change the port of a packet, so the container and the Service must
-            // have one port.
+            // A tunnel does not change the port of a packet, so the port of the container must be
+            // equal to the port of the Service.
             assert_eq!(
                 web.spec["containers"][0]["ports"][0]["containerPort"], 80,
                 "{name}"
@@ -177,8 +176,8 @@ fn pod_watcher_validates_the_examples_without_findings() {
     }
 }
 
-/// The namespaces and the objects of the example application do not have the label. So they stay
-/// when a user deletes portlb by this label.
+/// The namespaces and the objects of the example application do not have the label
+/// `app.kubernetes.io/part-of`. So they stay when a user deletes portlb by this label.
 #[test]
 fn exactly_the_objects_of_portlb_have_the_label_part_of() {
     let mut labelled = 0;

@@ -112,7 +112,7 @@ pub(crate) fn persistent_connections(system: &System) -> Result<PersistentConnec
 /// Waits until the connections have received, on average, two more answers each, then stops the
 /// load.
 ///
-/// Returns an error if a connection was lost.
+/// Returns an error if a connection was lost or refused.
 pub(crate) fn ensure_no_connection_was_lost(connections: PersistentConnections) -> Result<()> {
     connections.wait_for_answers(2 * CONNECTIONS, SOON)?;
     let tally = connections.stop()?;

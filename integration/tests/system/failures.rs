@@ -24,7 +24,7 @@ const DATA_PLANE_TIMEOUT: Duration = Duration::from_millis(1500);
 const LATE: Duration = Duration::from_millis(1000);
 
 #[test]
-fn without_pod_watchers_nothing_is_withdrawn_and_health_checks_continue() {
+fn without_pod_watchers_no_path_is_withdrawn_and_health_checks_continue() {
     let mut system = System::up("no-watcher", ReferenceOptions::default()).unwrap();
     let changes = system.fib.changes().len();
     under_load(&mut system, |system| {
@@ -127,7 +127,8 @@ fn paths_of_ended_and_silent_ipvs_programmers_are_least_preferred_and_not_withdr
         system.wait_until_announced(&[2], SOON)?;
         let first = first_change_after(system, began);
         // The timeout begins at the last heartbeat before the stop. The interval of heartbeats is a
-        // fifth of the timeout, so at least four fifths of the timeout remain after the stop.
+        // fifth of the timeout, so at least four fifths of the timeout remain after the stop. The
+        // check requires only half of the timeout.
         ensure!(first >= DATA_PLANE_TIMEOUT / 2, "after {first:?}");
         ensure!(first <= DATA_PLANE_TIMEOUT + LATE, "after {first:?}");
 
@@ -220,7 +221,8 @@ fn ensure_a_path_since(system: &System, began: Instant) -> Result<()> {
     Ok(())
 }
 
-/// Returns the time from `began` to the first change of a route of the router.
+/// Returns the time from `began` to the first change of a route of the router, or zero if no route
+/// has changed since `began`.
 fn first_change_after(system: &System, began: Instant) -> Duration {
     let changes = system.fib.changes();
     let first = changes.iter().find(|change| change.at >= began);
@@ -343,7 +345,8 @@ fn the_path_of_a_disconnected_node_is_withdrawn_when_the_hold_timer_expires() {
     system.network.cut("node-b", true).unwrap();
     system.wait_until_announced(&[0, 2], SOON).unwrap();
     let withdrawn = first_change_after(&system, began);
-    // The hold time is 3 s, and a keepalive is sent each second.
+    // The hold time is 3 s, and a keepalive is sent each second. So the hold timer expires 2 s to
+    // 3 s after the cut.
     assert!(
         withdrawn >= Duration::from_millis(1500),
         "after {withdrawn:?}"

@@ -15,7 +15,8 @@ use crate::expect::{
 
 const WATCHER: DaemonInstance = DaemonInstance::PodWatcher(0);
 
-/// Waits until pod-watcher reports whether it uses the current content of the file.
+/// Waits until pod-watcher reports that it uses the current content of the file, or, if `is_in_use`
+/// is false, that it does not use this content.
 fn wait_until_in_use(system: &System, is_in_use: bool) -> Result<()> {
     eventually(&format!("pod-watcher uses the file: {is_in_use}"), || {
         let value = metric(system, WATCHER, "portlb_source_in_use")?;
