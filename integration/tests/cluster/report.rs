@@ -17,9 +17,9 @@ pub(crate) enum AllowedLoss {
     Nothing,
     /// Each kind of request has an upper limit of lost requests.
     Lost {
-        /// Requests that each use a new connection.
+        /// The limit for lost requests that each use a new connection.
         fresh: usize,
-        /// Requests over connections that the client keeps open.
+        /// The limit for lost requests over connections that the client keeps open.
         lasting: usize,
     },
     /// Every request may be lost, as in a case that withdraws the service address.

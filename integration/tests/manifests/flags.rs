@@ -230,9 +230,9 @@ const MARGIN: u64 = 10;
 fn each_daemon_lingers_longer_than_the_daemon_that_it_serves_and_ends_in_the_grace_period() {
     let drain =
         default_of("bgp-announcer", "withdraw-delay") + default_of("bgp-announcer", "linger");
-    // When a node shuts down, node-router gets SIGTERM at once, and load balancers get SIGTERM
-    // after their preStop sleep. So the linger of node-router must be longer than the longest sleep
-    // and the drain together.
+    // node-router gets SIGTERM at the start of its termination, and a load balancer gets SIGTERM
+    // after its preStop sleep. Both terminations can start at the same time, so the linger of
+    // node-router must be longer than the longest sleep and the drain together.
     let mut longest_sleep = 0;
     let mut routers = Vec::new();
     for rendered in everything() {

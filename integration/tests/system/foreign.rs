@@ -1,7 +1,8 @@
 //! Tests with entries, routes and tables of other programs.
 //!
-//! portlb never changes foreign state. When another program changes the state of portlb, portlb
-//! repairs its state.
+//! portlb changes no foreign state, except an IPVS entry of a virtual server in the desired set:
+//! portlb adopts this entry. When another program changes the state of portlb, portlb repairs its
+//! state.
 
 use std::{net::SocketAddr, process::Command, time::Duration};
 
@@ -29,8 +30,8 @@ const FOREIGN_ENTRIES: &str = "\
 -A -f 77 -s mh
 -a -f 77 -r 10.9.9.3:0 -i -w 5
 ";
-/// Input of `ipvsadm` after the daemons have started: one foreign entry uses a service address of
-/// portlb.
+/// Input of `ipvsadm` after the daemons have started: two foreign virtual servers. The second uses a
+/// service address of portlb, with a port that portlb does not use.
 const LATER_ENTRIES: &str = "\
 -A -t 10.9.9.10:443 -s rr
 -a -t 10.9.9.10:443 -r 10.9.9.1:443 -g -w 1
@@ -58,7 +59,8 @@ route add local 10.9.9.0/24 dev lo
 route add local fd00:9::/64 dev lo
 ";
 
-/// Returns the routes, nftables tables and IPVS entries of a host that do not belong to portlb.
+/// Returns the routes and nftables tables of a host that do not belong to portlb, and, if the host is
+/// an lb pod, the IPVS entries of this test that do not belong to portlb.
 fn foreign_state(host: &Host, is_lb_pod: bool) -> String {
     let output = |program, arguments: &[&str]| host.output(program, arguments).unwrap();
     let mut routes = output("ip", &["-4", "route", "show", "table", "all"]);
@@ -66,7 +68,8 @@ fn foreign_state(host: &Host, is_lb_pod: bool) -> String {
     let mut lines: Vec<_> = routes.lines().collect();
     // ipvs-programmer writes routes with protocol 80, and node-router with protocol 112.
     lines.retain(|line| !line.contains("proto 80") && !line.contains("proto 112"));
-    // `ip route` prints the next hops of node-router's multipath routes in lines with a tab.
+    // `ip route` prints the next hops of node-router's multipath routes in separate lines, which
+    // begin with a tab.
     lines.retain(|line| !line.starts_with('\t'));
     lines.sort_unstable();
     let mut state = lines.join("\n");
@@ -378,7 +381,7 @@ fn metric(metrics: &str, name: &str) -> u64 {
 }
 
 #[test]
-fn a_restart_writes_only_the_entries_that_differ_from_the_desired_set() {
+fn a_restarted_ipvs_programmer_writes_only_the_entries_that_differ_from_the_desired_set() {
     let mut system = one_lb_pod(
         "restart",
         ReferenceOptions {
@@ -394,8 +397,8 @@ fn a_restart_writes_only_the_entries_that_differ_from_the_desired_set() {
     let client = system.network.client().unwrap();
     let server = SocketAddr::new(service(1)[0], 80);
     http::spread(&client, server, 6, SOON).unwrap();
-    // A new entry has no connection counts, and a new real server changes the order of the real
-    // servers. So an unchanged table shows that ipvs-programmer has not replaced an entry.
+    // A new real server changes the order of the real servers, so an unchanged table shows that
+    // ipvs-programmer has not replaced a single real server.
     let entries = || {
         lb_host
             .output("ipvsadm", ["-L", "-n"])
@@ -476,9 +479,9 @@ fn flush_monitors(host: &Host, monitors: &[lab::Process; 2], address: &str, name
     .unwrap();
 }
 
-/// Returns the lines of an IPVS table without the numbers of inactive connections.
+/// Returns the lines of an IPVS table without the numbers of active and inactive connections.
 ///
-/// Closed connections expire while the test runs, so these numbers change without a change by a
+/// Connections end and expire while the test runs, so these numbers change without a change by a
 /// program.
 fn without_inactive(table: String) -> Vec<String> {
     let words = |line: &str| {

@@ -123,7 +123,8 @@ fn the_paths_of_a_data_plane_without_heartbeats_are_least_preferred_after_each_t
     let changes = system.fib.changes().len();
     let began = Instant::now();
     // After each timeout the announcer makes the paths least preferred. Then it starts a new watch
-    // of the data plane, and the paths become normal. Each of these changes is an announcement.
+    // of the data plane, and the paths are no longer least preferred. Each of these two changes is
+    // an announcement.
     eventually("the announcer has made four announcements", || {
         let made = metric(&system, ANNOUNCER, "portlb_announcements_made_total")?;
         ensure!(made >= 4.0, "{made}");

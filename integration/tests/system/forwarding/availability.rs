@@ -208,6 +208,7 @@ impl DrainScenario {
     }
 
     /// Waits until the first web pod has the weight `wanted` in each virtual server of `servers`.
+    /// With `None`, waits until no virtual server of `servers` has the first web pod.
     fn wait_for_weight(&self, servers: &[SocketAddr], wanted: Option<u32>) {
         let taken_out = addresses(&self.system.network.web_pods[..1]);
         wait_for_table(

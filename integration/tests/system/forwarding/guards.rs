@@ -92,8 +92,9 @@ fn the_network_stack_of_the_lb_pod_sends_no_answer_from_a_service_address() {
         let answer = udp::ask(&client, SocketAddr::new(address, 9001), SOON).unwrap();
         assert_eq!(answer.as_deref(), Some(lb_pod.name.as_str()));
     }
-    // Address 1 has a virtual server, address 9 of the range has none. Port 81 has no listener. The
-    // lb pod must not send a reset, because a reset would end a connection of another lb pod.
+    // Address 1 has a virtual server, address 9 of the range has none. Ports 81 and 82 have no
+    // listener. The lb pod must not send a reset, because a reset would end a connection of another
+    // lb pod.
     for address in service(1).into_iter().chain(service(9)) {
         for port in [9000, 81] {
             let server = SocketAddr::new(address, port);
@@ -110,8 +111,8 @@ fn the_network_stack_of_the_lb_pod_sends_no_answer_from_a_service_address() {
         }
     }
 
-    // Without the input guard the packets reach the network stack, so only the output guard is
-    // tested.
+    // Without the rules of the chain `input`, UDP requests reach the name servers of the lb pod, and
+    // only the rules of the chain `output` prevent a reset.
     lb_host.nft("flush chain inet portlb-ipvs input").unwrap();
     for address in service(1).into_iter().chain(service(9)) {
         let answer = udp::ask(&client, SocketAddr::new(address, 9001), SOON).unwrap();
@@ -140,8 +141,8 @@ fn a_client_of_a_virtual_server_without_real_servers_gets_no_error() {
         },
         |system| only_ranges().with(virtual_server(1, port(80), &system.network.web_pods)),
     );
-    // A virtual server without real servers. IPVS is in this state for a moment while it replaces a
-    // scheduler.
+    // The second virtual server has no real server. A virtual server is in this state for a moment
+    // while IPVS replaces its scheduler.
     let with = virtual_server(1, port(80), &system.network.web_pods);
     let without = virtual_server(2, port(80), &[]);
     let desired = only_ranges().with(with).with(without);

@@ -24,8 +24,8 @@ use super::{
 const NAME_PORT: u16 = 5353;
 const PEER_PORT: u16 = 9000;
 
-/// Checks that HTTP and UDP requests reach each real server exactly twice, because the scheduler is
-/// `rr`.
+/// Checks that each real server answers exactly two HTTP requests and two UDP requests to each
+/// service address with the last part `number`. The scheduler `rr` shares the requests evenly.
 fn check_spread(system: &System, number: u8, real_servers: &[LabPod], names: &[udp::NameServer]) {
     assert!(!names.is_empty());
     let client = system.network.client().unwrap();
@@ -248,8 +248,8 @@ fn masquerade_carries_http_and_udp_of_both_ip_versions_with_the_lb_pod_as_source
         let answers = http::spread(&client, other_port, pods.len(), SOON).unwrap();
         assert_eq!(answers.len(), pods.len(), "{other_port}: {answers:?}");
     }
-    // IPVS translates only packets to a service address, so a connection from the lb pod to a real
-    // server still works.
+    // IPVS translates only packets of connections to a service address, so the lb pod can also
+    // connect to the address of a real server.
     let lb_host = system.host(DaemonInstance::IpvsProgrammer(0)).unwrap();
     let web = SocketAddr::new(pods[0].address.into(), 80);
     assert_eq!(http::get(&lb_host, web, SOON).unwrap().trim(), "web-1");

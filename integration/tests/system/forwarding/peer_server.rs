@@ -1,4 +1,4 @@
-//! A TCP server that answers with its client's address.
+//! A TCP server that answers with its client's address, and requests to this server.
 
 use std::{
     io::{ErrorKind, Read as _, Write as _},
@@ -73,8 +73,8 @@ pub(super) fn ask(host: &Host, server: SocketAddr, within: Duration) -> Result<S
     })
 }
 
-/// Returns the kind of the error of [`ask`], such as refused or timed out, or `None` if `ask`
-/// succeeds.
+/// Returns the kind of the I/O error of [`ask`], such as refused or timed out, or `None` if `ask`
+/// has no I/O error.
 pub(super) fn failure(host: &Host, server: SocketAddr, within: Duration) -> Option<ErrorKind> {
     let error = ask(host, server, within).err()?;
     error.downcast_ref().map(std::io::Error::kind)

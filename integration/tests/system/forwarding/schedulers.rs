@@ -165,7 +165,8 @@ fn every_scheduler_is_programmed_with_its_flags_and_shares_connections_by_weight
     assert_eq!(answers.len(), 1, "{answers:?}");
 }
 
-/// Returns the kernel's number of connections of each web pod, as ipvs-programmer reports it.
+/// Returns, for each web pod, the number of connections to `server` in the kernel's table, as
+/// ipvs-programmer reports it.
 fn connections_by_pod(system: &System, server: SocketAddr) -> BTreeMap<String, usize> {
     let statuses = system.virtual_servers(0).unwrap();
     let of_server = statuses.iter().find(|status| {

@@ -54,7 +54,7 @@ fn send_one(client: &Host, to: IpAddr) -> Result<()> {
 }
 
 #[test]
-fn a_packet_to_a_node_without_a_node_route_does_not_loop_and_pods_reach_the_address() {
+fn a_packet_to_a_node_without_a_node_route_does_not_loop_and_its_pods_reach_service_addresses() {
     let mut system = System::new("uplink", ReferenceOptions::default()).unwrap();
     system.set_flags("node-router", &[("--uplink", "none")]);
     let of_lb_a = System::lb_pod(0);

@@ -1,6 +1,7 @@
 //! A test of malformed attributes and unusable next hops.
 //!
-//! Without checks in route-reflector these attributes would end its sessions with routers.
+//! Without checks in route-reflector these attributes would end the sessions between route-reflector
+//! and routers.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -29,7 +30,8 @@ const TRUSTING: &str = "
   - {prefix: 10.1.0.0/16, maximumLength: 32}
   - {prefix: 'fd00:10:1::/48', maximumLength: 128}";
 
-/// The prefix that is announced last. Its arrival shows that every earlier update was handled.
+/// The IPv4 prefix that is announced last, before only [`LAST6`]. The arrival of both prefixes at
+/// the router shows that the reflector has handled every earlier update.
 const LAST: &str = "10.1.255.1/32";
 const LAST6: &str = "fd00:10:1:ffff::1/128";
 
@@ -184,7 +186,7 @@ fn valid_prefix(index: usize) -> Ipv4Addr {
 }
 
 /// Returns every attribute to test, with its type: the attributes of [`REFUSED`], and attributes of
-/// all other types with many flags, lengths and values.
+/// the types 1 to 50 (except 14 and 15), 128, 129 and 255 with many flags, lengths and values.
 fn attributes() -> Vec<(u8, Vec<u8>)> {
     let mut all = Vec::new();
     for (head, value) in REFUSED {

@@ -47,7 +47,8 @@ impl FloodTarget {
         })
     }
 
-    /// Sends many incomplete requests, and calls `probe` after every 1,000 requests.
+    /// Sends incomplete requests, and calls `probe` after the first request, then after every 1,000
+    /// requests, and after the last request. Returns the first error of `probe`.
     async fn flood(&self, requests: usize, mut probe: impl FnMut() -> Result<()>) -> Result<()> {
         let mut open = VecDeque::new();
         for number in 0..requests {

@@ -147,7 +147,7 @@ fn resident_kib(process: &Process) -> Result<u64> {
 }
 
 #[test]
-fn a_malformed_or_unexpected_message_ends_the_session_with_the_notification_of_the_rfc() {
+fn a_malformed_or_unexpected_message_ends_the_session_with_the_notification_of_rfc_4271_and_6608() {
     let (network, reflector) = start("input-hostile", "").unwrap();
     let id = HOSTILE.address();
     let asn = lab_asn();
@@ -364,7 +364,7 @@ fn incomplete_messages_and_unknown_peers_need_little_memory_and_do_not_disturb_c
 }
 
 #[test]
-fn at_most_the_configured_number_of_dynamic_peers_is_accepted() {
+fn a_reflector_accepts_at_most_the_configured_number_of_dynamic_peers_of_a_group() {
     let (network, reflector) = start("input-crowd", "\n  maximumPeers: 2").unwrap();
     let host = network.host(HOSTILE).unwrap();
     host.ip("addr add 10.0.1.100/32 dev eth0").unwrap();

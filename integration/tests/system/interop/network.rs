@@ -159,7 +159,7 @@ impl Network {
         program.start(&self.host(member)?, speaker)
     }
 
-    /// Starts BIRD with the configuration file that the test has written.
+    /// Writes `config` into a configuration file of the host `member`, and starts BIRD with it.
     pub(crate) fn start_bird(&self, member: LinkMember, config: &str) -> Result<BirdProcess> {
         let host = self.host(member)?;
         let socket = host.run_directory()?.join("bird.ctl");

@@ -53,8 +53,8 @@ fn a_route_refresh_is_answered_with_every_path() {
     }
 }
 
-/// Returns the number of updates that the reflector has sent, after it has sent the paths of both
-/// families and their end marks (RFC 4724).
+/// Waits until the reflector has sent its two paths, one of each family, to `member`. Returns the
+/// number of updates that the reflector has then sent.
 fn updates_after_initial_paths(reflector: &ReflectorProcess, member: LinkMember) -> u64 {
     lab::wait_for("the reflector has sent all paths", SOON, || {
         let session = reflector.session(member)?;
