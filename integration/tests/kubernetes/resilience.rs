@@ -13,8 +13,8 @@ use crate::watcher::{DesiredStream, PodWatcherProcess, SOON};
 
 /// Limit for the detection of a stalled watch.
 ///
-/// The API server should end a watch after 5 s, and pod-watcher treats the watch as lost after 15
-/// s. The request that follows the lost watch hangs in the proxy, too.
+/// The API server should end a watch after 5 s, and pod-watcher closes a connection on which no
+/// octet has arrived for 15 s. The request that follows the lost watch hangs in the proxy, too.
 const STALE: Duration = Duration::from_secs(60);
 
 const WEB: &str = "tcp/10.1.1.10:80 -> 10.0.0.1";

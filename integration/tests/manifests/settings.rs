@@ -67,7 +67,8 @@ fn node_router_and_reflectors_allow_every_prefix_of_the_announcers() {
     }
 }
 
-/// A reflector ends the session of a load balancer that announces more than `maximumPaths` paths.
+/// A reflector refuses the paths of a load balancer beyond `maximumPaths`, so addresses beyond this
+/// limit would not be announced.
 #[test]
 fn a_reflector_accepts_a_path_for_each_address_of_a_load_balancer() {
     let system = applied("overlays/flat-l2");

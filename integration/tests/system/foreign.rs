@@ -30,8 +30,8 @@ const FOREIGN_ENTRIES: &str = "\
 -A -f 77 -s mh
 -a -f 77 -r 10.9.9.3:0 -i -w 5
 ";
-/// Input of `ipvsadm` after the daemons have started: two foreign virtual servers. The second uses a
-/// service address of portlb, with a port that portlb does not use.
+/// Input of `ipvsadm` after the daemons have started: two foreign virtual servers. The second one
+/// uses a service address of portlb, with a port that portlb does not use.
 const LATER_ENTRIES: &str = "\
 -A -t 10.9.9.10:443 -s rr
 -a -t 10.9.9.10:443 -r 10.9.9.1:443 -g -w 1
@@ -59,8 +59,8 @@ route add local 10.9.9.0/24 dev lo
 route add local fd00:9::/64 dev lo
 ";
 
-/// Returns the routes and nftables tables of a host that do not belong to portlb, and, if the host is
-/// an lb pod, the IPVS entries of this test that do not belong to portlb.
+/// Returns the routes and nftables tables of a host that do not belong to portlb. If `is_lb_pod` is
+/// true, also returns the host's IPVS entries that do not belong to portlb.
 fn foreign_state(host: &Host, is_lb_pod: bool) -> String {
     let output = |program, arguments: &[&str]| host.output(program, arguments).unwrap();
     let mut routes = output("ip", &["-4", "route", "show", "table", "all"]);

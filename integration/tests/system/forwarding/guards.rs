@@ -111,8 +111,8 @@ fn the_network_stack_of_the_lb_pod_sends_no_answer_from_a_service_address() {
         }
     }
 
-    // Without the rules of the chain `input`, UDP requests reach the name servers of the lb pod, and
-    // only the rules of the chain `output` prevent a reset.
+    // Without the rules of the chain `input`, UDP requests reach the name servers of the lb pod,
+    // and only the rules of the chain `output` prevent a reset.
     lb_host.nft("flush chain inet portlb-ipvs input").unwrap();
     for address in service(1).into_iter().chain(service(9)) {
         let answer = udp::ask(&client, SocketAddr::new(address, 9001), SOON).unwrap();

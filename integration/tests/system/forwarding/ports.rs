@@ -15,8 +15,8 @@ use super::{
     virtual_server,
 };
 
-/// Sends as many requests as there are web pods to each service address with the last part `number`,
-/// and checks that every web pod answers one request.
+/// Sends as many requests as there are web pods to each service address with the last part
+/// `number`, and checks that every web pod answers one request.
 fn check_http(system: &System, number: u8, port: u16) {
     let client = system.network.client().unwrap();
     for address in service(number) {

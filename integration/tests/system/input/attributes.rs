@@ -1,7 +1,7 @@
 //! A test of malformed attributes and unusable next hops.
 //!
-//! Without checks in route-reflector these attributes would end the sessions between route-reflector
-//! and routers.
+//! Without checks in route-reflector these attributes would end the sessions between
+//! route-reflector and routers.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 

@@ -55,8 +55,8 @@ fn announcer(member: LinkMember) -> Result<Command> {
     Ok(command)
 }
 
-/// Returns BIRD's description of the path of [`SERVICE`] from the announcer `name`, and whether this
-/// path is the best path.
+/// Returns BIRD's description of the path of [`SERVICE`] from the announcer `name`, and whether
+/// this path is the best path.
 fn path(router: &RunningSpeaker, name: &str) -> Result<(String, bool)> {
     let table = router.ask(&format!("show route all for {SERVICE}"))?;
     let (_, path) = table
