@@ -18,7 +18,7 @@ pub(crate) struct TestControlPlane {
     pub(crate) directory: TempDir,
 }
 
-/// A namespace with the ServiceAccount `portlb` and the Role `portlb`.
+/// A namespace with the ServiceAccount `portlb`, to which a RoleBinding gives the Role `portlb`.
 pub(crate) struct TestNamespace<'a> {
     pub(crate) cluster: &'a TestControlPlane,
     pub(crate) name: &'static str,
@@ -57,7 +57,8 @@ impl TestControlPlane {
     }
 }
 
-/// The rules of pod-watcher's Role, equal to the rules in `manifests/`.
+/// All rules that `manifests/` grant to pod-watcher in its namespace, with the rule for pods of the
+/// component pod-weights.
 pub(crate) const ALL_RULES: &str = r#"
 - {apiGroups: [""], resources: [services], verbs: [list, watch]}
 - {apiGroups: [""], resources: [services/status], verbs: [patch]}
