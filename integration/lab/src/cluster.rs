@@ -23,7 +23,8 @@ use crate::{Host, Lab};
 pub use network::{ASN, DNS, NODES, PODS, ROUTER, node_address};
 pub use node::ClusterNode;
 
-/// The longest time until all nodes are Ready and cluster DNS is available.
+/// The time limit of each of these waits: until a Node object exists, until a node is Ready, and
+/// until cluster DNS is available.
 const READY: Duration = Duration::from_secs(300);
 const CGROUP: &str = "/run/lab/cgroup";
 
@@ -52,7 +53,8 @@ pub struct LabCluster {
     pub router: RunningSpeaker,
     pub control: RemoteControlPlane,
     pub lab: Lab,
-    // The hierarchy must be dropped last, because processes are in its cgroups until they end.
+    // The cgroup hierarchy must be dropped after all other fields, because their processes are in
+    // its cgroups until the processes end.
     _cgroup: Cgroup,
 }
 
@@ -64,8 +66,8 @@ impl LabCluster {
         let router_host = lab.host(network::ROUTER_HOST)?;
         let cgroup = Cgroup::mount(Path::new(CGROUP))?;
         let router = Program::Bird.start(&router_host, &network::router())?;
-        // The kernel copies this sysctl of the initial network namespace to each new one. On a real
-        // node it is 1, and lb pods depend on the value 1.
+        // The kernel copies this sysctl of the initial network namespace to each new network
+        // namespace. On a real node the sysctl is 1, and lb pods depend on the value 1.
         fs::write("/proc/sys/net/ipv4/ip_forward", "1")
             .context("cannot set ip_forward for new pods")?;
         let control = RemoteControlPlane::connect(&lab, network::ROUTER_HOST)?;
@@ -143,7 +145,8 @@ impl LabCluster {
         self.control.kubectl(&arguments, manifests).map(drop)
     }
 
-    /// Applies a kustomize folder with `kubectl apply -k`. `folder` is relative to the repository.
+    /// Applies a kustomize folder with `kubectl apply -k`. `folder` is relative to the root folder
+    /// of the repository.
     pub fn apply_folder(&self, folder: &str) -> Result<()> {
         let folder = crate::repository().join(folder);
         let folder = folder
@@ -153,7 +156,7 @@ impl LabCluster {
     }
 
     /// Deletes the objects of a kustomize folder, and waits until all of them are removed. `folder`
-    /// is relative to the repository.
+    /// is relative to the root folder of the repository.
     pub fn delete_folder(&self, folder: &str, within: Duration) -> Result<()> {
         let folder = crate::repository().join(folder);
         let folder = folder
@@ -164,7 +167,7 @@ impl LabCluster {
         self.kubectl(&arguments).map(drop)
     }
 
-    /// Runs `kubectl wait OBJECT CONDITION ARGUMENTS...`. An example of a condition is
+    /// Runs `kubectl wait OBJECT CONDITION --timeout=WITHIN MORE...`. An example of a condition is
     /// `--for=condition=Ready`.
     pub fn wait(
         &self,

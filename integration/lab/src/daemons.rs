@@ -19,7 +19,7 @@ pub fn command(name: &str) -> Result<Command> {
 }
 
 /// Returns the path of the program `name`. The program must be in the folder `PORTLB_DAEMONS` or,
-/// without this variable, in the folder of the calling program.
+/// without this variable, in the folder of the calling program or in the parent of this folder.
 pub fn binary(name: &str) -> Result<PathBuf> {
     if let Some(folder) = env::var_os(FOLDER) {
         return Ok(PathBuf::from(folder).join(name));

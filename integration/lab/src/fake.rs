@@ -74,8 +74,8 @@ impl Drop for Server {
     }
 }
 
-/// A fake pod-watcher. Its desired set has one virtual server, port 80 of the service address, with
-/// the real servers that the test sets.
+/// A fake pod-watcher. Its desired set has the IPv4 service range and one virtual server: port 80
+/// of the IPv4 service address, with the real servers that the test sets.
 #[derive(Debug)]
 pub struct FakeDiscoveryServer {
     desired: watch::Sender<VirtualServer>,
@@ -192,7 +192,8 @@ fn real_server(address: &Ipv4Addr) -> RealServer {
     }
 }
 
-/// A fake ipvs-programmer. It reports one service range, with the state that the test sets.
+/// A fake ipvs-programmer. It reports the IPv4 service range with the missing step that the test
+/// sets.
 #[derive(Debug)]
 pub struct FakeDataPlaneServer {
     address: watch::Sender<dataplane::ServiceAddress>,
@@ -265,7 +266,7 @@ fn serving(prefix: &IpNet) -> dataplane::ServiceAddress {
     }
 }
 
-/// The interval of heartbeats for [`Heartbeats`] that are not sent: longer than any test.
+/// The interval of heartbeats if the server must send no heartbeat: longer than any test.
 const NEVER: Duration = Duration::from_secs(24 * 60 * 60);
 
 struct ServiceAddresses {

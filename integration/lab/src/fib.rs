@@ -1,6 +1,7 @@
 //! A watch of the kernel's main routing table of one host.
 //!
-//! The watch records the next hops of each prefix and the time of each change.
+//! The watch records the gateways of each prefix and the time of each change. It ignores routes
+//! without a gateway.
 
 #![expect(
     clippy::wildcard_enum_match_arm,
@@ -43,7 +44,7 @@ pub struct FibChange {
     /// The time at which the watch received the kernel's notification.
     pub at: Instant,
     pub prefix: IpNet,
-    /// The sorted next hops. The list is empty if the prefix is not in the table.
+    /// The next hops, sorted by address. The list is empty if the route of the prefix was removed.
     pub next_hops: Vec<IpAddr>,
 }
 
@@ -90,19 +91,21 @@ impl FibWatcher {
         })
     }
 
-    /// Returns the next hops of a prefix after the last change of this prefix.
+    /// Returns the next hops of a prefix after the last change of this prefix. Returns an empty
+    /// list if no change was recorded.
     pub fn next_hops(&self, prefix: IpNet) -> Vec<IpAddr> {
         last(&self.shared.lock(), prefix).map_or_else(Vec::new, |change| change.next_hops.clone())
     }
 
-    /// Returns all changes since the start of the watch, in order.
+    /// Returns all changes in the order in which the watch recorded them. The first changes are the
+    /// routes that the table had at the start of the watch.
     pub fn changes(&self) -> Vec<FibChange> {
         self.shared.lock().clone()
     }
 
     /// Waits until a prefix has exactly the next hops `next_hops`, in any order, and returns the
-    /// change after which this is true. With an empty list, waits until the prefix is not in the
-    /// table.
+    /// change after which this is true. With an empty list, waits until the table has no route with
+    /// a gateway to the prefix.
     pub fn wait_for(
         &self,
         prefix: IpNet,
@@ -216,7 +219,8 @@ fn watch(notifications: &Socket, requests: &Socket, shared: &Shared) {
     }
 }
 
-/// Returns the routes of the main table that have gateways.
+/// Returns the prefix and the gateways of each route of one IP version that is in the main table
+/// and has a gateway.
 fn dump(socket: &Socket, family: AddressFamily) -> Result<Vec<(IpNet, Vec<IpAddr>)>> {
     let mut request = RouteMessage::default();
     request.header.address_family = family;

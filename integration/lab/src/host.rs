@@ -44,7 +44,7 @@ impl Host {
 
     /// Runs a future on a new thread inside the namespace and returns the result of the future. A
     /// future can send gRPC requests to a daemon that listens on the loopback address of this host.
-    /// Tasks that the future has spawned end, too.
+    /// Tasks that the future has spawned end when the future has returned its result.
     pub fn inside_async<T: Send>(&self, task: impl AsyncFnOnce() -> Result<T> + Send) -> Result<T> {
         self.inside(|| block_on(task())?)
     }
@@ -65,8 +65,9 @@ impl Host {
             .with_context(|| format!("cannot start a thread on host {}", self.name))
     }
 
-    /// Starts a process on this host. The process and its log have the name `<host>.<name>`. The
-    /// lab ends the process when the lab is dropped.
+    /// Starts a process on this host. The process has the name `<host>.<name>`. Its log is
+    /// `<host>.<name>.log`, or `<host>.<name>.<count>.log` after `count` earlier processes with
+    /// this name. The lab ends the process when the lab is dropped.
     pub fn start(&self, name: &str, command: Command) -> Result<Process> {
         let name = format!("{}.{name}", self.name);
         let log = self.directory.free_log(&name);
@@ -134,8 +135,8 @@ impl Host {
         Ok(path)
     }
 
-    /// Returns the path of the network namespace, which tools such as `ip` and netlink sockets
-    /// need.
+    /// Returns the path of the network namespace. Tools such as `ip link set DEVICE netns PATH`
+    /// need this path.
     pub fn namespace(&self) -> &Path {
         self.namespace.path()
     }

@@ -71,8 +71,8 @@ pub struct Load {
     pub connections: usize,
     /// The time between two requests of one connection.
     pub interval: Duration,
-    /// The longest time until an answer arrives. A connection counts as lost if an answer takes
-    /// longer.
+    /// The time limit of an attempt to connect, and of an answer. An attempt that takes longer
+    /// counts as refused. A connection counts as lost if an answer takes longer.
     pub patience: Duration,
 }
 
@@ -112,7 +112,8 @@ pub struct PersistentConnections {
 }
 
 impl PersistentConnections {
-    /// Starts the load. Returns when the number of answers is at least the number of connections.
+    /// Starts the load. Returns when at least `load.connections` connections have been established
+    /// and at least as many answers have arrived.
     pub fn start(host: &Host, load: Load) -> Result<Self> {
         let tally = Arc::new(Mutex::new(RequestCounts::default()));
         let ended = Arc::new(AtomicBool::new(false));
@@ -148,8 +149,9 @@ impl PersistentConnections {
         })
     }
 
-    /// Waits until each connection has finished its current request, closes all connections, and
-    /// returns the results of all requests.
+    /// Ends the load: each connection finishes its current request, or sends one last request if it
+    /// waits for the time of its next request. Then closes all connections and returns the results
+    /// of all requests.
     pub fn stop(mut self) -> Result<RequestCounts> {
         self.end()?;
         Ok(self.tally())

@@ -11,8 +11,8 @@ use nix::sched::{CloneFlags, setns, unshare};
 const NAMESPACES: &str = "/run/netns";
 
 /// The sysctls of every new namespace. Duplicate address detection (`accept_dad`) is off, because
-/// it would make each IPv6 address unusable for a second. Reverse-path filters are off, unless a
-/// test turns them on.
+/// it would make each IPv6 address unusable for about a second. Reverse-path filters are off,
+/// unless a test turns them on.
 const SYSCTLS: &[(&str, &str)] = &[
     ("net/ipv6/conf/all/disable_ipv6", "0"),
     ("net/ipv6/conf/default/accept_dad", "0"),
@@ -22,7 +22,7 @@ const SYSCTLS: &[(&str, &str)] = &[
 ];
 
 /// A network namespace with a name in `/run/netns`. Dropping the value removes the name. The kernel
-/// frees the namespace when no process is in it.
+/// frees the namespace when no process is in it and no open file refers to it.
 #[derive(Debug)]
 pub(crate) struct Namespace {
     path: PathBuf,
@@ -78,8 +78,7 @@ impl Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        // An error is ignored here. If it leaves the name in use, the next namespace with this name
-        // cannot be created, and that error is reported.
+        // Errors are ignored, because `drop` cannot return them.
         let _ = umount2(&self.path, MntFlags::MNT_DETACH);
         let _ = fs::remove_file(&self.path);
     }

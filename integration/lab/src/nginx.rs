@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nginx_answers_with_the_name_of_the_host_on_every_port_of_both_families() {
+    fn the_configuration_of_nginx_has_each_port_for_both_families_and_the_name_of_the_host() {
         let text = config("web-1", &[80, 8080], "/run/x");
         for line in [
             "listen 80 backlog=4096;",

@@ -10,9 +10,9 @@ use crate::topology::{Setup, Topology};
 pub const POD_BRIDGE: &str = "pods";
 
 /// A rule of kube-proxy's nftables mode, in the forward chain of every node. The rule drops packets
-/// that connection tracking finds invalid. With tunnels and direct routing no node sees both
-/// directions of a connection. So this rule drops the packets of these connections, unless the
-/// connections are exempt from connection tracking.
+/// that connection tracking finds invalid. With tunnels, no node sees both directions of a
+/// connection whose real server is on another node than the lb pod. So this rule drops packets of
+/// such connections, unless the connections are exempt from connection tracking.
 pub const KUBE_PROXY: &str = "\
 table inet kube-proxy {
   chain filter-forward {
@@ -22,8 +22,8 @@ table inet kube-proxy {
 }
 ";
 
-/// The addresses of a node and of its pods. The first address of each pod range belongs to the
-/// node.
+/// The name and the addresses of a node, and the ranges of its pods' addresses. Address 1 of each
+/// pod range belongs to the node.
 #[derive(Debug, Clone)]
 pub struct Node {
     /// The name of the node, of its host, and of its port on the bridge that connects the nodes.

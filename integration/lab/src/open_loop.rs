@@ -1,7 +1,7 @@
-//! A load of HTTP requests at a fixed pace, which does not depend on the answers.
+//! A load of HTTP requests at a fixed pace.
 //!
-//! A lost or slow request does not delay requests over other connections. So the load notices every
-//! interruption of the service.
+//! A lost or slow request does not delay requests over other connections. So the load also sends
+//! requests while the service is interrupted, and counts their losses.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display};
@@ -22,7 +22,9 @@ use crate::http::{HttpResponse, exchange};
 /// The interval at which a waiting caller checks whether requests have been answered or lost.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// The settings of a load: the server, the number of requests, and time limits.
+/// The settings of a load: the server, the rate of requests over new connections, the number of
+/// lasting connections and the interval of their requests, and the times after which a request is
+/// late or lost.
 #[derive(Debug, Clone)]
 pub struct Pace {
     pub server: SocketAddr,
@@ -364,9 +366,9 @@ mod tests {
 
     use super::*;
 
-    /// Runs a load for half a second and returns its results. The test server answers the requests
-    /// of a connection if `answers` returns true for the number of the connection. It keeps other
-    /// connections open without an answer.
+    /// Runs a load for half a second and returns its results. The test server answers the first
+    /// request of a connection if `answers` returns true for the number of the connection. It reads
+    /// no request of other connections.
     fn run_load(answers: fn(usize) -> bool) -> Count {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let server = listener.local_addr().unwrap();

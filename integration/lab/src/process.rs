@@ -13,9 +13,9 @@ use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 
-/// The longest time that a process takes to end after SIGTERM, and after SIGKILL.
+/// The longest wait for the end of a process after SIGTERM, and the longest wait after SIGKILL.
 const TERMINATION: Duration = Duration::from_secs(3);
-/// The number of lines that [`Process::tail`] returns.
+/// The largest number of lines of the output that [`Process::tail`] returns.
 const TAIL: usize = 30;
 
 /// A handle to a started process, which leads its own process group. All clones of a handle refer
@@ -125,7 +125,7 @@ impl Process {
         &self.name
     }
 
-    /// Returns the process id in the lab's process namespace.
+    /// Returns the process id, as seen from the process namespace of this program.
     pub fn pid(&self) -> u32 {
         self.pid.as_raw().unsigned_abs()
     }

@@ -1,7 +1,7 @@
-//! The reference network, which most tests, the demo and benchmarks use.
+//! The reference network: the network that most tests, the benchmarks and the demo use.
 //!
-//! It has a client, an upstream router, three nodes with one lb pod each, six web pods, and the
-//! hosts of two route reflectors.
+//! It has a client, an upstream router, three nodes with one lb pod each, by default six web pods,
+//! and the hosts of two route reflectors.
 //!
 //! ```text
 //! client ── router ──┬── node-a: lb-a, web-1, web-4
@@ -105,7 +105,7 @@ pub enum Reception {
     /// accepts packets for the service ranges, and does not answer ARP requests for the addresses
     /// of these ranges.
     Direct,
-    /// The pod accepts packets only for its own address, such as masqueraded packets.
+    /// The pod accepts only packets for its own addresses, such as masqueraded packets.
     Plain,
 }
 
@@ -274,8 +274,9 @@ pub fn reflector_address(number: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 0, 1, 20 + number)
 }
 
-/// Returns the configuration of the upstream router's BGP speaker. The speaker receives all paths
-/// from both reflectors, installs them in the kernel and announces no prefix.
+/// Returns the configuration of the upstream router's BGP speaker. The speaker can receive several
+/// paths of one prefix from both reflectors, writes the best paths to the kernel and announces no
+/// prefix.
 pub fn router() -> ForeignSpeaker {
     [1, 2]
         .into_iter()

@@ -6,8 +6,8 @@ use std::env;
 const VARIABLE: &str = "LAB_SAMPLE";
 
 /// Returns `count` of the cases, in their order, selected by the seed in `LAB_SAMPLE`. Without this
-/// variable, or with `all`, returns all cases. Prints the seed and the selected cases to standard
-/// error, so that a failure can be repeated.
+/// variable, or with `all`, returns all cases. With a seed, prints the seed and the numbers of the
+/// selected cases to standard error, so that a failure can be repeated.
 ///
 /// # Panics
 /// If `LAB_SAMPLE` is neither a number nor `all`. Without the panic the test would have no case and
@@ -37,7 +37,8 @@ pub fn is_complete() -> bool {
 }
 
 /// Returns `count` different numbers below `length`, in ascending order. All numbers have the same
-/// probability. If `count` is 0, returns one number.
+/// probability. A `count` of 0 counts as 1. If `length` is at most `count`, returns all numbers
+/// below `length`.
 fn choose(seed: u64, length: usize, count: usize) -> Vec<usize> {
     let mut left: Vec<usize> = (0..length).collect();
     let mut state = seed;

@@ -30,8 +30,8 @@ use crate::reference::{
 };
 use crate::{FibWatcher, Host, Process, Signal, daemons};
 
-/// The longest time from the start of all daemons until all of them serve, in the slowest
-/// environment.
+/// The longest time until the upstream router's table has a next hop for each lb pod after the
+/// start of all daemons, in the slowest environment.
 const START: Duration = Duration::from_secs(30);
 /// The longest time until a daemon has ended after SIGTERM, including its withdraw delay and its
 /// linger.
@@ -217,7 +217,8 @@ impl System {
         Ok(())
     }
 
-    /// Kills all three daemons of an lb pod simultaneously.
+    /// Kills all three daemons of an lb pod, one immediately after the other, and waits until they
+    /// have ended.
     pub fn kill_lb_pod(&mut self, lb_pod: usize) -> Result<()> {
         // The announcer is killed before the other two daemons. Tests measure the time from the end
         // of the announcer, because routers notice only this end.

@@ -70,8 +70,8 @@ impl Topology {
         self.veths.push(ends);
     }
 
-    /// Adds a link from `eth0` of `host` to a new port of a bridge that the topology has. The port
-    /// has the name of `host`.
+    /// Adds a link from `eth0` of `host` to a new port of a bridge. The topology or the running lab
+    /// must have the bridge. The port has the name of `host`.
     pub fn plug(&mut self, host: &str, (bridge_host, bridge): (&str, &str)) {
         self.veth((host, "eth0"), (bridge_host, host));
         self.host(bridge_host)

@@ -25,7 +25,7 @@ pub struct NameServer {
 
 impl NameServer {
     /// Starts the server on one address. A server on a wildcard address would answer a tunnelled
-    /// datagram from the wrong source address.
+    /// datagram from the host's own address instead of the service address.
     pub fn start(host: &Host, address: SocketAddr) -> Result<Self> {
         let socket = host.inside(|| {
             let socket =

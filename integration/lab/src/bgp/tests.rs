@@ -34,7 +34,7 @@ fn assert_config_contains(program: Program, speaker: &ForeignSpeaker, expected: 
 }
 
 #[test]
-fn a_reflector_accepts_clients_of_a_range_and_sends_all_paths_to_its_router() {
+fn the_configuration_of_a_reflector_has_a_range_of_clients_and_sends_all_paths_to_the_router() {
     assert_config_contains(
         Program::Bird,
         &reflector(),
@@ -65,7 +65,7 @@ fn a_reflector_accepts_clients_of_a_range_and_sends_all_paths_to_its_router() {
 }
 
 #[test]
-fn an_announcer_sets_a_next_hop_for_the_prefix_of_each_family() {
+fn the_configuration_of_an_announcer_has_a_next_hop_for_the_prefix_of_each_family() {
     assert_config_contains(
         Program::Bird,
         &announcer(),
@@ -94,7 +94,7 @@ fn an_announcer_sets_a_next_hop_for_the_prefix_of_each_family() {
 }
 
 #[test]
-fn a_router_installs_all_paths_and_announces_no_prefix() {
+fn the_configuration_of_a_router_installs_all_paths_and_announces_no_prefix() {
     let router = ForeignSpeaker::new("10.0.1.1".parse().unwrap(), "10.0.1.1".parse().unwrap())
         .peer(
             ForeignPeer::new("reflector-1", "10.0.1.21".parse().unwrap())
@@ -110,7 +110,7 @@ fn a_router_installs_all_paths_and_announces_no_prefix() {
 }
 
 #[test]
-fn every_program_signs_a_session_with_the_password_of_the_peer() {
+fn the_configuration_of_every_program_has_the_password_of_the_peer() {
     let peer = ForeignPeer::new("reflector", "10.0.1.21".parse().unwrap()).password("secret");
     let speaker =
         ForeignSpeaker::new("10.2.1.2".parse().unwrap(), "10.2.1.2".parse().unwrap()).peer(peer);

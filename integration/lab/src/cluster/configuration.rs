@@ -12,7 +12,8 @@ use super::network::{DNS, PODS};
 /// The image of the pause container, the first container of every pod.
 pub(super) const PAUSE_IMAGE: &str = "localhost/lab/pause:1";
 
-/// Returns `containerd.toml`. All folders in it are containerd's defaults.
+/// Returns the text of `containerd.toml`. It does not set the root folder and the state folder, so
+/// containerd uses its default folders.
 ///
 /// The container runtime is crun. On the lab kernel forks and system calls are slow, so the Go
 /// program runc would take several times as long as crun to start a container.
@@ -95,9 +96,10 @@ pub(super) fn kubelet(resolv_conf: &Path) -> String {
     .to_string()
 }
 
-/// Returns the `KubeProxyConfiguration` of a node. All limits of connection tracking are 0, which
-/// means that kube-proxy does not set them. Only the initial network namespace can set these
-/// limits, and a node has another one.
+/// Returns the `KubeProxyConfiguration` of a node. All limits and timeouts of connection tracking
+/// are 0, which means that kube-proxy does not set them. kube-proxy could not set the limits,
+/// because only the initial network namespace can set them, and each node has its own network
+/// namespace.
 pub(super) fn kube_proxy(
     mode: ProxyMode,
     name: &str,

@@ -13,7 +13,7 @@ use crate::{Host, Process, wait_for};
 /// The longest time until a program of a node has started.
 const START: Duration = Duration::from_secs(120);
 
-/// The values that all nodes of a cluster have in common.
+/// The programs, files and settings with which a node is started.
 #[derive(Debug)]
 pub(super) struct NodeSetup<'a> {
     /// The folder with the programs kubelet and kube-proxy.
@@ -55,8 +55,8 @@ struct NodeFiles {
 }
 
 impl ClusterNode {
-    /// Starts a node. Returns when all images are imported and the kubelet has started. At this
-    /// time the node is possibly not Ready.
+    /// Starts a node. Returns when containerd runs, all images are imported, and the processes of
+    /// kubelet and kube-proxy have been started. At this time the node is possibly not Ready.
     pub(super) fn start(number: u8, host: Host, setup: &NodeSetup<'_>) -> Result<Self> {
         let name = network::name(number);
         let address = network::node_address(number);
@@ -112,7 +112,7 @@ impl ClusterNode {
 
     /// Starts containerd and the kubelet after [`Self::stop_kubelet_and_containerd`]. The kubelet
     /// exits if containerd is recovering its containers. In this case the function starts the
-    /// kubelet a second time, as an init system does.
+    /// kubelet again, as an init system does.
     pub fn start_kubelet_and_containerd(&mut self) -> Result<()> {
         self.containerd = start_containerd(&self.host, &self.first, &self.files)?;
         self.kubelet = wait_for("the kubelet has started", START, || {

@@ -24,12 +24,12 @@ const ETCD_PEER_PORT: u16 = 2380;
 const READY: Duration = Duration::from_secs(120);
 const SERVICE_CLUSTER_IPS: &str = "10.96.0.0/12,fd00:10:96::/112";
 
-/// A Kubernetes API server with its own etcd. Dropping the value kills both processes. The kernel
-/// also kills them if the program that started them is killed.
+/// A Kubernetes API server with its own etcd. Dropping the value kills all processes of the control
+/// plane. The kernel also kills these processes if the program that started them is killed.
 ///
-/// No controller runs until [`start_controllers`](Self::start_controllers) is called. So the API
-/// server has exactly the objects that the test creates: no EndpointSlices of Services, no
-/// ServiceAccounts of new namespaces, no pods of Deployments.
+/// No controller runs until [`start_controllers`](Self::start_controllers) is called. So no program
+/// creates the objects that controllers create: EndpointSlices of Services, ServiceAccounts of new
+/// namespaces, and pods of Deployments.
 #[derive(Debug)]
 pub struct ControlPlane {
     directory: PathBuf,
@@ -49,8 +49,8 @@ pub struct ControlPlaneSettings {
     pub address: Option<IpAddr>,
     /// Additional command-line options of kube-apiserver, such as `--max-requests-inflight=2`.
     pub options: Vec<String>,
-    /// Additional users: the name of each user and its groups, separated by commas. The token of a
-    /// user is the user's name.
+    /// Additional users: the name of each user, and the groups of the user, separated by commas.
+    /// The token of a user is the user's name.
     pub users: Vec<(String, String)>,
 }
 
@@ -93,8 +93,8 @@ impl ControlPlane {
         Ok(control_plane)
     }
 
-    /// Returns the address of the API server. While the API server is stopped, no other program
-    /// gets the port of this address.
+    /// Returns the address of the API server. While the API server is stopped, the kernel does not
+    /// choose the port of this address as the source port of a connection.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -196,7 +196,7 @@ impl ControlPlane {
     }
 
     /// Kills the API server if it runs, starts it with its previous address and data, and waits
-    /// until it is ready. A client that continues a watch from before the restart gets 410 Gone.
+    /// until it is ready. A client that continues a watch from before the restart can get 410 Gone.
     pub fn restart(&mut self) -> Result<()> {
         self.stop()?;
         let mut command = Command::new(binaries()?.join("kube-apiserver"));
@@ -215,8 +215,9 @@ impl ControlPlane {
             .args(["--authorization-mode=Node,RBAC", "--allow-privileged=true"])
             .args(&self.options);
         if self.address.ip().is_loopback() {
-            // The API server cannot write its own address into Endpoints if it is a loopback
-            // address. Without this option it would retry forever.
+            // The API server cannot write its address into the object of kind Endpoints of the
+            // Service `kubernetes` if the address is a loopback address. Without this option the
+            // API server would retry forever.
             command.arg("--endpoint-reconciler-type=none");
         }
         let name = match self.starts {
@@ -295,8 +296,7 @@ impl ControlPlane {
 
 impl Drop for ControlPlane {
     fn drop(&mut self) {
-        // The processes get SIGKILL instead of SIGTERM, because without etcd the API server would
-        // take a minute to end.
+        // The processes get SIGKILL, because after SIGTERM the API server can take a minute to end.
         for process in self
             .others
             .iter()

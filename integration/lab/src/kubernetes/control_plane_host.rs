@@ -22,9 +22,11 @@ use serde::{Deserialize, Serialize};
 use super::{ControlPlane, ControlPlaneSettings};
 use crate::{Host, Lab, Topology, daemons, wait_for};
 
-/// The address of the control plane, and the address of the lab's host at the other end of the
-/// cable. The script `environment/control-plane-host` uses the same addresses.
+/// The address of the control plane. The script `environment/control-plane-host` contains this
+/// address, too.
 const CONTROL: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 201, 0, 1), 24);
+/// The address of the lab's host at the other end of the control plane's cable. The script
+/// `environment/control-plane-host` contains this address, too.
 const CABLE_END: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 201, 0, 2), 24);
 /// The name of the cable's device in the lab's host.
 const CABLE: &str = "vec0";
@@ -56,9 +58,9 @@ pub struct RemoteControlPlane {
     host: Host,
 }
 
-/// Adds the control-plane host and its cable to `host` to a topology, unless this process runs in a
-/// guest. A guest has a cable from its start, which [`RemoteControlPlane::connect`] moves into
-/// `host`.
+/// Adds to a topology the control-plane host and a cable between it and `host`, unless this process
+/// runs in a guest. A guest has a cable from its start, which [`RemoteControlPlane::connect`] moves
+/// into `host`.
 pub fn plug(topology: &mut Topology, host: &str) {
     if !is_in_guest() {
         topology.veth((CONTROL_HOST, "eth0"), (host, CABLE));
@@ -104,8 +106,8 @@ impl RemoteControlPlane {
         self.kubeconfig_of("admin")
     }
 
-    /// Returns the path of the kubeconfig with the file name `file`, which must be a third value in
-    /// [`USERS`].
+    /// Returns the path of the file `<file>.kubeconfig`. `file` must be `admin` or the third value
+    /// of an entry of [`USERS`].
     pub fn kubeconfig_of(&self, file: &str) -> PathBuf {
         directory().join(format!("{file}.kubeconfig"))
     }
@@ -186,8 +188,8 @@ fn directory() -> PathBuf {
     crate::repository().join("target/lab/control-plane-host/control-plane")
 }
 
-/// The users with a kubeconfig: the name of the user, its group, and the file name of the
-/// kubeconfig without its extension.
+/// The users, in addition to `admin`, with a kubeconfig: the name of the user, its group, and the
+/// file name of the kubeconfig without its extension.
 pub const USERS: [(&str, &str, &str); 4] = [
     ("system:node:n1", "system:nodes", "n1"),
     ("system:node:n2", "system:nodes", "n2"),

@@ -17,7 +17,7 @@ pub(super) const CONTROLLERS: &str = "kube-controller-manager";
 pub(super) const SCHEDULER: &str = "kube-scheduler";
 
 /// Writes the files that the API server reads when it starts, and a kubeconfig with all rights.
-/// `users` has the name of each user and its groups, separated by commas.
+/// `users` has the name of each user, and the groups of the user, separated by commas.
 pub(super) fn write(
     directory: &Path,
     server: SocketAddr,
@@ -32,9 +32,11 @@ pub(super) fn write(
     let file = directory.join("tokens.csv");
     fs::write(&file, tokens).with_context(|| format!("cannot write {}", file.display()))?;
     write_kubeconfig(directory, ADMIN.0, server, ADMIN.0)?;
-    // With this key the API server signs the tokens of ServiceAccounts, and verifies these tokens.
+    // The API server signs and verifies the tokens of ServiceAccounts with the key that this
+    // command creates.
     let output = Command::new("openssl")
-        // The API server reads only the format of EC keys that `openssl ecparam` writes.
+        // `openssl ecparam` writes the key as `EC PRIVATE KEY`. In the format PKCS #8,
+        // `--service-account-key-file` would not accept an EC key.
         .args(["ecparam", "-name", "prime256v1", "-genkey", "-noout"])
         .arg("-out")
         .arg(service_account_key(directory))

@@ -25,8 +25,8 @@ const SOON: Duration = Duration::from_secs(10);
 ///
 /// The proxy listens at the target's address on another port, so that the target's certificate is
 /// valid for the proxy, too. After its start the proxy forwards all data. Each method that changes
-/// the behaviour also affects open connections, and returns when the change is in effect. Dropping
-/// the value closes all connections.
+/// the behaviour also affects open connections. The methods `refuse` and `cut` return when the open
+/// connections are reset. Dropping the value closes all connections.
 #[derive(Debug)]
 pub struct FaultProxy {
     address: SocketAddr,
@@ -486,7 +486,7 @@ mod tests {
     }
 
     #[test]
-    fn delay_and_slow_add_the_configured_time_to_answers() {
+    fn delay_and_slow_make_answers_arrive_later() {
         let proxy = FaultProxy::start(echo()).unwrap();
         let mut stream = connect(&proxy);
         proxy.delay(SHORT).unwrap();

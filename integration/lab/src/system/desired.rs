@@ -12,7 +12,7 @@ use virtual_server::{
 };
 
 /// Returns a virtual server with the defaults of the file format. Only the health check differs: it
-/// runs three times a second.
+/// has an interval of 300 ms, and `rise` and `fall` are 2.
 pub fn virtual_server(
     name: &str,
     addresses: impl IntoIterator<Item = IpAddr>,
