@@ -46,7 +46,7 @@ struct FakeDiscoveryService {
 }
 
 impl FakeDiscovery {
-    /// Starts a server that sends no desired set yet.
+    /// Starts a server that sends no desired set until the test calls [`publish`](Self::publish).
     pub async fn start(address: &str) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();

@@ -26,9 +26,9 @@ pub trait TestKernelState: fmt::Debug {
     /// Returns the weight of a real server in the table.
     fn weight(&self, id: &str, real_server: &str) -> Option<u32>;
 
-    /// Returns the numbers of connections, which a test can change.
+    /// Returns the numbers of connections of each real server, which a test can change.
     fn connections(&mut self) -> &mut BTreeMap<SocketAddr, ConnectionCounts>;
 
-    /// Returns the log of all writes, oldest first.
+    /// Returns the log of the writes that [`TestKernel::take_writes`] has not taken, oldest first.
     fn writes(&mut self) -> &mut Vec<String>;
 }

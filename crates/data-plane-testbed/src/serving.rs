@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// A running data plane with a serving virtual server and two real servers. The first real server
-/// has one connection.
+/// has one active connection.
 pub struct DrainFixture<K> {
     /// The fake kernel that the daemon programs.
     pub kernel: K,

@@ -65,7 +65,8 @@ pub struct TestDataPlane<K> {
 }
 
 impl<K: TestKernel> TestDataPlane<K> {
-    /// Starts the daemon on this kernel, with a Discovery that sends no desired set yet.
+    /// Starts the daemon on this kernel, with a Discovery that sends no desired set until the test
+    /// calls [`publish`](Self::publish).
     pub async fn start(kernel: &K) -> Self {
         Self::start_with(kernel, FakeDiscovery::start("127.0.0.1:0").await).await
     }
@@ -141,7 +142,8 @@ impl<K: TestKernel> TestDataPlane<K> {
         self.discovery.take().unwrap().address
     }
 
-    /// Starts a new Discovery at this address. It sends no desired set yet.
+    /// Starts a new Discovery at this address. It sends no desired set until the test calls
+    /// [`publish`](Self::publish).
     pub async fn restart_discovery(&mut self, address: SocketAddr) {
         self.discovery = Some(FakeDiscovery::start(&address.to_string()).await);
     }
@@ -158,7 +160,8 @@ impl<K: TestKernel> TestDataPlane<K> {
         self.discovery
     }
 
-    /// Stops the daemon, clears the log of writes, and starts another daemon with this Discovery.
+    /// Stops the daemon, clears the log of writes, and starts another daemon with the Discovery of
+    /// the stopped daemon.
     pub async fn restart(self) -> Self {
         let kernel = self.kernel.clone();
         let discovery = self.stop().await.unwrap();

@@ -9,7 +9,7 @@ use daemon_runtime::{GrpcTarget, ListenAddress};
 pub struct Config {
     /// Address of the Discovery server, the source of the desired set.
     pub discovery: GrpcTarget,
-    /// Time between two rounds of the audit.
+    /// Time from the start of one round of the audit to the start of the next round.
     pub audit_interval: Duration,
     /// Longest time for which the daemon continues after a termination signal while a client
     /// watches the service addresses.

@@ -57,7 +57,7 @@ impl From<Status> for LossCause {
     }
 }
 
-/// Watches the desired set and sends the events. Reconnects forever, until the receiver is dropped.
+/// Watches the desired set and sends the events. Reconnects until the receiver is dropped.
 pub(crate) async fn watch(target: GrpcTarget, events: mpsc::Sender<DiscoveryEvent>) {
     let mut backoff = Backoff::for_neighbouring_daemon(LONGEST_RETRY);
     let mut client = DiscoveryServiceClient::new(target.channel());

@@ -1,9 +1,9 @@
 //! Drains of real servers that the desired set no longer lists.
 //!
 //! A draining real server stays in the kernel's table, quiesced. Its drain ends when its last
-//! connection has ended, when its health check fails, or when the drain timeout of its virtual
-//! server is over. If the real server then still has a connection, the kernel resets the connection
-//! at its next packet (`expire_nodest_conn`).
+//! active connection has ended, when its health check fails, or when the drain timeout of its
+//! virtual server is over. If the real server still has a connection at the end of its drain, the
+//! kernel removes the connection at its next packet (`expire_nodest_conn`).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -28,7 +28,7 @@ use crate::{
 /// start of the next poll. Polling is needed because the kernel does not report the end of the last
 /// connection.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
-/// Number of virtual servers whose connections are counted in one turn of the owner.
+/// Largest number of virtual servers whose connections are counted in one turn of the owner.
 const SLICE_SIZE: usize = 32;
 
 /// The draining real servers that the desired set no longer lists.
@@ -45,7 +45,7 @@ pub(crate) struct DrainTracker {
 /// The reason why a drain ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum DrainEnd {
-    /// The last connection of the real server has ended.
+    /// The kernel counts no active connection of the real server.
     Idle,
     /// The health check of the real server has failed.
     Failed,
@@ -53,7 +53,7 @@ pub(crate) enum DrainEnd {
     Deadline,
     /// The desired set lists the real server again.
     Listed,
-    /// The virtual server was removed, or cannot hold the real server any longer.
+    /// The virtual server was removed, or its new desired state does not allow the drain.
     Removed,
 }
 
@@ -79,12 +79,13 @@ impl DrainTracker {
     }
 
     /// Adds draining real servers to `server`, the new desired state of a virtual server: all real
-    /// servers in the kernel's table that `server` does not list, except failed real servers and
-    /// real servers that the virtual server cannot hold.
+    /// servers that this daemon's entry in the kernel's table holds or that drain already, and that
+    /// `server` does not list. Failed real servers, real servers that the virtual server cannot
+    /// hold, and real servers whose connections it cannot keep are not added.
     ///
     /// A draining real server keeps its weight from `former`, the previous state of the virtual
     /// server, because the schedulers `mh` and `sh` select real servers by this weight. The drain
-    /// timeout of a real server from an earlier run of the daemon starts again.
+    /// of a real server from an earlier run of the daemon begins at `now`.
     pub(crate) fn retain_draining(
         &mut self,
         server: &mut VirtualServer,
@@ -275,9 +276,10 @@ impl DrainTracker {
     }
 }
 
-/// Reports whether a quiesced real server can keep its connections without harm. UDP has no
-/// connections: the next datagram goes to another real server. A hashing scheduler without fallback
-/// drops every new connection whose hash selects the quiesced real server.
+/// Reports whether a quiesced real server can keep its connections without harm, for a drain
+/// timeout above 0. UDP has no connections: the next datagram goes to another real server. A
+/// hashing scheduler without fallback drops every new connection whose hash selects the quiesced
+/// real server.
 fn keeps_connections(server: &VirtualServer) -> bool {
     let has_connections = match server.id.protocol {
         Protocol::Tcp | Protocol::Sctp => true,

@@ -16,12 +16,14 @@ use crate::health_check::Health;
 /// The owner calls [`Forwarder::read_local_prefixes`] at its start, and [`Forwarder::adopt`] once,
 /// with the first desired set. After that, each turn makes these calls in this order:
 ///
-/// 1. [`Forwarder::remove_local_prefix`] and [`Forwarder::apply_structure`], if addresses, ports
-///    or forwarding methods have changed;
+/// 1. [`Forwarder::remove_local_prefix`] and [`Forwarder::apply_structure`], if addresses, ports,
+///    ranges or forwarding methods have changed, if the turn repeats refused operations, and in
+///    the first slice of an audit round;
 /// 2. [`Forwarder::set_target`] or [`Forwarder::remove_target`] for each virtual server that might
 ///    differ from the kernel;
 /// 3. [`Forwarder::program`];
-/// 4. [`Forwarder::add_local_prefix`];
+/// 4. [`Forwarder::add_local_prefix`], then [`Forwarder::remove_local_prefix`] for the prefixes
+///    that an added prefix replaces;
 /// 5. [`Forwarder::observe`] and [`Forwarder::impossible_reason`], for the status.
 ///
 /// When a virtual server changes, the owner also calls [`Forwarder::observe`] to find the real
@@ -29,7 +31,8 @@ use crate::health_check::Health;
 /// [`Forwarder::connections`]. Once in each audit interval the owner calls
 /// [`Forwarder::read_local_prefixes`], then [`Forwarder::audit`] until the last slice.
 pub trait Forwarder: Send + 'static {
-    /// Error of an operation on the kernel. The owner logs consecutive equal errors once.
+    /// Error of an operation on the kernel. If adding or removing one local prefix fails repeatedly
+    /// with equal errors, the owner logs the error once.
     type Error: Error + PartialEq + Send + Sync + 'static;
     /// Reader of connection counts for lists of virtual servers.
     type Counters: ConnectionCounters;

@@ -42,9 +42,9 @@ pub(crate) struct HealthCheckEvent {
 pub(crate) struct HealthState {
     /// `Healthy` if the real server has no health check.
     pub(crate) health: Health,
-    /// Error of the last probe. `None`: the last probe succeeded.
+    /// Error of the last probe. `None`: the last probe succeeded, or no probe has ended.
     pub(crate) last_error: Option<ProbeError>,
-    /// Time of the last change of `health`.
+    /// Time of the last change of `health`, or of the start of the health check.
     pub(crate) changed: Instant,
 }
 

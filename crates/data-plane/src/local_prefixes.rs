@@ -107,8 +107,8 @@ impl<F: Forwarder> LocalPrefixState<F> {
     }
 
     /// Reads the local prefixes of this daemon back. A prefix that another program removed is then
-    /// missing and is added again. A prefix that another program owns is missing too; adding it
-    /// finds that it is local already.
+    /// missing and is added again. A prefix that another program made local is then missing, too,
+    /// and adding it succeeds without a change of the kernel.
     pub(crate) async fn audit(&mut self, forwarder: &mut F) {
         match forwarder.read_local_prefixes().await {
             Ok(prefixes) => self.local = prefixes,

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use daemon_runtime::{Counter, Family, Gauge, Histogram, Labels, Metrics};
 
-/// Upper bounds in seconds, from a real server on the local node to a timeout.
+/// Upper bounds of the durations of probes, in seconds: from the answer of a real server on the
+/// local node to a timeout.
 const HEALTH_CHECK_BUCKETS: [f64; 8] = [0.0001, 0.0003, 0.001, 0.003, 0.01, 0.1, 1.0, 3.0];
 
 /// The metrics that the owner updates.

@@ -38,7 +38,7 @@ const ALIVE_INTERVAL: Duration = Duration::from_millis(50);
 const NO_WATCHERS: usize = 1;
 /// Pause before operations that the kernel refused are repeated.
 const RETRY_INTERVAL: Duration = Duration::from_secs(2);
-/// Most events that the owner handles together in one turn.
+/// Most events that the owner handles in one turn, in addition to the event that begins the turn.
 const LARGEST_TURN: usize = 10_000;
 
 /// A request of the gRPC server to the owner.
@@ -92,7 +92,8 @@ pub(crate) struct DataPlaneOwner<F: Forwarder> {
 struct PendingWork {
     /// Virtual servers whose target or status might have changed.
     virtual_servers: BTreeSet<VirtualServerId>,
-    /// Whether the addresses, ports, ranges or forwarding methods have changed.
+    /// Whether the structure must be applied: addresses, ports, ranges or forwarding methods have
+    /// changed, refused operations are repeated, or a round of the audit begins.
     structure: bool,
 }
 
@@ -276,8 +277,8 @@ impl<F: Forwarder> DataPlaneOwner<F> {
         work.virtual_servers.extend(self.status.unprogrammed());
     }
 
-    /// Counts the connections of one slice of the draining virtual servers, and ends the drains
-    /// that are complete.
+    /// Counts the connections of one slice of the virtual servers that have draining real servers,
+    /// and ends the drains that are due to end.
     async fn poll_drains(&mut self, work: &mut PendingWork) {
         let counted = self.forwarder.connections(self.drains.next_slice()).await;
         let mut errors = (counted.iter())
@@ -347,8 +348,9 @@ impl<F: Forwarder> DataPlaneOwner<F> {
         work.virtual_servers.extend(slice.changed);
     }
 
-    /// Makes the kernel equal to the desired set for the virtual servers in `work`. The order is:
-    /// structure (guards and marks), targets, local prefixes. Removals run in reverse order.
+    /// Makes the kernel equal to the desired set for the virtual servers in `work`. First removes
+    /// local prefixes that are not desired, then changes the structure (guards and marks) and the
+    /// targets, then adds missing local prefixes.
     async fn reconcile(&mut self, mut work: PendingWork) {
         let Some(desired) = self.desired.get() else {
             return;

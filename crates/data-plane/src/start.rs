@@ -26,9 +26,9 @@ const DRAIN_MARGIN: Duration = Duration::from_secs(5);
 /// part after these steps.
 #[derive(Debug)]
 pub struct DataPlaneSteps {
-    /// Ready when a desired set has been received.
+    /// Ready when a valid desired set has been received.
     pub(crate) desired: ReadinessStep,
-    /// Ready when the forwarder holds every virtual server of the desired set.
+    /// Ready when the kernel's table holds every virtual server of the desired set.
     pub(crate) programmed: ReadinessStep,
 }
 

@@ -25,7 +25,8 @@ pub(crate) enum MissingStep {
     Programmed,
     /// At least one real server has not had its first health check.
     Checked,
-    /// No virtual server of this address has its minimum of healthy real servers.
+    /// The virtual server has fewer available real servers than its minimum. For a service address:
+    /// this is true for each of its virtual servers.
     Healthy,
     /// The address is not accepted as local.
     LocalAddress,
@@ -195,11 +196,12 @@ impl RealServerStatus {
 impl ServiceAddressStatus {
     /// Derives the status of a service address from the virtual servers in `prefix`.
     ///
-    /// An address starts to serve when all its virtual servers are programmed and checked and at
-    /// least one is serving. Then all load balancers that announce the address forward a connection
-    /// in the same way. A serving address stays serving while at least one virtual server is
-    /// serving, so that a new or failed virtual server does not affect the other virtual servers of
-    /// the address. A virtual server that this kernel can never hold is ignored.
+    /// An address starts to serve when it is local, all its virtual servers are programmed and
+    /// checked, and at least one of them is serving. Then all load balancers that announce the
+    /// address forward a connection in the same way. A serving address stays serving while it is
+    /// local and at least one of its virtual servers is serving, so that a new or failed virtual
+    /// server does not affect the other virtual servers of the address. A virtual server that this
+    /// kernel can never hold is ignored.
     pub(crate) fn new<'a>(
         prefix: IpNet,
         virtual_servers: impl Iterator<Item = &'a VirtualServerStatus> + Clone,

@@ -50,7 +50,8 @@ impl StatusPublisher {
         self.service_address_publisher.reader()
     }
 
-    /// Records virtual servers whose real servers have all had a first health check.
+    /// Records virtual servers whose real servers have all had a first health check, or that an
+    /// earlier run of the daemon had in service.
     pub(crate) fn set_checked(&mut self, ids: impl IntoIterator<Item = VirtualServerId>) {
         self.checked.extend(ids);
     }

@@ -112,7 +112,7 @@ fn the_real_servers_of_a_foreign_entry_do_not_drain() {
 }
 
 #[test]
-fn a_drain_ends_without_active_connections_or_at_the_drain_timeout_after_two_desired_sets() {
+fn a_drain_ends_when_no_connection_is_active_and_otherwise_at_the_drain_timeout() {
     let server = server("tcp", ForwardingMethod::default());
     let timeout = server.drain_timeout;
     let mut drains = tracker();

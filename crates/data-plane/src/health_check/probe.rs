@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 /// The error of a failed probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ProbeError {
-    /// The real server refused the connection, or the daemon could not send the request.
+    /// The real server refused the connection, or the attempt to connect failed with another error.
     #[error("cannot connect to {target}: {}", io::Error::from(*errno))]
     Connect { target: SocketAddr, errno: Errno },
     /// The real server did not answer in time.
@@ -17,7 +17,7 @@ pub(crate) enum ProbeError {
     NoAnswer { target: SocketAddr, limit: Duration },
 }
 
-/// Opens a connection and closes it again.
+/// Opens a connection and closes it immediately.
 pub(super) async fn tcp_connect(target: SocketAddr, limit: Duration) -> Result<(), ProbeError> {
     match timeout_after_poll(limit, TcpStream::connect(target)).await {
         Ok(Ok(stream)) => {

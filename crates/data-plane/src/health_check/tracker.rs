@@ -6,9 +6,9 @@ pub enum Health {
     /// The first probe has not ended yet.
     #[default]
     Unchecked,
-    /// The health check succeeds.
+    /// The real server counts as healthy: fewer than `fall` probes in a row have failed.
     Healthy,
-    /// The health check fails.
+    /// The real server counts as failed: fewer than `rise` probes in a row have succeeded.
     Failed,
 }
 

@@ -121,7 +121,8 @@ pub(super) fn topology(
     topology
 }
 
-/// Sets the sysctls that the manifests set in the `securityContext` of an lb pod.
+/// Makes an lb pod forward packets, and sets IPVS sysctls that the manifests set in the
+/// `securityContext` of an lb pod.
 fn load_balance(topology: &mut Topology, pod: &LabPod) {
     topology
         .host(&pod.name)
