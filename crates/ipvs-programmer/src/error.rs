@@ -33,7 +33,7 @@ pub enum IpvsKernelError {
     )]
     RouteInTheWay {
         prefix: IpNet,
-        /// Type of the route, with the name of ip-route(8).
+        /// Type of the route, as ip-route(8) names it, such as `unreachable`.
         kind: String,
     },
     /// The kernel refused the request for another reason, or the exchange with the kernel failed.

@@ -22,17 +22,17 @@ pub const TABLE_NAME: &str = "portlb-ipvs";
 /// only packets that IPVS did not take.
 const AFTER_IPVS: i32 = priority::SRCNAT + 10;
 
-/// Returns the nftables table with the rules for these virtual servers and service prefixes. It has
-/// these chains:
+/// Returns the nftables table with the rules for these virtual servers and service prefixes. A chain
+/// without a rule is omitted. The chains are:
 ///
 /// - `output`: drops TCP resets from a service address and "port unreachable" about a service
 ///   address. The network stack of the pod sends them for a packet that IPVS did not take: before
-///   the IPVS table is programmed, or while the kernel replaces a scheduler. Such a packet would
-///   end the connection of the client, which another pod can have served before. If the client gets
-///   no answer, it sends its packet again.
+///   the IPVS table is programmed, or while the kernel replaces a scheduler. The reset or the error
+///   would end the connection of the client, which another pod can have served before. If the
+///   client gets no answer, it sends its packet again.
 /// - `input`: drops TCP, UDP and SCTP packets that IPVS did not take, so that no client reaches a
 ///   process of the pod through a service address.
-/// - `marks`: sets the marks of packets to port ranges and to all ports.
+/// - `marks`: sets the marks of packets to virtual servers with a port range or all ports.
 /// - `postrouting`: sets the pod's address as source of connections to `Masquerade` virtual
 ///   servers, so that replies return through the pod.
 pub fn table<'a>(
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_with_other_forwarding_methods_has_a_masquerade_rule_for_each_port() {
+    fn an_address_with_several_forwarding_methods_has_a_rule_for_each_masqueraded_port() {
         let servers = [
             virtual_server("tcp/10.1.1.10:80", ForwardingMethod::Masquerade),
             virtual_server("tcp/10.1.1.10:443", ForwardingMethod::DirectRouting),

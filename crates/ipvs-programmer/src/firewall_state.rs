@@ -44,8 +44,8 @@ impl FirewallState {
         self.error.as_ref().is_some_and(|e| !e.is_unsupported())
     }
 
-    /// Writes the desired table if it has changed, or if the last attempt to write the table
-    /// failed.
+    /// Writes the desired table if it has changed, or if the last attempt to write the table failed
+    /// with an error that can disappear at a retry.
     pub(crate) async fn set(&mut self, desired: NftablesTable) {
         if self.desired.as_ref() == Some(&desired) && !self.needs_retry() {
             return;

@@ -20,7 +20,7 @@ use crate::{
     marks, metrics::IpvsMetrics, sysctl_state::SysctlState, table_state::TableState,
 };
 
-/// Largest number of entries that one slice of an audit reads.
+/// Largest number of whole entries that one slice of an audit reads.
 const AUDIT_SLICE: usize = 32;
 
 /// The forwarder of one network namespace. It owns the IPVS table, the nftables table, the sysctls
@@ -33,7 +33,8 @@ pub(crate) struct IpvsForwarder {
     firewall: FirewallState,
     sysctls: SysctlState,
     marks: BTreeMap<VirtualServerId, u32>,
-    /// The entry keys of the virtual servers that have a target.
+    /// The entry keys of the virtual servers for which `set_target` was called, also of those
+    /// without a target because the kernel cannot hold it.
     keys: BTreeMap<VirtualServerId, EntryKey>,
     /// Keys of entries that possibly differ from their targets. The next call of `program` compares
     /// them with the targets.
@@ -87,8 +88,8 @@ impl IpvsForwarder {
         marks::entry_key(id, self.marks.get(id).copied())
     }
 
-    /// Assigns the marks of the desired set. Returns the virtual servers whose mark changed or is
-    /// no longer used.
+    /// Assigns the marks of the desired set. Removes the targets of the virtual servers whose mark
+    /// changed or is no longer used, and returns these virtual servers.
     fn assign_marks(&mut self, desired: &DesiredSet) -> BTreeSet<VirtualServerId> {
         let marks = marks::assign(desired.virtual_servers.keys());
         let before = std::mem::replace(&mut self.marks, marks);

@@ -45,7 +45,7 @@ pub trait IpvsTable {
     fn read_table(&mut self) -> Result<VirtualServerTable, IpvsKernelError>;
 
     /// Reads the settings of every entry, without the real servers. This takes less time than
-    /// reading the table.
+    /// reading the whole table.
     fn read_settings(&mut self) -> Result<BTreeMap<EntryKey, EntrySettings>, IpvsKernelError>;
 
     /// Reads one entry. Returns `None` if it does not exist.

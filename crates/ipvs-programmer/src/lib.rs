@@ -13,7 +13,7 @@
 //! - Each entry of this daemon has a flag in the kernel. Entries of other programs are not changed,
 //!   unless the desired set contains their key. An entry that is right is not written again, so a
 //!   restart writes nothing.
-//! - Only `translate.rs` uses both the kernel's messages and the table of `virtual-server`.
+//! - Only `translate.rs` converts between the kernel's messages and the table of `virtual-server`.
 
 pub mod args;
 mod config;
@@ -61,9 +61,8 @@ pub enum StartError {
 /// Opens the kernel and starts the tasks of the daemon. Returns the address on which the gRPC
 /// contract is served.
 ///
-/// # Errors
-/// Returns an error if the kernel interfaces cannot be opened, the kernel's table cannot be read,
-/// or the gRPC address cannot be bound.
+/// # Errors Returns an error if the kernel interfaces cannot be opened, a thread cannot be started,
+/// the IPVS table or the local prefixes cannot be read, or the gRPC address cannot be bound.
 pub async fn start(config: Config, daemon: &mut Daemon) -> Result<ListenAddress, StartError> {
     let owned = LinuxKernel::open().map_err(StartError::Program)?;
     let for_counters = LinuxKernel::open().map_err(StartError::Program)?;
@@ -73,8 +72,8 @@ pub async fn start(config: Config, daemon: &mut Daemon) -> Result<ListenAddress,
 /// Starts the tasks of the daemon with the given kernels: `owned` for the forwarder, and
 /// `for_counters` for reading the connection counters of lists.
 ///
-/// # Errors
-/// Returns an error if the kernel's table cannot be read or the gRPC address cannot be bound.
+/// # Errors Returns an error if a thread cannot be started, the IPVS table or the local prefixes
+/// cannot be read, or the gRPC address cannot be bound.
 pub async fn start_with(
     owned: impl IpvsKernel + 'static,
     for_counters: impl IpvsKernel + 'static,

@@ -2,7 +2,8 @@
 
 use daemon_runtime::{Counter, Family, Gauge, Histogram, Labels, Metrics};
 
-/// Bucket limits in seconds, from a single netlink exchange to a large table.
+/// Bucket limits of the time of one plan, in seconds: from a plan with one change to a plan for a
+/// large table.
 const APPLY_BUCKETS: [f64; 10] = [0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0];
 
 /// The metrics of the IPVS forwarder.

@@ -152,8 +152,8 @@ impl Netlink {
         }
     }
 
-    /// Waits for the acknowledgement of the last of `count` requests, beginning with the sequence
-    /// number `first`. Calls `failed` for each failed request.
+    /// Waits for the answer to the last of `count` requests, whose sequence numbers begin with
+    /// `first`. Calls `failed` for each failed request.
     fn await_end(
         &mut self,
         first: u32,

@@ -78,7 +78,8 @@ impl LocalRoutes {
     /// route of any type (fib_trie.c, `fib_table_insert`).
     fn ensure_local(&mut self, prefix: IpNet) -> Result<(), IpvsKernelError> {
         let routes = self.local_routes(family(prefix))?;
-        // If several routes to the prefix exist, the kernel lists the route that it uses first.
+        // If several routes to the prefix exist, the first route in the list is the route that the
+        // kernel uses.
         let existing = routes
             .iter()
             .find(|route| destination(route) == Some(prefix));
