@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::time::Duration;
 
-/// The measured values of one program, one for each round.
+/// The measured values of one program, such as one value for each round or for each change.
 #[derive(Debug, Clone, Default)]
 pub struct Figures {
     values: Vec<f64>,

@@ -33,7 +33,7 @@ pub(crate) struct FakeKernelState {
     /// The sysctl that cannot be written.
     pub(crate) read_only_sysctl: Option<&'static str>,
     pub(crate) connections: BTreeMap<SocketAddr, ConnectionCounts>,
-    /// All writes in order.
+    /// All writes since the last call of `take_writes`, oldest first.
     pub(crate) writes: Vec<String>,
     pub(crate) without_nftables: bool,
     pub(crate) nftables_fails: bool,

@@ -183,7 +183,7 @@ fn wait_until_ready(system: &System, daemon: DaemonInstance) -> Result<()> {
     })
 }
 
-/// Returns a service address of the reference network with port 80.
+/// Returns the socket address of port 80 of a service address.
 pub(crate) fn service(address: impl Into<IpAddr>) -> SocketAddr {
     SocketAddr::new(address.into(), 80)
 }

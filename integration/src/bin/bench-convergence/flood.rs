@@ -1,7 +1,8 @@
-//! The delay of one client's changes while another client floods the reflector.
+//! The delay of one client's changes, without a flood and while another client floods the
+//! reflector.
 //!
-//! The delay is the time from a change to its arrival at the router. The flooding client changes a
-//! few prefixes as fast as it can. The benchmark runs with portlb's reflector, with BIRD and with
+//! The delay is the time from a change to its arrival at the router. The flooding client changes
+//! 100 prefixes as fast as it can. The benchmark runs with portlb's reflector, with BIRD and with
 //! FRR.
 
 use std::io::{self, Read, Write};

@@ -1,4 +1,5 @@
-//! The time from a new file to a real server in the kernel's table.
+//! The time from a new file until a real server is in the kernel's table, or is removed from the
+//! table.
 //!
 //! portlb runs in lb-a and keepalived runs in lb-b, with the same real servers.
 
@@ -159,7 +160,7 @@ fn wait_for_checks(system: &System, checked: bool) -> Result<()> {
 }
 
 /// Waits until the kernel's table has the real server with a weight above 0. If `present` is false,
-/// waits until the table does not have it with such a weight. Returns the time of the last read.
+/// waits until the table does not have the real server. Returns the time of the last read.
 fn wait_for_rule(host: &Host, real_server: Ipv4Addr, present: bool) -> Result<Instant> {
     let line = format!("-> {:08X}:", real_server.to_bits());
     host.inside(|| {

@@ -1,4 +1,5 @@
-//! The time from a new file to a real server in the kernel's table, for several table sizes.
+//! The time from a new file until a real server is in the kernel's table, or is removed from the
+//! table, for several table sizes.
 //!
 //! portlb runs in lb-a and keepalived in lb-b. The real servers do not exist, so neither portlb nor
 //! keepalived checks them.
@@ -185,8 +186,9 @@ fn real_servers(virtual_server: u32, more: u32) -> impl Iterator<Item = Ipv4Addr
         .map(move |number| Ipv4Addr::from_bits(first + virtual_server * 16 + number))
 }
 
-/// Returns the text of a file for pod-watcher, in YAML's block style, which most users write. A
-/// real server that is removed does not drain, because keepalived drains none.
+/// Returns the text of a file for pod-watcher. Its lists of virtual servers and real servers are in
+/// YAML's block style, which most users write. A real server that is removed does not drain,
+/// because keepalived drains none.
 fn portlb_file(size: u32, more: u32) -> String {
     let mut text = format!(
         "apiVersion: portlb.io/v1\nkind: VirtualServers\nserviceRanges: [{SERVICE_RANGE}]\n"

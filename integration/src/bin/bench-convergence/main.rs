@@ -1,8 +1,8 @@
 //! A benchmark that compares portlb with the programs of the paper's load balancer.
 //!
 //! The load balancer of the paper (docs/decisions/0001-contracts-before-code.md) consists of
-//! keepalived, exabgp and a GoBGP reflector. In each round portlb and the other program are
-//! measured in turn, on one topology. The benchmark prints a Markdown table for
+//! keepalived, exabgp and a GoBGP reflector. Most parts measure portlb and the other program in
+//! turn in each round, on one topology. The benchmark prints a Markdown table for
 //! `docs/reference/benchmarks.md`.
 //!
 //! Usage: `bench-convergence [ROUNDS [PART]]`. By default all parts run, with 10 rounds each.

@@ -117,7 +117,8 @@ impl Announcer {
     }
 }
 
-/// Starts GoBGP, the paper's reflector. Only the pods of node-b can be its clients.
+/// Starts GoBGP, the paper's reflector. Of the pods, only the pods of node-b can be its clients.
+/// The router is its client, too.
 pub(crate) fn start_gobgp(system: &System) -> Result<RunningSpeaker> {
     let address = reflector_address(2);
     let pods = system.network.nodes[1].pods.trunc();

@@ -1,5 +1,5 @@
-//! Times from a change of one endpoint, or of a thousand endpoints, to the change in the kernel's
-//! table.
+//! Times from a change of one endpoint, or of a thousand endpoints, to the event of Discovery and
+//! to the change in the kernel's table.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -28,8 +28,9 @@ pub(crate) fn changes_of_other(changes: u32) -> u32 {
     changes.div_ceil(20)
 }
 
-/// Measures, for each change of one endpoint, the time from the event of the API server to the
-/// change in the kernel's table. [`PlainWatch`] receives the event.
+/// Measures, for each change of one endpoint, the times from the event of the API server to the
+/// event of Discovery and to the change in the kernel's table. [`PlainWatch`] receives the event of
+/// the API server.
 pub(crate) fn one_by_one(
     setup: &BenchSetup,
     sides: &Sides,

@@ -5,8 +5,8 @@
 //! `docs/reference/benchmarks.md`.
 //!
 //! Usage: `bench-kubernetes [SCALE [CHANGES]]`. SCALE is the number of Services, of slices of each
-//! Service and of endpoints of each slice, by default 5000x1x10. CHANGES is the number of changes,
-//! by default 200.
+//! Service and of endpoints of each slice, by default 5000x1x10. CHANGES is the number of changes
+//! of one endpoint that are measured with portlb, by default 200.
 
 mod changes;
 mod objects;

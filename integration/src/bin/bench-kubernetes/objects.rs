@@ -16,7 +16,8 @@ pub(crate) const NAMESPACE: &str = "bench";
 pub(crate) const SERVICE_RANGE: &str = "10.1.0.0/16";
 const PORT: u16 = 80;
 
-/// The number of objects that the benchmark creates in the API server.
+/// The numbers of Services, EndpointSlices and endpoints that the benchmark creates in the API
+/// server.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Scale {
     pub(crate) services: u32,

@@ -1,7 +1,7 @@
 //! The network and the processes of the benchmark.
 //!
 //! An lb pod without an announcer and a node with kube-proxy are connected to a router. The router
-//! also connects both to the control plane, which runs outside of the guest.
+//! also connects both to the control plane, which runs on the control-plane host.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::Command;

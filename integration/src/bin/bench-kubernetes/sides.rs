@@ -40,8 +40,8 @@ pub(crate) struct Programmers {
 }
 
 impl Sides {
-    /// Starts the processes one after the other, and adds the time of each start and the memory of
-    /// each program to the report.
+    /// Starts the processes one after the other, and adds the times of the starts and the memory of
+    /// pod-watcher, of portlb and of kube-proxy to the report.
     pub(crate) fn start(
         setup: &BenchSetup,
         scale: &Scale,
