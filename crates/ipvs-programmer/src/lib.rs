@@ -61,8 +61,9 @@ pub enum StartError {
 /// Opens the kernel and starts the tasks of the daemon. Returns the address on which the gRPC
 /// contract is served.
 ///
-/// # Errors Returns an error if the kernel interfaces cannot be opened, a thread cannot be started,
-/// the IPVS table or the local prefixes cannot be read, or the gRPC address cannot be bound.
+/// # Errors
+/// Returns an error if the kernel interfaces cannot be opened, a thread cannot be started, the IPVS
+/// table or the local prefixes cannot be read, or the gRPC address cannot be bound.
 pub async fn start(config: Config, daemon: &mut Daemon) -> Result<ListenAddress, StartError> {
     let owned = LinuxKernel::open().map_err(StartError::Program)?;
     let for_counters = LinuxKernel::open().map_err(StartError::Program)?;
@@ -72,8 +73,9 @@ pub async fn start(config: Config, daemon: &mut Daemon) -> Result<ListenAddress,
 /// Starts the tasks of the daemon with the given kernels: `owned` for the forwarder, and
 /// `for_counters` for reading the connection counters of lists.
 ///
-/// # Errors Returns an error if a thread cannot be started, the IPVS table or the local prefixes
-/// cannot be read, or the gRPC address cannot be bound.
+/// # Errors
+/// Returns an error if a thread cannot be started, the IPVS table or the local prefixes cannot be
+/// read, or the gRPC address cannot be bound.
 pub async fn start_with(
     owned: impl IpvsKernel + 'static,
     for_counters: impl IpvsKernel + 'static,

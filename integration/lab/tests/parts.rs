@@ -55,7 +55,7 @@ fn wrk_counts_answers_of_nginx_and_errors_after_nginx_is_killed() {
 }
 
 #[test]
-fn a_udp_datagram_is_answered_or_refused_or_lost() {
+fn a_udp_datagram_is_answered_or_refused_without_a_server_or_lost_without_a_link() {
     let (_lab, client, server) = two_hosts("udp");
     let address: SocketAddr = "10.0.0.2:53".parse().unwrap();
     let names = udp::NameServer::start(&server, address).unwrap();

@@ -317,8 +317,9 @@ pub async fn client(kubeconfig: &Path) -> Result<kube::Client> {
     kube::Client::try_from(config).context("cannot create an API client")
 }
 
-/// Returns the folder of the programs that `environment/install kubernetes` has built, for the
-/// version of Kubernetes that the environment variable `KUBERNETES_VERSION` selects.
+/// Returns the folder of the programs that `environment/install` builds with the argument
+/// `api-server` or `kubernetes`, for the version of Kubernetes that the environment variable
+/// `KUBERNETES_VERSION` selects.
 pub fn binaries() -> Result<PathBuf> {
     let paths = crate::repository().join("integration/lab/environment/paths");
     let output = Command::new("bash")
