@@ -22,8 +22,8 @@ pub const TABLE_NAME: &str = "portlb-ipvs";
 /// only packets that IPVS did not take.
 const AFTER_IPVS: i32 = priority::SRCNAT + 10;
 
-/// Returns the nftables table with the rules for these virtual servers and service prefixes. A chain
-/// without a rule is omitted. The chains are:
+/// Returns the nftables table with the rules for these virtual servers and service prefixes. The
+/// table omits a chain that has no rule. The chains are:
 ///
 /// - `output`: drops TCP resets from a service address and "port unreachable" about a service
 ///   address. The network stack of the pod sends them for a packet that IPVS did not take: before
