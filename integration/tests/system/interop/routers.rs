@@ -25,6 +25,8 @@ const MEMBERS: [LinkMember; 6] = [
 ];
 
 fn start() -> (Network, ReflectorProcess, Vec<RunningSpeaker>) {
+    // The name of the test is part of the paths of unix sockets, which have at most 107 octets. So the
+    // name has at most 75 letters.
     let name = std::thread::current().name().unwrap_or_default().to_owned();
     let name = name.rsplit("::").next().unwrap_or("interop-routers");
     let network = Network::bring_up(name, &MEMBERS).unwrap();
@@ -82,7 +84,7 @@ fn a_router_of_any_program_receives_the_paths_and_withdrawals_of_clients() {
 }
 
 #[test]
-fn an_ended_router_does_not_affect_other_routers_and_gets_all_paths_when_it_returns() {
+fn an_ended_router_does_not_affect_others_and_gets_all_paths_on_return() {
     let (network, reflector, mut routers) = start();
     let clients = [LinkMember::Client(11), LinkMember::Client(12)];
     let running = clients.map(|member| {
