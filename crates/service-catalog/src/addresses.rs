@@ -21,8 +21,8 @@ pub(super) struct Age {
 /// The claim of a Service to one address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct AddressClaim {
-    /// True if the status of the Service records the address. An older Service cannot take a
-    /// recorded address.
+    /// True if the status of the Service records the address. A Service whose status does not
+    /// record the address cannot take it from this Service, even if that Service is older.
     pub(super) holds: bool,
     /// Services with equal keys can share an address. `None` means that the Service shares no
     /// address.
@@ -39,10 +39,11 @@ pub(super) struct AddressClaim {
 pub(super) enum Conflict {
     /// The address belongs to another Service.
     Address(ObjectKey),
-    /// The address belongs to a Service of another namespace, and one of the two Services does not
-    /// name the namespace of the other.
+    /// The address belongs to a Service of another namespace, and at least one of the two Services
+    /// does not name the namespace of the other.
     Namespace(ObjectKey),
-    /// The two Services share the address, but the other Service uses these ports of the address.
+    /// The two Services could share the address, but the other Service uses at least one of these
+    /// ports, which this Service claims.
     Ports(ObjectKey, Protocol, Ports),
 }
 
@@ -146,8 +147,8 @@ impl AddressClaims {
     }
 }
 
-/// Returns the conflict between `claim` and the claims in `admitted`, which have precedence over
-/// `claim`.
+/// Returns a conflict of `claim` with one of the claims in `admitted`, if there is one. `age` is
+/// the age of the Service with `claim`.
 fn conflict(
     admitted: &[&(Age, AddressClaim)],
     age: &Age,
@@ -240,8 +241,8 @@ impl Pools {
         })
     }
 
-    /// Returns the lowest address of the first prefix that has an address for which `is_taken` is
-    /// false.
+    /// Finds the first prefix with an address for which `is_taken` is false. Returns the lowest
+    /// such address in this prefix.
     pub(super) fn lowest_free(
         &mut self,
         pool: Option<&str>,
@@ -283,9 +284,9 @@ impl Pools {
 }
 
 impl PoolPrefix {
-    /// Leaves out the addresses that routers can use for themselves: the first address of a prefix
-    /// (for IPv6 see RFC 4291, section 2.6.1), and the last address (broadcast) of an IPv4 prefix.
-    /// A prefix of one or two addresses keeps all addresses.
+    /// Leaves out the first address of the prefix (the network address of IPv4, or the address of
+    /// all routers in the subnet of IPv6: RFC 4291, section 2.6.1), and the last address of an IPv4
+    /// prefix (broadcast). A prefix of one or two addresses keeps all addresses.
     fn new(pool: &str, prefix: IpNet) -> Self {
         let host_bits = prefix.max_prefix_len() - prefix.prefix_len();
         let family = AddressFamily::of(prefix.addr());
@@ -492,7 +493,7 @@ mod tests {
     }
 
     #[test]
-    fn services_with_equal_share_keys_share_an_address_with_different_ports() {
+    fn services_with_equal_share_keys_share_an_address_unless_their_ports_overlap() {
         let address = "10.1.1.10".parse().unwrap();
         let mut claims = AddressClaims::default();
         claims.put(address, &age(1, "a"), claim(Some("k"), "80"));

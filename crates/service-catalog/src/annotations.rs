@@ -1,4 +1,4 @@
-//! Tables of all annotations, one for each kind of object.
+//! Tables of all annotations: one for Services, and one for pods and EndpointSlices.
 //!
 //! The parser, its error messages and `docs/reference/annotations.md` use these tables.
 
@@ -15,7 +15,8 @@ use super::{
     settings::PodPorts,
 };
 
-/// Annotation that selects a class for a Service without the field `spec.loadBalancerClass`.
+/// Annotation with the meaning of `spec.loadBalancerClass`, for Services whose type cannot have
+/// this field.
 pub(crate) const LOAD_BALANCER_CLASS: &str = "load-balancer-class";
 
 /// Services with equal values of this annotation can share an address.
@@ -25,8 +26,8 @@ pub(crate) const SHARE_ADDRESS: &str = "share-address";
 /// Service.
 pub(crate) const SHARE_ADDRESS_NAMESPACES: &str = "share-address-namespaces";
 
-/// Largest number of namespaces that one Service can name. The number is limited because each claim
-/// to an address stores the names.
+/// Largest number of namespaces in one [`SHARE_ADDRESS_NAMESPACES`]. The number is limited because
+/// each claim to an address stores the names.
 pub(crate) const MOST_SHARE_NAMESPACES: usize = 100;
 
 /// An annotation in a table. `W` is the type of the parsed annotations of one object.
@@ -439,8 +440,8 @@ pub(crate) fn annotation_for(field: Field) -> Option<&'static str> {
         .map(|annotation| annotation.name)
 }
 
-/// Returns the error about an annotation. The correction tells the user to change or remove this
-/// annotation, and does not mention fields of a file.
+/// Returns the error about the annotation `name`. Its correction is in terms of annotations, and
+/// not of fields of the file format.
 pub(crate) fn refused_annotation(name: &str, reason: &BadValue) -> RefusedSetting {
     let suggestion = match &reason.suggestion {
         Suggestion::Text(text) => text.to_string(),

@@ -54,8 +54,8 @@ pub enum CatalogInput {
     /// A list of all objects in this scope begins. The catalog keeps the objects that it stored
     /// before, until `RestartedDone`.
     Restarted(WatchScope),
-    /// The list has ended. The catalog removes each stored object of this scope that the list did
-    /// not contain.
+    /// The list of all objects in this scope has ended. The catalog removes each stored object of
+    /// this scope that the list did not contain.
     RestartedDone(WatchScope),
 }
 
@@ -63,8 +63,7 @@ pub enum CatalogInput {
 /// catalog has no clock and no IO.
 ///
 /// [`Catalog::handle`] only records which Services an input affects. [`Catalog::take_output`] then
-/// evaluates each affected Service once. So the cost of an output depends on the number of affected
-/// Services and not on the size of the cluster.
+/// evaluates each affected Service once, and no other Service.
 #[derive(Debug)]
 pub struct Catalog {
     settings: CatalogSettings,
@@ -107,8 +106,8 @@ impl Catalog {
         catalog
     }
 
-    /// Stores an input and marks the affected Services. Only [`Self::take_output`] evaluates these
-    /// Services.
+    /// Applies an input to the stored objects and marks the affected Services. Only
+    /// [`Self::take_output`] evaluates these Services.
     pub fn handle(&mut self, input: CatalogInput) {
         match input {
             CatalogInput::Service(service) => {
@@ -131,15 +130,16 @@ impl Catalog {
         }
     }
 
-    /// Reports whether every scope has been listed once. Until every scope has been listed, the
-    /// outputs of the catalog are empty.
+    /// Reports whether every scope has been listed at least once. Until then the outputs of the
+    /// catalog are empty.
     #[must_use]
     pub fn is_synced(&self) -> bool {
         self.listing.is_synced()
     }
 
-    /// Returns the changes that follow from the inputs since the last call. The output is empty
-    /// until the catalog is synced.
+    /// Returns the changes that follow from the inputs since the last call. Until the catalog is
+    /// synced, the output is empty. The first output of the synced catalog contains the changes
+    /// that follow from all inputs.
     pub fn take_output(&mut self) -> CatalogOutput {
         let mut output = CatalogOutput::default();
         if !self.is_synced() {
@@ -163,9 +163,9 @@ impl Catalog {
         output
     }
 
-    /// Changes the stored status of the Service as if it recorded these addresses. A caller that
-    /// wants the final desired set but writes no status passes the `allocation` of the Service's
-    /// view.
+    /// Changes the stored status of the Service as if the status recorded these addresses. A caller
+    /// that wants the final desired set but writes no status passes the `allocation` of the
+    /// Service's view.
     pub fn assume_recorded(&mut self, key: &ObjectKey, addresses: &[IpAddr]) {
         let entry = self.entries.get_mut(key);
         if let Some(state) = entry.and_then(|entry| entry.state.as_mut()) {
@@ -175,7 +175,7 @@ impl Catalog {
         }
     }
 
-    /// Returns the desired set that results from all outputs so far.
+    /// Returns the service ranges, and the virtual servers that result from all outputs so far.
     #[must_use]
     pub fn desired(&self) -> DesiredSet {
         let served = self.entries.values().flat_map(|entry| &entry.served);
@@ -185,8 +185,8 @@ impl Catalog {
         }
     }
 
-    /// Returns the view of each Service in the last output with this Service. The key of the view
-    /// of pods without a Service has an empty namespace.
+    /// Returns the view of each Service from its last evaluation. The key of the view of pods
+    /// without a Service has an empty namespace.
     pub fn views(&self) -> impl Iterator<Item = (&ObjectKey, &ServiceView)> {
         let entries = self.entries.iter();
         entries.filter_map(|(key, entry)| Some((key, entry.view.as_deref()?)))
@@ -323,7 +323,8 @@ impl Catalog {
         self.mark_pod_affected(affected);
     }
 
-    /// Stores a pod as an EndpointSlice of the Service for pods.
+    /// Stores a pod as an EndpointSlice of the Service for pods. For a pod without an address,
+    /// removes this EndpointSlice.
     fn put_slice_of_pod(&mut self, pod: &Pod) {
         if pod.addresses.is_empty() {
             return self.forget_slice_of_pod(&pod.key);

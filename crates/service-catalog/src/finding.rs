@@ -15,7 +15,8 @@ pub struct Finding {
     /// The reason why endpoints are left out. `None` if the finding is not about endpoints that are
     /// left out.
     left_out: Option<LeftOutReason>,
-    /// The subject of the finding. The message begins with the subject.
+    /// The subject of the finding. The message begins with the subject, unless the subject is the
+    /// whole Service.
     pub subject: Subject,
 }
 
@@ -26,9 +27,9 @@ pub enum Subject {
     Service,
     /// A field of the Service, such as `spec.ports[0].port`.
     Field(Box<str>),
-    /// An annotation, with the prefix of its name.
+    /// The name of an annotation, with its prefix, such as `portlb.io/address`.
     Annotation(Box<str>),
-    /// A flag of pod-watcher, or an address pool.
+    /// A flag of pod-watcher, or the words `address pool`.
     Setting(&'static str),
     /// An EndpointSlice or a pod behind the Service, such as `Pod web-1`.
     ObjectBehind(Box<str>),
@@ -41,9 +42,9 @@ pub enum Reason {
     BadAnnotation,
     /// A field of the specification is invalid. The last valid state of the Service stays in force.
     BadSpecification,
-    /// Another Service has the address, or uses a port of the shared address.
+    /// Another Service has the address and does not share it, or uses a port of the shared address.
     AddressConflict,
-    /// No address pool has a free address for the Service.
+    /// No address pool has a free address of an address family that the Service needs.
     NoAddress,
     /// The Service keeps an address although no address pool contains it.
     AddressOutsidePools,
@@ -51,7 +52,8 @@ pub enum Reason {
     EndpointsLeftOut,
     /// A virtual server has endpoints, but no endpoint can be a real server.
     NoUsableEndpoint,
-    /// The weights are rounded, because the scheduler supports only few levels.
+    /// The weights are rounded to the few levels that portlb uses for so many real servers with
+    /// this scheduler.
     WeightsRounded,
     /// kube-proxy intercepts the traffic of `spec.externalIPs`.
     ExternalIpsIntercepted,
@@ -73,7 +75,8 @@ pub enum EventSeverity {
     Warning,
 }
 
-/// Longest message in bytes. The note of an Event can have at most 1024 bytes.
+/// Number of bytes above which a message is truncated to this length, before `…` is appended. The
+/// note of an Event can have at most 1024 bytes.
 const LONGEST_MESSAGE: usize = 1_000;
 
 impl Finding {

@@ -12,8 +12,8 @@ use super::{
 /// The reason why an endpoint is not a real server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum LeftOutReason {
-    /// The endpoint has an earlier address in its list. Only the first address of an endpoint is
-    /// used.
+    /// The address is the second or a further address of its endpoint. Only the first address of an
+    /// endpoint is used.
     FurtherAddress,
     /// The EndpointSlice lists a name instead of an address.
     NotAnAddress,
@@ -60,8 +60,8 @@ struct Example {
 #[derive(Debug, Default)]
 struct ReasonRecord {
     addresses: BTreeSet<IpAddr>,
-    /// The number of entries without an IP address in the record: names, and further addresses.
-    /// [`NotUsed`] has only their number and one example.
+    /// The number of counted entries that are not in `addresses`: names, and further addresses of
+    /// endpoints. [`NotUsed`] has only their number and one example.
     without_address: usize,
     example: String,
 }
@@ -202,8 +202,8 @@ impl LeftOut {
         counts
     }
 
-    /// Returns the findings for the author of the Service: one for each reason, and one if a
-    /// virtual server has no usable endpoint.
+    /// Returns the findings for the author of the Service: one for each reason that left out an
+    /// endpoint, and one if a virtual server has endpoints but no real server.
     pub(super) fn findings(&self) -> impl Iterator<Item = Finding> {
         let records = LeftOutReason::ALL.into_iter().zip(&self.by_reason);
         let records = records.filter_map(|(reason, record)| record.finding(reason));

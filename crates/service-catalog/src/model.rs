@@ -1,7 +1,8 @@
 //! Kubernetes objects, reduced to the fields that the catalog reads.
 //!
-//! The types need little memory. The conversion from Kubernetes objects does not validate:
-//! addresses and numbers that a user wrote are stored as text, so that a finding can quote them.
+//! The types need little memory. The conversion from Kubernetes objects does not validate the
+//! addresses and annotations that a user wrote in a Service: they are stored as text, so that a
+//! finding can quote them.
 
 use std::{fmt, net::IpAddr, num::NonZeroU16, sync::Arc};
 
@@ -14,7 +15,7 @@ pub const PREFIX: &str = "portlb.io/";
 /// ignored if the field is set.
 pub const SOURCE_RANGES_ANNOTATION: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
 
-/// Condition that records the addresses of a Service, so that no other Service gets them.
+/// Condition that records the addresses of a Service, so that the Service keeps them.
 pub const ADDRESS_CONDITION: &str = "portlb.io/Address";
 
 /// Start of the reason of [`ADDRESS_CONDITION`]. The addresses follow.
@@ -165,7 +166,6 @@ pub struct EndpointSlice {
     pub ports: Box<[EndpointPort]>,
     /// The endpoints, sorted by address, without duplicates. Empty if the slice lists names.
     pub endpoints: Box<[Endpoint]>,
-    /// The entries that are not endpoints with an IP address.
     pub not_used: NotUsed,
 }
 

@@ -91,7 +91,8 @@ pub(super) fn virtual_servers(
 }
 
 /// Returns the address family of the real servers behind a service address: the family of the
-/// service address, or the other family if the Service has endpoints only of that family.
+/// service address, or the other family if the Service has only that family in `spec.ipFamilies`.
+/// If the field is empty, the addresses of the endpoints decide.
 fn family_behind(
     address: IpAddr,
     spec: &ServiceSpec,
@@ -119,8 +120,8 @@ fn family_behind(
     if !has(own) && has(other) { other } else { own }
 }
 
-/// Returns the endpoints as real servers for `port`, sorted by address and port, without
-/// duplicates.
+/// Returns the endpoints of `family` as real servers for `port`, sorted by address and port,
+/// without duplicates.
 fn real_servers(
     spec: &ServiceSpec,
     port: &PortSpec,

@@ -24,14 +24,15 @@ use super::{
     settings::{CatalogSettings, PodService},
 };
 
-/// Largest number of port entries of a Service. Each entry becomes a virtual server of every
-/// address, and is compared with every other entry.
+/// Largest number of port entries of a Service. Each entry becomes a virtual server at every
+/// address of the Service, and is compared with every other entry.
 const MOST_PORTS: usize = 1_000;
 
 /// The valid request of a Service. The Service can be served as soon as it has addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceSpec {
-    /// The name of the virtual servers. If a port has a name, `:` and this name are appended.
+    /// The name of the virtual servers. For a port with a name, `:` and the name of the port are
+    /// appended.
     pub(crate) name: Box<str>,
     pub(crate) source: AddressSource,
     /// Services with equal keys can share an address.
@@ -451,8 +452,9 @@ impl ServiceParser<'_> {
             errors.push(finding);
             return None;
         }
-        // A Service from a manifest can lack `spec.ipFamilies`. Then the families of the pools
-        // apply.
+        // A Service from a manifest can lack `spec.ipFamilies`. Then the pools decide: IPv4 if they
+        // have an IPv4 prefix, otherwise IPv6. With `RequireDualStack` each family of the pools
+        // applies.
         let mut families = self.service.ip_families.clone();
         if families.is_empty() {
             let prefixes = pools.iter().flat_map(|pool| &pool.prefixes);
@@ -508,8 +510,9 @@ fn behaviour(
     behaviour
 }
 
-/// Returns the health check of a port. A UDP or SCTP port is checked only if the annotations name a
-/// kind or a port for the check, because the pod might not accept TCP on a UDP or SCTP port.
+/// Returns the health check of a port. A UDP or SCTP port is checked only if the annotations name
+/// the kind `tcpConnect` or a port for the check, because the pod might not accept TCP on a UDP or
+/// SCTP port.
 fn health_check(
     annotations: &ServiceAnnotations,
     behaviour: &Behaviour,
@@ -551,8 +554,8 @@ fn overlaps(ports: &[PortSpec]) -> Vec<String> {
     overlaps
 }
 
-/// Validates the virtual servers with the code that also validates files. Before a pool has
-/// allocated an address, an example address takes its place.
+/// Validates the virtual servers with the code that also validates files. In place of the addresses
+/// from a pool, an example address of each requested family is validated.
 fn validate(
     spec: &ServiceSpec,
     location: AddressLocation,

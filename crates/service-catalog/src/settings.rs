@@ -6,8 +6,8 @@ use virtual_server::{BadValue, DesiredSet, IpNet, Ports, Protocol, ServiceRange}
 
 use super::{annotations::RefusedSetting, finding::Subject, model::WatchScope};
 
-/// The settings of the operator. [`CatalogSettings::validate`] checks the values that the operator
-/// has written as text.
+/// The settings of the operator. [`CatalogSettings::validate`] checks the service ranges, the
+/// address pools, and the settings for pods without a Service.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CatalogSettings {
     /// The class of the Services that portlb serves: `portlb.io/portlb` by default.
@@ -24,8 +24,8 @@ pub struct CatalogSettings {
     pub reserved: BTreeSet<IpAddr>,
     /// Prefixes whose addresses Services can name, in addition to service ranges and pools.
     pub allowed_prefixes: Vec<IpNet>,
-    /// True if a Service can name only addresses in service ranges, pools and allowed prefixes.
-    /// Otherwise a Service could name the address of a pod and take the traffic of this pod.
+    /// True if a Service can name only addresses in service ranges, pools and allowed prefixes. If
+    /// it is false, a Service can name the address of a pod and take the traffic of this pod.
     pub is_confined: bool,
     /// The scopes that are listed and watched. The outputs are empty until each scope has been
     /// listed once.
@@ -35,7 +35,7 @@ pub struct CatalogSettings {
 /// A named pool of service addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AddressPool {
-    /// The name that annotations use.
+    /// The name by which the annotation `portlb.io/address-pool` selects the pool.
     pub name: String,
     /// The prefixes in the order in which they are used. From each prefix the lowest free address
     /// is used.
@@ -71,7 +71,7 @@ impl CatalogSettings {
     ///
     /// # Errors
     ///
-    /// Returns one error for each invalid setting. Each error names the flag.
+    /// Returns one error for each problem. Each error names the flag.
     pub fn validate(&self) -> Result<(), Vec<RefusedSetting>> {
         let mut errors = Vec::new();
         let mut refuse = |flag: &'static str, text: String| {

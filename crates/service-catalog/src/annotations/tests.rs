@@ -36,7 +36,7 @@ fn annotation_names_are_unique() {
 }
 
 #[test]
-fn an_unknown_annotation_is_rejected_with_the_nearest_name() {
+fn an_unknown_annotation_is_rejected_with_a_correction() {
     check(
         "schedular",
         "mh",
@@ -58,7 +58,7 @@ fn an_unknown_annotation_is_rejected_with_the_nearest_name() {
 }
 
 #[test]
-fn an_invalid_value_is_rejected_with_the_allowed_values() {
+fn an_invalid_value_of_an_annotation_is_rejected_with_the_allowed_values() {
     check(
         "scheduler",
         "maglev",

@@ -15,7 +15,7 @@ use super::{
     record::ServiceState,
 };
 
-/// The state of address allocation: the claims, the pools, and the proposed addresses.
+/// The state of address allocation: who claims or gets which address, and which addresses are free.
 #[derive(Debug)]
 pub(super) struct Allocator {
     claims: AddressClaims,
@@ -78,8 +78,9 @@ impl Allocator {
         affected
     }
 
-    /// Removes the proposals of a deleted Service. If the Service had a proposal, returns the
-    /// Services that lack an address, because they can get the released address.
+    /// Removes the proposals of a Service that the catalog no longer stores. If the Service had a
+    /// proposal, returns the Services that lack an address, because they can get the released
+    /// address.
     pub(super) fn forget(&mut self, service: &ServiceState) -> Vec<ObjectKey> {
         self.unallocated.remove(&service.age.key);
         let mut affected = Vec::new();
@@ -90,9 +91,9 @@ impl Allocator {
         affected
     }
 
-    /// Proposes an address of a pool for each address family for which the Service has no address.
-    /// Returns the other Services whose allocation must be retried, because an address was
-    /// released.
+    /// For a Service that needs addresses of a pool: proposes an address for each requested address
+    /// family for which the Service has no address. Returns the Services whose allocation must be
+    /// retried, because a proposal of this Service was removed and its address released.
     pub(super) fn allocate(&mut self, service: &mut ServiceState) -> Vec<ObjectKey> {
         let mut retries = self.drop_obsolete_proposals(service);
         service.unallocated.clear();
@@ -178,8 +179,9 @@ impl Allocator {
         affected
     }
 
-    /// Returns the lowest address of the pool that the Service can share, or otherwise the lowest
-    /// address without a claim or proposal.
+    /// Returns the lowest address of the pool that the Service can share with other Services. If
+    /// there is none, returns the lowest address without a claim or proposal in the first prefix
+    /// that has such an address. If `pool` is `None`, all pools are searched.
     fn find_address(
         &mut self,
         pool: Option<&str>,

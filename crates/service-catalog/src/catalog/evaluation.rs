@@ -116,7 +116,8 @@ impl Evaluator<'_> {
     }
 
     /// Returns the addresses that the Service claims and has. Adds a finding for each given address
-    /// that another Service has, and for each address from a pool that no pool contains any longer.
+    /// that the Service does not get because of another Service, and for each address from a pool
+    /// that no pool contains any longer.
     fn addresses(
         &self,
         service: &ServiceState,
@@ -142,7 +143,7 @@ impl Evaluator<'_> {
     }
 
     /// Returns the addresses that the status of the Service must record. After the status records
-    /// an address, no older Service can take it.
+    /// an address, the Service keeps it, even if an older Service begins to claim it.
     fn allocation(&self, service: &ServiceState) -> Vec<IpAddr> {
         let families: &[AddressFamily] = match service.spec.as_ref().map(|spec| &spec.source) {
             Some(AddressSource::Pool { families, .. }) => families,

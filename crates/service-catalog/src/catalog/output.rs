@@ -19,8 +19,8 @@ pub struct CatalogOutput {
     /// The Services whose view changed, with the new view. `None` means that the Service was
     /// deleted or that portlb no longer serves it.
     pub services: Vec<(ObjectKey, Option<ServiceView>)>,
-    /// The findings about pods that are served without a Service. `None` if the findings have not
-    /// changed since the last output.
+    /// The findings about pods that are served without a Service. `None` if the view of these pods
+    /// has not changed since the last output.
     pub pod_findings: Option<Vec<Finding>>,
 }
 
@@ -33,7 +33,7 @@ pub struct ServiceView {
     /// True if the type of the Service is `LoadBalancer`. The API server accepts
     /// `.status.loadBalancer` only for this type.
     pub is_load_balancer: bool,
-    /// The service addresses that the Service has, sorted.
+    /// The service addresses that the Service has.
     pub addresses: Vec<IpAddr>,
     /// True if the Service has been valid at least once. The status of a Service that was never
     /// valid must not be changed: load balancers that know an earlier, valid state can still serve
@@ -62,9 +62,9 @@ pub struct CatalogCounts {
     pub services: usize,
     /// Services with a finding that is an error.
     pub bad_services: usize,
-    /// EndpointSlices, including those of Services that portlb does not serve.
+    /// EndpointSlices with the name of a Service, even if portlb does not serve this Service.
     pub endpoint_slices: usize,
-    /// Endpoints in all EndpointSlices.
+    /// Endpoints in these EndpointSlices.
     pub endpoints: usize,
     /// Pods with annotations and an address. If pods are served without a Service, all pods.
     pub pods: usize,

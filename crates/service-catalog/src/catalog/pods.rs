@@ -1,7 +1,7 @@
 //! Pods that the catalog stores.
 //!
-//! The catalog stores pods with annotations. If pods are served without a Service, it stores all
-//! pods.
+//! The catalog stores pods with annotations and an address. If pods are served without a Service,
+//! it stores all pods.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -45,8 +45,8 @@ pub(super) struct AffectedPod {
 }
 
 impl Pods {
-    /// Stores a pod, or removes it if the catalog does not need it. Returns `None` if the stored
-    /// pods have not changed.
+    /// Stores a pod, or removes it if the catalog does not need it. `are_served` is true if pods
+    /// are served without a Service. Returns `None` if the stored pods have not changed.
     pub(super) fn put(&mut self, pod: Pod, are_served: bool) -> Option<AffectedPod> {
         let former = self.by_key.get(&pod.key);
         if !are_served && (pod.annotations.is_empty() || pod.addresses.is_empty()) {

@@ -49,8 +49,9 @@ pub(super) struct ServiceState {
     pub(super) spec: Option<ServiceSpec>,
     /// The share key from the annotations. It is used only if `spec` is `None`.
     share_key: Option<Box<str>>,
-    /// The namespaces with which the annotations share the address. They are used only if `spec` is
-    /// `None`.
+    /// The namespaces from the annotation `portlb.io/share-address-namespaces`. They are used only
+    /// if
+    /// `spec` is `None`.
     share_namespaces: Box<[Box<str>]>,
     /// The reasons why the newest version of the Service is invalid. Empty if it is valid.
     pub(super) errors: Vec<Finding>,
@@ -80,8 +81,8 @@ pub(super) struct SliceRecord {
 }
 
 impl ServiceRecord {
-    /// Reports whether portlb serves a Service of a cluster with this key. The Service for pods
-    /// does not count.
+    /// Reports whether the record has a Service of a cluster that portlb serves. The Service for
+    /// pods does not count.
     pub(super) fn is_service(&self) -> bool {
         self.state
             .as_ref()
@@ -181,8 +182,8 @@ impl ServiceState {
         }
     }
 
-    /// Returns the address of the family that a pool has given to the Service, if the status does
-    /// not record it yet.
+    /// Returns the address of this family that a pool has given to the Service, if the status does
+    /// not record the address yet.
     pub(super) fn proposed(&self, family: AddressFamily) -> Option<IpAddr> {
         let mut proposed = self.proposed.iter().copied();
         proposed.find(|address| AddressFamily::of(*address) == family)
@@ -206,8 +207,8 @@ impl ServiceState {
     /// Returns the claim of the Service to `address`.
     pub(super) fn claim_to(&self, address: IpAddr) -> AddressClaim {
         AddressClaim {
-            // A user cannot forge this record: only programs with the permission to write the
-            // status of Services can.
+            // A user cannot forge the record in the status: only programs with the permission to
+            // write the status of Services can.
             holds: self.written.holds(address),
             ..self.claim()
         }
