@@ -64,7 +64,8 @@ impl From<ConversionError> for tonic::Status {
 }
 
 impl From<Problems> for ConversionError {
-    /// Returns the first problem as the error, and drops the others.
+    /// Returns the first problem as the error, and drops the others. The path of its field is the
+    /// path in the file format, such as `minimumHealthy`.
     fn from(problems: Problems) -> Self {
         let (listed, _) = problems.into_parts();
         let first = listed.first();
@@ -403,7 +404,7 @@ fn ports(range: Option<wire::PortRange>) -> Result<Ports, ConversionError> {
     }
 }
 
-/// Returns the port of a field. 0 means "no port" in the contracts.
+/// Returns the port of a field, or `None` for the number 0.
 fn port(field: &str, number: u32) -> Result<Option<NonZeroU16>, ConversionError> {
     u16::try_from(number)
         .map(NonZeroU16::new)

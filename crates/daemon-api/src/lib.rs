@@ -1,6 +1,7 @@
 //! The gRPC contracts of the daemons: generated code and conversions.
 //!
-//! Only this crate, `bgp-status` and the gRPC module of each daemon use the generated types.
+//! Only this crate, `bgp-status`, `service-status`, `data-plane-testbed`, and those modules of the
+//! daemons that send, receive or serve messages use the generated types.
 
 mod convert;
 mod message_limit;

@@ -142,9 +142,10 @@ impl ApiServerOrigin {
 }
 
 impl ApiServerConnection {
-    /// Reports whether token, CA or client certificate of `origin` have changed since this client
-    /// was created. kube itself reads token and CA again only once a minute. That is too slow after
-    /// the API server has refused the credentials.
+    /// Reports whether the URL, the CA, the client certificate, or the content of the token file or
+    /// key file of `origin` has changed since this client was created. kube itself reads token and
+    /// CA again only once a minute. That is too slow after the API server has refused the
+    /// credentials.
     pub async fn is_outdated(&self, origin: &ApiServerOrigin) -> bool {
         match origin.config().await {
             Ok(config) => fingerprint(&config) != self.credentials,

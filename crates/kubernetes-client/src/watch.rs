@@ -33,8 +33,9 @@ const LONGEST_DELAY: Duration = Duration::from_secs(5);
 /// names a longer pause, the request is repeated after this limit.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60);
 
-/// Two successive answers without an event are too fast if the second answer begins less than this
-/// time after the first answer. From the third such answer in a row, each further request waits.
+/// An answer without an event is fast if it begins less than this time after the previous answer
+/// without an event. After the second fast answer in a row, and after each further one, the next
+/// request waits.
 const SHORTEST_WATCH: Duration = Duration::from_secs(1);
 
 /// A type of objects that [`ListWatch`] can list and watch.
@@ -71,8 +72,8 @@ pub struct ListWatch {
     /// Maximum number of objects that the API server sends in one page of a list.
     pub page_size: u32,
     /// Time after which the API server ends a watch. The next watch continues after the last event.
-    /// If no byte arrives for this time and another 10 s, the client closes the connection and
-    /// repeats the watch.
+    /// If no byte arrives for this time plus 10 s, the client closes the connection and repeats the
+    /// watch.
     pub watch_timeout: Duration,
     pub metrics: RequestMetrics,
 }
@@ -88,7 +89,7 @@ pub enum WatchEvent<K> {
     Deleted(K),
     /// The list has ended: an object without `Put` since the last `ListStarted` no longer exists.
     Listed,
-    /// The API server could not be reached twice in a row, or refuses the request, or the
+    /// The API server could not be reached at least twice in a row, or refuses the request, or the
     /// credentials cannot be used. The text names the cause.
     Failed(String),
     /// The API server has answered a request with success. This event is also sent if no `Failed`
@@ -124,8 +125,9 @@ impl ListWatch {
     }
 
     /// Lists and watches with one client. Returns `false` if the receiver was dropped. Returns
-    /// `true` if the caller must create a new client, because the credentials have changed or
-    /// because only a new list can replace the watch.
+    /// `true` if the caller must create a new client, because the credentials have changed, or
+    /// because the API server no longer has the history since the last event, so that a list must
+    /// follow.
     async fn follow<K: Watchable, M: Send>(
         &self,
         connection: &ApiServerConnection,
@@ -275,8 +277,8 @@ impl<M: Send, F> EventSender<M, F> {
     }
 }
 
-/// Time by which the API server may exceed the timeout of a watch. If no byte arrives for the
-/// timeout and this margin, the client closes the connection.
+/// If no byte arrives for the timeout of a watch plus this margin, the client closes the
+/// connection. So the API server can end the watch later than the timeout by less than this margin.
 const SILENCE_MARGIN: Duration = Duration::from_secs(10);
 
 /// An error of kube's watcher, and the reaction to it.

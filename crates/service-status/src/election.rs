@@ -1,17 +1,17 @@
 //! Election of the pod that writes the status, by one Lease.
 //!
 //! ```text
-//!           the Lease has no holder, or the holder has not
-//!           renewed the Lease for the duration in the Lease
+//!           the Lease does not exist or has no holder, or the holder
+//!           has not renewed the Lease for the duration in the Lease
 //!   Follower ────────────────────────────────────► Leader
 //!      ▲                                             │
 //!      └─────────────────────────────────────────────┘
 //!        another pod holds the Lease, or the leader has not renewed the Lease for 10 s
 //! ```
 //!
-//! The local clock decides whether the holder renews the Lease: the duration starts when this pod
-//! reads a changed Lease, and not at the time that the holder wrote into the Lease. A leader stops
-//! writing before another pod can take the Lease.
+//! The local clock decides when the duration in the Lease is over: the duration starts when this
+//! pod reads a changed Lease, and not at the time that the holder wrote into the Lease. A leader
+//! stops writing before another pod can take the Lease.
 
 use std::time::{Duration, Instant};
 
@@ -54,11 +54,11 @@ pub(crate) enum LeaseAction {
 #[derive(Debug)]
 pub(crate) struct Election {
     identity: String,
-    /// The newest content of the Lease, and the local time at which this pod first read this
-    /// content.
+    /// The newest content of the Lease, and the local time at which this pod sent the first request
+    /// that returned this content.
     seen: Option<(LeaseRecord, Instant)>,
-    /// The time at which this pod stops leading unless it renews the Lease. `None` if this pod does
-    /// not lead.
+    /// The time at which this pod stops leading unless it renews the Lease. `None` or a past time
+    /// if this pod does not lead.
     leads_until: Option<Instant>,
     /// The invalid duration of the last Lease that this pod read, in seconds. `None` if the Lease
     /// had a valid duration.

@@ -24,9 +24,10 @@ use crate::{
 pub(crate) const PACE: Duration = Duration::from_millis(20);
 
 /// Delay after the first failed write of a Service, and after the first failure of the API server.
+/// Each delay is varied at random by up to 20 %.
 const FIRST_DELAY: Duration = Duration::from_millis(500);
-/// Longest delay of one Service, or of all writes while the API server fails. The delay grows with
-/// each failure in a row up to this limit.
+/// Longest delay of one Service, or of all writes while the API server fails, before the random
+/// variation. The delay doubles with each failure in a row up to this limit.
 const LONGEST_DELAY: Duration = Duration::from_secs(30);
 
 /// Largest number of Events in the queue. If the queue is longer, the oldest Events are dropped.
@@ -134,7 +135,8 @@ pub(crate) enum FailureScope {
     Server,
     /// Requests for one object fail for some time.
     Transient,
-    /// One request fails permanently, because the API server refuses its content.
+    /// One request fails, because the API server refuses it: an equal request would probably fail
+    /// as well.
     Refused,
 }
 
@@ -261,7 +263,7 @@ impl Leadership {
     ) -> Option<(String, BoundedDuration)> {
         match event {
             ReportEvent::ListStarted => self.reports.begin_list(),
-            // The watch can deliver events after `Trouble`, for example after an object that
+            // The watch can deliver events after `Failed`, for example after an object that
             // pod-watcher cannot decode.
             ReportEvent::Put(lease) => {
                 self.is_watch_broken = false;

@@ -53,7 +53,7 @@ pub const LONGEST_SHUTDOWN: Duration = reporter::SHUTDOWN_TIMEOUT
 /// The views of all Services whose status is written.
 pub type Views = Reader<ObjectKey, Arc<ServiceView>>;
 
-/// The names of this pod and of the Leases, and the place of the announcer.
+/// The announcer of this pod, the names of the pod and of the Leases, and the uid of the pod.
 #[derive(Clone, Debug)]
 pub struct StatusConfig {
     pub announcer: GrpcTarget,

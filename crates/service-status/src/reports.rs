@@ -18,8 +18,8 @@ use crate::lease_duration::{self, BoundedDuration};
 /// Annotation with the prefixes that a pod announces, separated by commas.
 pub(crate) const ANNOUNCED_ANNOTATION: &str = "portlb.io/announced";
 
-/// Label that marks a Lease as a report. Its value is the name of the election Lease, which differs
-/// between load balancers.
+/// Label that marks a Lease as a report. The value of the label is the name of the election Lease,
+/// so that pod-watchers with another election Lease ignore the report.
 pub(crate) const REPORT_LABEL: &str = "portlb.io/lease";
 
 /// The duration that a pod writes into its report. A report that has not been renewed for this long
@@ -92,8 +92,8 @@ impl Reports {
         self.listed_names = Some(BTreeSet::new());
     }
 
-    /// Stores a report that is new or renewed. Returns the duration of the report if it is invalid
-    /// and differs from the duration of the previous report of this pod, so that the caller logs
+    /// Stores a report that is new or renewed. Returns the duration of the report if the duration
+    /// is invalid and the previous report with this name had another one, so that the caller logs
     /// it.
     pub(crate) fn put(&mut self, lease: ReportLease, now: Instant) -> Option<BoundedDuration> {
         let ReportLease {

@@ -63,8 +63,8 @@ impl DesiredSet {
         self.check_circles(problems);
     }
 
-    /// Adds a problem for each virtual server whose ports overlap the ports of another virtual
-    /// server with the same address and protocol.
+    /// Compares the virtual servers of each address and protocol in the order of their first ports.
+    /// Adds a problem for each virtual server whose ports overlap the ports of an earlier one.
     fn check_ports(&self, problems: &mut Problems) {
         let mut by_address: BTreeMap<(IpAddr, Protocol), Vec<Ports>> = BTreeMap::new();
         for id in self.virtual_servers.keys() {

@@ -22,7 +22,7 @@ pub struct Invalid {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{value} {problem}; {suggestion}")]
 pub struct BadValue {
-    /// The invalid value as the user wrote it.
+    /// The invalid value, as it is shown in messages.
     pub value: String,
     /// The predicate of a sentence that begins with the value: "is not a port".
     pub problem: Cow<'static, str>,

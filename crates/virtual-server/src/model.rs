@@ -289,7 +289,7 @@ impl Scheduler {
         }
     }
 
-    /// Returns this scheduler with other flags, or `None` if the scheduler has no flags.
+    /// Returns this scheduler with these flags, or `None` if the scheduler has no flags.
     #[must_use]
     pub const fn with_flags(self, flags: SchedulerFlags) -> Option<Self> {
         match self {
@@ -340,8 +340,8 @@ impl Ports {
 }
 
 impl VirtualServer {
-    /// Largest number of real servers of one virtual server with any scheduler. One message of a
-    /// data plane carries the status of all real servers.
+    /// Largest number of real servers of one virtual server; the limit of `mh` is lower. The number
+    /// is limited because one message of a data plane carries the status of all of them.
     pub const MOST_REAL_SERVERS: usize = 65_535;
 
     /// Returns the port on which a real server receives connections: the port of the real server,

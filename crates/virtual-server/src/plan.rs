@@ -13,7 +13,8 @@ use crate::table::{
 /// The kernel's name for "no scheduler" (since Linux 4.3).
 const NO_SCHEDULER: &str = "none";
 
-/// The configured weights of real servers whose desired weight is 0, by entry and by address.
+/// The configured weights of real servers whose desired weight is 0, by the key of the entry and by
+/// the address and port of the real server.
 ///
 /// A hashing scheduler gives a quiesced real server slots in proportion to its last weight above 0,
 /// which the kernel does not report. Two load balancers choose the same real server for a flow only

@@ -2,8 +2,8 @@
 
 use crate::VirtualServer;
 
-/// Returns the number of weight levels for a virtual server with this many real servers. Each
-/// rounded weight above 0 is a whole number from 1 to the number of levels.
+/// Returns the number of weight levels for a virtual server with this many real servers, without
+/// those of weight 0. Each rounded weight above 0 is a whole number from 1 to the number of levels.
 ///
 /// The kernel's `mh` fills its lookup table in rounds: in each round a real server takes as many
 /// slots as its weight. If weights are nearly equal and have no common divisor, one changed weight

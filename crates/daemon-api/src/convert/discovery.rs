@@ -41,7 +41,7 @@ pub struct DesiredSetAssembly {
     virtual_servers: BTreeMap<VirtualServerId, ReceivedVirtualServer>,
     /// Virtual servers with a message in the unfinished change.
     touched: BTreeSet<VirtualServerId>,
-    /// Events of the unfinished change that are not about virtual servers.
+    /// Events of the unfinished change about service ranges and invalid messages, and `Synced`.
     pending: Vec<DesiredSetEvent>,
     /// Number of messages of the unfinished change so far.
     messages: usize,
@@ -64,7 +64,7 @@ struct ReceivedHead {
 impl DesiredSetAssembly {
     /// Stores a message. Returns the events of the change if the message is the last of the change,
     /// otherwise nothing. Returns [`DesiredSetEvent::Invalid`] for a change that has too many
-    /// messages.
+    /// messages, or whose message with `synced` is not marked as the last one.
     pub fn receive(&mut self, message: discovery::WatchResponse) -> Vec<DesiredSetEvent> {
         if let Some(event) = message.event
             && let Err((id, error)) = self.take(event)
@@ -88,7 +88,8 @@ impl DesiredSetAssembly {
         Vec::new()
     }
 
-    /// Drops a change that its sender does not complete, so that the change cannot fill the memory.
+    /// Drops the events of a change that its sender does not complete, so that the events cannot
+    /// fill the memory.
     fn abandon(&mut self, problem: String) -> Vec<DesiredSetEvent> {
         self.messages = 0;
         self.touched.clear();
@@ -152,8 +153,9 @@ impl DesiredSetAssembly {
         Ok(())
     }
 
-    /// Returns the events of the complete change. Removals come first, so that at no moment two
-    /// objects claim the same ports or addresses.
+    /// Returns the events of the complete change. Removals of virtual servers come first, so that
+    /// at no moment two virtual servers have the same ports of an address. Changes of service
+    /// ranges keep the order of their messages.
     fn complete(&mut self) -> Vec<DesiredSetEvent> {
         let touched = std::mem::take(&mut self.touched);
         let mut events = Vec::new();

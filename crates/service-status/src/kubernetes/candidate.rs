@@ -24,7 +24,8 @@ use crate::{
     lease_duration::{self, BoundedDuration},
 };
 
-/// Time from the start of one read of the Lease to the start of the next read.
+/// Shortest time from the start of one read of the Lease to the start of the next read. The next
+/// read starts later if the API server answers more slowly.
 const PERIOD: Duration = Duration::from_secs(3);
 
 /// Longest wait for all answers of the API server in one round: the answers to the read and to the

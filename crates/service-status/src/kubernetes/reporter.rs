@@ -25,7 +25,7 @@ use crate::reports::{
 /// Field manager of a report, for server-side apply.
 const FIELD_MANAGER: &str = "portlb-report";
 
-/// Time from one renewal of the report to the next.
+/// Longest time from the end of one successful write of the report to the start of the next write.
 const RENEW_PERIOD: Duration = Duration::from_secs(5);
 
 /// After a change of the announcements, the reporter waits for this time and then writes all
@@ -241,8 +241,8 @@ fn no_report() -> serde_json::Value {
     })
 }
 
-/// Reports whether the Lease is a report of this load balancer with the annotation `text`. Then the
-/// next renewal writes only the time.
+/// Reports whether the Lease is a report for the election Lease `lease_name`, with the annotation
+/// `text`. Then the next renewal writes only the time.
 fn is_report(lease: &Lease, lease_name: &str, text: &str) -> bool {
     let metadata = &lease.metadata;
     let label = metadata.labels.as_ref().and_then(|l| l.get(REPORT_LABEL));
