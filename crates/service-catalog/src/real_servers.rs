@@ -33,10 +33,11 @@ pub(super) struct ConversionContext<'a> {
     pub(super) service_ranges: &'a BTreeSet<ServiceRange>,
     /// Claimed addresses are local to load balancers, so that no real server can have them.
     pub(super) claims: &'a AddressClaims,
-    /// Returns the annotations of the pod that has the given address. The field is `None` if no pod
-    /// has annotations.
+    /// Returns the annotations of the pod that has the given address, in the namespace of the
+    /// Service. The field is `None` if no pod of any namespace has annotations that are in force.
     pub(super) pod_annotations: Option<&'a dyn Fn(IpAddr) -> Option<RealServerAnnotations>>,
-    /// The number of weight levels that the status of the Service records.
+    /// The number of weight levels that the status of the Service records. `None` if it records
+    /// none.
     pub(super) former_levels: Option<u16>,
 }
 
@@ -178,7 +179,8 @@ fn leave_out_family(family: AddressFamily, groups: &[EndpointGroup<'_>], left_ou
     }
 }
 
-/// Counts the endpoints of an EndpointSlice that lacks the port of the Service as left out.
+/// Counts the endpoints of `family` in an EndpointSlice that lacks the port of the Service as left
+/// out.
 fn leave_out_group(
     group: &EndpointGroup<'_>,
     port: &PortSpec,

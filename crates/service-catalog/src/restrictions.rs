@@ -12,7 +12,8 @@ use super::{
 /// Returns the finding about a Service that admits only some clients.
 ///
 /// The ranges `0.0.0.0/0` and `::/0` limit nothing. An address family without any range is not
-/// limited, as in kube-proxy. A text that is not a prefix counts as a limit.
+/// limited, because kube-proxy does not limit it either. A text that is not a prefix counts as a
+/// limit.
 pub(super) fn of_service(service: &Service) -> Option<Finding> {
     let (subject, texts): (Subject, Vec<&str>) = if service.source_ranges.is_empty() {
         let annotated = service.annotated_source_ranges.as_deref()?;

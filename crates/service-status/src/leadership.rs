@@ -33,8 +33,9 @@ const LONGEST_DELAY: Duration = Duration::from_secs(30);
 /// Largest number of Events in the queue. If the queue is longer, the oldest Events are dropped.
 const MAX_QUEUED_EVENTS: usize = 1_000;
 
-/// If a Service has more than this number of remembered findings, the findings that are absent are
-/// forgotten. A finding that appears again continues its count only if it was remembered.
+/// If the leader remembers more than this number of findings of a Service, it forgets those that
+/// the Service no longer has. A finding that appears again continues its count only if it was
+/// remembered.
 const MAX_REPORTED_FINDINGS: usize = 16;
 
 /// Longest delay of all writes of one kind (status or Events) after failed writes of single objects

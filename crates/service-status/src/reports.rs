@@ -162,7 +162,7 @@ impl Reports {
     }
 
     /// Restarts the duration of each report that was valid at the last count of announcements. The
-    /// caller uses it after a broken watch, which delivered no renewals.
+    /// caller does this after a broken watch, because the watch delivered no renewals.
     pub(crate) fn restart_expiry(&mut self, now: Instant) {
         for report in self.by_name.values_mut().filter(|report| report.counted) {
             report.seen_at = now;

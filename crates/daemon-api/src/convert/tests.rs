@@ -180,7 +180,7 @@ proptest! {
     }
 
     #[test]
-    fn a_virtual_server_is_assembled_from_its_head_and_parts_in_any_order(
+    fn a_virtual_server_is_assembled_from_its_head_and_parts_in_rotated_order(
         virtual_server in any_virtual_server(),
         seed in any::<u64>(),
     ) {

@@ -66,7 +66,8 @@ pub struct CatalogCounts {
     pub endpoint_slices: usize,
     /// Endpoints in these EndpointSlices.
     pub endpoints: usize,
-    /// Pods with annotations and an address. If pods are served without a Service, all pods.
+    /// Stored pods: the pods with annotations and an address, or all pods if pods are served
+    /// without a Service.
     pub pods: usize,
     /// Endpoints that are left out of the virtual servers, by reason.
     pub left_out: LeftOutCounts,

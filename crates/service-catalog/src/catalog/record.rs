@@ -50,8 +50,7 @@ pub(super) struct ServiceState {
     /// The share key from the annotations. It is used only if `spec` is `None`.
     share_key: Option<Box<str>>,
     /// The namespaces from the annotation `portlb.io/share-address-namespaces`. They are used only
-    /// if
-    /// `spec` is `None`.
+    /// if `spec` is `None`.
     share_namespaces: Box<[Box<str>]>,
     /// The reasons why the newest version of the Service is invalid. Empty if it is valid.
     pub(super) errors: Vec<Finding>,
