@@ -33,8 +33,8 @@ const LONGEST_DELAY: Duration = Duration::from_secs(30);
 /// Largest number of Events in the queue. If the queue is longer, the oldest Events are dropped.
 const MAX_QUEUED_EVENTS: usize = 1_000;
 
-/// If the leader remembers more than this number of findings of a Service, it forgets those that
-/// the Service no longer has. A finding that appears again continues its count only if it was
+/// If the leader remembers more than this number of findings of a Service, it forgets the findings
+/// that the Service no longer has. A finding that appears again continues its count only if it was
 /// remembered.
 const MAX_REPORTED_FINDINGS: usize = 16;
 

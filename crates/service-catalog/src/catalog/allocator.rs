@@ -15,7 +15,8 @@ use super::{
     record::ServiceState,
 };
 
-/// The state of address allocation: who claims or gets which address, and which addresses are free.
+/// The state of address allocation: claimed, proposed, reserved and free addresses, and the
+/// Services that lack an address.
 #[derive(Debug)]
 pub(super) struct Allocator {
     claims: AddressClaims,
