@@ -157,7 +157,8 @@ impl<L: Listen> Acceptor<L> {
 }
 
 /// Returns the connection limit of a server: `most`, but at most `1 / share` of the open files that
-/// the process may have, so that descriptors remain for BGP sessions and netlink sockets.
+/// the process may have, and at least 1. So descriptors remain for BGP sessions and
+/// netlink sockets.
 pub(crate) fn connection_limit(most: usize, share: usize) -> usize {
     let files = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
     limit_of(files, most, share)

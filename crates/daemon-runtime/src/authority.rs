@@ -17,8 +17,8 @@ const AUTHORITY: &[u8] = b":authority";
 /// Index of the name `:authority` in the static table (RFC 7541, appendix A).
 const AUTHORITY_INDEX: u8 = 1;
 
-/// Longest string of a header block that the filter parses, in octets. After a longer string the
-/// filter changes nothing in the header block, and the server refuses the request.
+/// Longest string of a header block that the filter parses, in octets. From a longer string to the
+/// end of the header block the filter changes nothing, and the server refuses the request.
 const LONGEST_STRING: u32 = 1 << 20;
 
 /// A filter that replaces `%` and `/` with `-` in each `:authority` that a client sends.
@@ -87,7 +87,8 @@ enum FieldPosition {
         matched: Option<usize>,
         is_huffman: bool,
     },
-    /// The header block is malformed, so the server will end the connection.
+    /// The header block is malformed or has a string longer than [`LONGEST_STRING`]. The filter
+    /// changes nothing in the rest of the header block.
     Malformed,
 }
 

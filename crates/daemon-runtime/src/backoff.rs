@@ -50,8 +50,8 @@ impl GracePeriod {
 /// every grace period allows, at most [`LONGEST_RETRY`].
 ///
 /// # Errors
-/// The pause is more than a quarter of a grace period, or not within 20 ms to [`LONGEST_RETRY`].
-/// The message names both flags.
+/// The given pause is not within 20 ms to [`LONGEST_RETRY`], or the given or chosen pause is more
+/// than a quarter of a grace period. The message about a grace period names both flags.
 pub fn longest_retry(
     flag: &str,
     given: Option<Duration>,
@@ -94,8 +94,8 @@ pub fn longest_retry(
 
 /// The delays between attempts: each is twice the previous delay, up to the longest delay.
 ///
-/// Each delay has a jitter of up to 20 %, so that the clients of one server do not connect
-/// simultaneously.
+/// A random jitter makes each delay up to 20 % shorter or longer, so that the clients of one server
+/// do not connect simultaneously.
 #[derive(Debug)]
 pub struct Backoff {
     first: Duration,
@@ -113,14 +113,15 @@ impl Backoff {
         }
     }
 
-    /// Returns delays for a daemon on the same node: from 20 ms to `longest_retry`, including the
-    /// jitter.
+    /// Returns delays for a daemon on the same node: from 20 ms, not including the jitter, to
+    /// `longest_retry`, including the jitter.
     pub fn for_neighbouring_daemon(longest_retry: Duration) -> Self {
         let longest = longest_retry.div_f64(SPREAD);
         Self::new(SHORTEST_RETRY.min(longest), longest)
     }
 
-    /// Returns delays from `first` to a quarter of the grace period, including the jitter.
+    /// Returns delays from `first`, not including the jitter, to a quarter of the grace period,
+    /// including the jitter.
     pub fn within_grace(first: Duration, grace_period: Duration) -> Self {
         let longest = (grace_period / RETRIES_PER_GRACE).div_f64(SPREAD);
         Self::new(first.min(longest), longest)

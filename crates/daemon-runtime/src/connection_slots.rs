@@ -224,7 +224,8 @@ impl OpenConnections {
             .count()
     }
 
-    /// Evicts one connection. Returns false if every connection has an open stream.
+    /// Evicts one connection. Returns false if every connection has an open stream or is already
+    /// evicted.
     fn evict(&mut self) -> bool {
         let evictable = || {
             self.open
@@ -314,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn at_the_limit_the_oldest_connection_of_the_source_with_the_most_is_closed() {
+    fn at_the_limit_the_oldest_connection_of_the_source_with_the_most_connections_is_closed() {
         check(&[1, 2, 2, 3], &[], Some(1));
         check(&[1, 2, 3, 4], &[], Some(0));
         check(&[2, 1, 1, 2, 1], &[], Some(1));

@@ -113,7 +113,8 @@ impl Daemon {
         self.grpc_streams = u32::try_from(limit).unwrap_or(u32::MAX);
     }
 
-    /// Starts a task that runs until the process exits. The end of the task is an error.
+    /// Starts a task that runs until the process exits. The end of the task before a drain request
+    /// is an error, and an error of the task always is.
     pub fn spawn<F, E>(&mut self, task: &'static str, future: F)
     where
         F: Future<Output = Result<(), E>> + Send + 'static,
@@ -242,8 +243,8 @@ impl Daemon {
     /// The completion of `abort` ends the drain early. Its value is the reason.
     ///
     /// # Errors
-    /// A task failed, a task ended before the drain request, or the drain was not complete at its
-    /// deadline or at the end of `abort`.
+    /// A task failed or panicked, a task ended before the drain request, or the drain was not
+    /// complete at its deadline or at the completion of `abort`.
     pub async fn run_until_drained(
         mut self,
         abort: impl Future<Output = &'static str>,

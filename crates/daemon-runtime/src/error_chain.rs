@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-/// Returns the message of an error and of all its causes, with colons between them, in one line.
+/// Returns the message of an error and of all its causes, with colons between them.
 #[must_use]
 pub fn error_chain(error: &dyn Error) -> String {
     let mut text = error.to_string();

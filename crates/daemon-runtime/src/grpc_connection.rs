@@ -26,7 +26,8 @@ const PREFACE: usize = 24;
 /// Longest time from the accept to the end of the connection preface.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// An accepted connection. Reads and writes fail after the server has evicted the connection.
+/// An accepted connection. After the server has evicted the connection, each read or write that
+/// would wait fails.
 #[derive(Debug)]
 pub(crate) struct GrpcConnection<S> {
     stream: S,

@@ -13,10 +13,10 @@
 //!                            └──── serve_http()           /metrics /healthz /readyz
 //! ```
 //!
-//! The first SIGTERM or SIGINT requests a drain. When every draining task has ended, or the
-//! deadline has passed, or a second signal arrives, the servers stop and the process exits. SIGHUP
-//! changes nothing unless a daemon listens for it. A task that ends before the drain request stops
-//! the process with an error.
+//! The first SIGTERM or SIGINT requests a drain. When every task of `spawn_until_drained()`
+//! has ended, or the deadline of the drain has passed, or a second signal arrives, the servers stop
+//! and the process exits. SIGHUP changes nothing unless a daemon listens for it. A task that ends
+//! before the drain request stops the process with an error.
 
 mod accept;
 mod args;

@@ -8,7 +8,7 @@
 //!   deletes all objects that it has not received.
 //! - A slow watcher gets only the last of several changes of an object.
 //! - The table keeps the last removal of each key for slow watchers. It keeps as many removals as
-//!   the largest number of objects that it had since the oldest kept removal, but at least
+//!   the largest number of objects that it had since it last dropped every removal, but at least
 //!   [`KEPT_REMOVALS`]. So the removal of all objects does not end a watch.
 //! - A watcher that has not read a dropped removal is lagging. Its watch ends with
 //!   [`WatchEnded::Lagging`], and the client starts a new watch to get all objects again.
@@ -25,9 +25,9 @@ use std::{
 use futures::{Stream, stream};
 use tokio::sync::watch;
 
-/// The smallest number of removals that a table keeps for slow watchers. A table that had more than
-/// this number of objects at some time since its oldest kept removal keeps as many removals as it
-/// then had objects.
+/// The number of removals that a table keeps for slow watchers, unless it had more objects at some
+/// time since it last dropped every removal. Then it keeps as many removals as the largest number
+/// of objects in this time.
 pub const KEPT_REMOVALS: usize = 1_000;
 
 /// Largest number of open watches of one publisher.
@@ -133,7 +133,7 @@ struct PublishedTable<K, V> {
     log: BTreeMap<u64, K>,
     /// The revisions of the kept removals.
     removals: BTreeSet<u64>,
-    /// The largest number of objects since the oldest kept removal.
+    /// The largest number of objects since the table last dropped every removal.
     most_objects: usize,
     /// The revision of the last removal that was dropped before every watcher had read it.
     dropped: u64,

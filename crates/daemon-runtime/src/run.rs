@@ -26,8 +26,8 @@ impl Error for ConfigError {}
 /// Runs a daemon from the parsed flags to the exit code.
 ///
 /// `resolve` reads the configuration from flags and files and opens no socket. `start` opens the
-/// sockets and spawns the tasks. The exit code is 0 after a complete drain, 1 after a failure, and
-/// 2 if flags or files cannot be used.
+/// sockets and spawns the tasks. The exit code is 0 after a complete drain or if `--check-config`
+/// finds no error, 1 after a failure, and 2 if flags or files cannot be used.
 pub fn run<C, T, E>(
     name: &'static str,
     common: &CommonArgs,

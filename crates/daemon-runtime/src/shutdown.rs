@@ -25,7 +25,8 @@ impl Shutdown {
         self.drain.is_cancelled()
     }
 
-    /// Waits until the drain is complete. Then the servers stop.
+    /// Waits until the servers must stop: the drain is complete or was ended early, or a task has
+    /// failed.
     pub fn stopping(&self) -> WaitForCancellationFutureOwned {
         self.stop.clone().cancelled_owned()
     }

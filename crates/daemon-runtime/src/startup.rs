@@ -53,8 +53,8 @@ impl Startup {
         }
     }
 
-    /// Returns the value of each flag as text. The key is the name of the flag with underscores.
-    /// Flags without a value are omitted.
+    /// Returns the value of each flag as text, or as a list of texts if the flag has several
+    /// values. The key is the name of the flag with underscores. Flags without a value are omitted.
     pub(crate) fn settings(&self) -> &Map<String, Value> {
         &self.settings
     }

@@ -5,8 +5,8 @@ use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 use hyper_util::rt::TokioIo;
 use tonic::transport::{Channel, Endpoint, Uri};
 
-/// Longest time for one attempt to connect to a daemon on the same node. It is shorter than the
-/// grace periods, so that a client can retry if a listener does not answer.
+/// Longest time for one attempt to connect to a daemon on the same node. It is short, so that a
+/// client can retry within a grace period of a few seconds if a listener does not answer.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The address of a gRPC server.

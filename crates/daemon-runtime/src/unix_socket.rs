@@ -16,7 +16,8 @@ use tokio::net::{UnixListener, UnixStream};
 
 use crate::{ReadinessStep, accept::Listen, connection_slots::ClientSource};
 
-/// Longest path of a socket in bytes: the kernel's limit of 107, minus [`TEMPORARY_SUFFIX`].
+/// Longest path of a socket in bytes: the kernel's limit of 107, minus the length of
+/// [`TEMPORARY_SUFFIX`].
 const LONGEST_PATH: usize = 103;
 const TEMPORARY_SUFFIX: &str = ".new";
 const LOCK_SUFFIX: &str = ".lock";
@@ -67,7 +68,8 @@ impl UnixSocket {
     /// Binds the path. Replaces a socket that no process serves.
     ///
     /// # Errors
-    /// The errors of bind(2). `AddrInUse` if another process serves the path.
+    /// The errors of bind(2). `AddrInUse` if another process serves the path or holds its lock, and
+    /// `AlreadyExists` if the path leads to a file that is not a socket.
     pub(crate) async fn bind(
         path: &Path,
         permissions: Option<SocketPermissions>,
@@ -152,8 +154,9 @@ impl Listen for UnixSocket {
         Ok((stream, source))
     }
 
-    /// Binds the path again if it does not lead to this socket. Fails while another process serves
-    /// the path.
+    /// Binds the path again if it does not lead to this socket. If this fails, for example because
+    /// another process serves the path, logs the first failure and marks the readiness step as
+    /// missing.
     async fn check(&mut self) {
         if self.is_in_place() {
             return;

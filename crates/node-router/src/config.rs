@@ -304,7 +304,7 @@ mod tests {
     }
 
     /// Replaces or adds one flag in a list of valid flags. Checks that this list is rejected with
-    /// an error that contains all `parts`.
+    /// an error that contains the name of the flag and all `parts`.
     #[track_caller]
     fn check_rejected(flag: &str, parts: &[&str]) {
         let (name, _) = flag.split_once('=').unwrap();

@@ -158,8 +158,9 @@ impl NodeRouteGrpc {
     }
 }
 
-/// Returns a stream with the current state of the hold and each later state. The stream ends with
-/// an error when the owner of the routes stops.
+/// Returns a stream with the current state of the hold and later states. A holder that reads slowly
+/// receives only the newest of several states. The stream ends with an error when the owner of the
+/// routes stops.
 fn states(hold: RouteHold) -> impl Stream<Item = Result<HoldResponse, Status>> + Send {
     let states = WatchStream::new(hold.state.clone()).map(|state| {
         let HoldState {

@@ -44,7 +44,8 @@ use notifications::NotificationFollower;
 /// that is missing after this time is lost.
 pub const NETLINK_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Longest wait for an answer with all routes. The kernel needs half a second for 100,000 routes.
+/// Longest wait for a dump of routes of one IP version, including repetitions of the dump. The
+/// kernel needs half a second for 100,000 routes.
 pub const ROUTES_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The interface of this node that leads directly to a gateway.
@@ -65,7 +66,7 @@ pub enum NotOnLink {
         "the gateway is an address of the node itself; a pod in the host network needs no route"
     )]
     Local,
-    /// The route to the gateway drops packets, or has an unknown type.
+    /// The route to the gateway drops packets, leads into a tunnel, or has an unknown type.
     #[error("the route to the gateway has the type {0}")]
     OtherType(String),
 }
@@ -73,7 +74,8 @@ pub enum NotOnLink {
 /// The kernel's routes, rules and settings that are relevant for this daemon.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RouteSnapshot {
-    /// Routes in the main table.
+    /// Routes of this daemon in the main table, and foreign routes in the tables `main` and
+    /// `local`.
     pub routes: Actual,
     /// Rules of the uplink guard, and routes in the guard's table.
     pub guard: ActualGuard,
@@ -95,9 +97,10 @@ pub struct KernelReadCounters {
 
 /// Operations on the kernel that the owner of the routes needs.
 pub trait RouteKernel: Send + 'static {
-    /// Reads the routes, rules and settings that are relevant for this daemon. Foreign routes that
-    /// win over this daemon's routes to `prefixes` are always current. Other foreign routes can be
-    /// outdated, see [`RouteSnapshot::complete_in`].
+    /// Reads the routes, rules and settings that are relevant for this daemon. If the foreign
+    /// routes are possibly outdated, the function asks the kernel for the current route to each of
+    /// `prefixes`. Foreign routes to other prefixes can be outdated, see
+    /// [`RouteSnapshot::complete_in`].
     fn read(
         &mut self,
         prefixes: &BTreeSet<IpNet>,

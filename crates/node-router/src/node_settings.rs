@@ -17,8 +17,8 @@ use crate::{Policy, metrics::RouterMetrics, uplink::IpVersion};
 /// Folder with the settings of the network namespace of the thread that reads it.
 const NET: &str = "/proc/sys/net";
 
-/// Settings that node-router read below `/proc/sys/net`. A setting that the kernel does not have is
-/// absent.
+/// Settings of the node and its IPv4 uplinks, as node-router read them below `/proc`. A setting
+/// that the kernel does not have is absent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct NodeSettings {
     not_forwarding: BTreeSet<IpVersion>,

@@ -24,10 +24,10 @@ pub struct NextHop {
     pub interface: u32,
 }
 
-/// Next hops of one route, which get equal shares of the flows. Never empty.
+/// Next hops of one route. The kernel gives each next hop an equal share of the flows.
 pub type NextHops = BTreeSet<NextHop>;
 
-/// Desired routes: next hops by prefix.
+/// Desired routes: next hops by prefix. Each route has at least one next hop.
 pub type Desired = BTreeMap<IpNet, NextHops>;
 
 /// The kernel's routes that are relevant for this daemon.
@@ -143,8 +143,9 @@ pub struct RoutePlan {
 /// Returns the changes that make this daemon's routes equal to the desired routes. The plan never
 /// changes a foreign route.
 ///
-/// The route to a prefix with a conflict stays unchanged, because the kernel would replace the
-/// foreign route or ignore the new route.
+/// If a foreign route prevents a desired route, the plan neither adds nor replaces this daemon's
+/// route to the prefix, because the kernel could replace the foreign route, or would not use the
+/// daemon's route.
 pub fn plan(desired: &Desired, actual: &Actual) -> RoutePlan {
     plan_routes(desired, &actual.own, &actual.foreign)
 }

@@ -5,8 +5,8 @@
 //! Another process that can open the gRPC socket can also name this gateway, but does not receive
 //! the datagram.
 //!
-//! A nonce is random, belongs to one hold, and expires after [`PROOF_TIMEOUT`]. After a restart of
-//! node-router each hold is proved with a new nonce.
+//! A nonce is random, belongs to one hold, and expires after at most [`PROOF_TIMEOUT`]. After a
+//! restart of node-router each hold is proved with a new nonce.
 
 use std::{
     io,

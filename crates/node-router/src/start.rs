@@ -79,7 +79,7 @@ pub async fn start_with<K: RouteKernel, F: ExemptionFirewall>(
     let shutdown = daemon.shutdown().clone();
 
     // The exemption is installed before any route, because otherwise the node would track the first
-    // packet of a route.
+    // packets that follow the route.
     let exemption = exemption::install(
         open_firewall,
         &config.policy.allowed_prefixes,

@@ -35,8 +35,9 @@ mod publish;
 const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
 const PAUSE_FACTOR: u32 = 5;
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
-/// Maximum number of holds for each allowed route. Several pods can hold one route, and for a
-/// moment a restarted pod has its old and its new stream open.
+/// Maximum number of all holds, as a multiple of `--max-routes`. There can be more holds than
+/// routes: several pods can hold one route, and for a moment a restarted pod has its old and its
+/// new stream open.
 pub(crate) const HOLDS_PER_ROUTE: usize = 4;
 /// Maximum number of next hops of one route. For IPv6 the kernel stores one route for each next
 /// hop.
@@ -68,7 +69,8 @@ pub(crate) struct RouteTable<K> {
     commands: mpsc::UnboundedReceiver<HoldCommand>,
     holds: BTreeMap<HoldId, ActiveHold>,
     /// Claims for the next hops that an earlier run left. A claim is removed when a pod holds this
-    /// claim, and all claims are removed when the adoption timeout is over.
+    /// claim or when the gateway is not on a link. All claims are removed when the adoption timeout
+    /// is over.
     adopted: BTreeSet<RouteClaim>,
     adopted_until: Instant,
     sleep_watch: SleepWatch,

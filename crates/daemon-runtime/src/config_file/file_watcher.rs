@@ -89,8 +89,8 @@ impl FileWatcher {
     /// The caller reads the file after this call and after each return of [`FileWatcher::changed`].
     /// Then the caller misses no change. Needs a tokio runtime with time.
     ///
-    /// If inotify has no free watches, the function logs a warning, and the watcher reports a
-    /// change within a second.
+    /// If inotify has no free watches, the function logs a warning, and the watcher finds changes
+    /// only by polling the file once a second.
     ///
     /// # Errors
     /// The path cannot be made absolute.

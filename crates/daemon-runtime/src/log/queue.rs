@@ -88,7 +88,7 @@ impl LogQueue {
         self.shared.changed.notify_all();
     }
 
-    /// Waits until every line is written, at most `within`.
+    /// Waits until every line is written, but at most for the time `within`.
     pub(crate) fn flush(&self, within: Duration) {
         let is_busy = |queue: &mut Queue| queue.is_writing || !queue.lines.is_empty();
         let waited = self
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn log_lines_are_dropped_while_the_pipe_is_full_and_counted_when_it_is_read() {
+    fn log_lines_are_dropped_while_the_pipe_is_full_and_their_number_is_reported_when_it_is_read() {
         static REPORTED: AtomicU64 = AtomicU64::new(0);
         let (lines, mut pipe) = into_pipe(|dropped| {
             REPORTED.fetch_add(dropped, Ordering::Relaxed);

@@ -20,8 +20,8 @@ const ATTEMPTS: u32 = 5;
 /// message that marks the end of a dump.
 ///
 /// # Errors
-/// The kernel refused the request, or (`Interrupted`) the table changed during each of [`ATTEMPTS`]
-/// dumps.
+/// The kernel refused the request, its answer is incomplete, or (`Interrupted`) the table changed
+/// during each of [`ATTEMPTS`] dumps.
 pub(super) async fn dump<T: Default>(
     handle: &Handle,
     request: &RouteNetlinkMessage,

@@ -76,7 +76,8 @@ impl Staleness {
         }
     }
 
-    /// Clears the mark at the start of a read. `links` are the interfaces of the cached routes.
+    /// Clears the mark at the start of a read. `links` are the interfaces of the cached routes, or
+    /// `None` until the read has returned them.
     pub(super) fn clear(&self, links: Option<BTreeSet<u32>>) {
         self.set_links(links);
         self.is_stale.store(false, Ordering::SeqCst);

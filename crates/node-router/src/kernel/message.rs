@@ -1,4 +1,5 @@
-//! Conversion of the kernel's messages about routes and rules.
+//! Conversion of netlink messages about routes, rules and interfaces: requests to the kernel, and
+//! answers and notifications of the kernel.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
@@ -127,7 +128,8 @@ pub(super) fn route_message(
     }
 }
 
-/// Returns the destination of a route. Returns `None` if the address is not an IP address or the
+/// Returns the destination of a route. Returns `None` if the route has no destination attribute
+/// (the kernel sends none for a default route), if the address is not an IP address, or if the
 /// prefix length is invalid.
 fn prefix_of(route: &RouteMessage) -> Option<IpNet> {
     let destination = route.attributes.iter().find_map(|attribute| {
@@ -215,8 +217,8 @@ pub struct RouteInterfaces {
 impl RouteInterfaces {
     /// Returns the interfaces by which this node reaches pods without a router. For each range of
     /// allowed gateways, these are the interfaces of the direct routes within the range. If a range
-    /// contains no direct route, the result is the interface of the longest direct route that
-    /// contains the range.
+    /// contains no direct route, these are the interfaces of the direct routes to the longest
+    /// prefix that contains the range.
     pub fn pod_interfaces(&self, policy: &Policy) -> BTreeSet<u32> {
         let mut interfaces = BTreeSet::new();
         for range in &policy.allowed_gateways {
@@ -243,7 +245,8 @@ impl RouteInterfaces {
 }
 
 /// Adds a route of this daemon to the snapshot: a route in [`TABLE`] to the guard, a route in the
-/// main table to the routes. Ignores routes of other programs.
+/// main table to the routes. Ignores routes of other programs, and routes with a type of service
+/// (TOS), which this daemon does not write.
 pub fn add_own_route(route: &RouteMessage, snapshot: &mut RouteSnapshot) {
     if !is_own(route) || route.header.tos != 0 {
         return;
@@ -331,8 +334,9 @@ fn table_of(route: &RouteMessage, details: &RouteDetails) -> u32 {
     details.table.unwrap_or(u32::from(route.header.table))
 }
 
-/// Returns the request for all routes of one protocol. With the protocol `Unspec` the kernel sends
-/// the routes of all protocols. The kernel's strict check requires that all other fields are 0.
+/// Returns the request for all routes of one IP version and one protocol. With the protocol
+/// `Unspec` the kernel sends the routes of all protocols. The kernel's strict check requires that
+/// all other fields are 0.
 pub(super) fn dump_request(version: IpVersion, protocol: RouteProtocol) -> RouteNetlinkMessage {
     let mut message = RouteMessage::default();
     message.header.address_family = family(version);
@@ -489,8 +493,8 @@ fn working_next_hops(route: &RouteMessage, details: RouteDetails) -> Option<Next
     Some(next_hops)
 }
 
-/// Returns the interface of a route that leads to its destination without a router. Returns the
-/// reason if the route needs a router or has no interface.
+/// Returns the interface by which a route leads to its destination without a router. If there is no
+/// such interface, returns the reason.
 pub fn direct_interface(route: &RouteMessage) -> Result<u32, NotOnLink> {
     #[allow(
         clippy::wildcard_enum_match_arm,

@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_notification_is_relevant_if_state_or_name_of_the_link_changes() {
+    fn a_link_notification_is_relevant_if_it_reports_a_changed_state_or_a_removal() {
         use RouteNetlinkMessage::{DelLink, NewLink};
         let mut changes = changes();
         let up = LinkFlags::Up | LinkFlags::Running;

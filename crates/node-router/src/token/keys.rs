@@ -41,11 +41,11 @@ pub(crate) struct TokenKeys {
 pub enum TokenKeysError {
     #[error("cannot read the token keys from {}; {SUGGESTION}", path.display())]
     Read { path: PathBuf, source: io::Error },
-    /// The file contains no usable keys.
+    /// The file is not a key set, contains no usable key, or contains two keys with one key id.
     #[error("{} {problem}; {SUGGESTION}", path.display())]
     Content {
         path: PathBuf,
-        /// Invalid part of the content, as the predicate of a sentence about the file.
+        /// Problem of the content, as the predicate of a sentence about the file.
         problem: String,
     },
 }
@@ -109,7 +109,8 @@ impl TokenKeys {
 
 impl KeysFile {
     /// Reads the file and starts watching it. Sets `in_use` to the number of usable keys.
-    /// `rejected` counts later versions of the file that have no usable keys.
+    /// `rejected` counts the later rejections of the file. Successive rejections with an equal
+    /// error count once.
     pub(crate) fn open(
         path: PathBuf,
         in_use: Gauge,

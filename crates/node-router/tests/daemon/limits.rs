@@ -48,7 +48,7 @@ async fn max_routes_limits_adopted_routes_and_adopted_routes_count_towards_max_r
 }
 
 #[tokio::test]
-async fn the_number_of_holds_is_limited_to_four_times_the_number_of_allowed_routes() {
+async fn the_number_of_holds_is_limited_to_four_times_max_routes() {
     let node =
         FakeKernelNode::start_from(KernelState::default(), |config| config.max_routes = 2).await;
     let mut client = node.client();

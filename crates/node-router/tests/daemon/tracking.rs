@@ -23,7 +23,7 @@ use crate::{
 
 const SERVER: &str = "10.1.1.5:8080";
 const BYTES: usize = 200_000;
-/// Maximum time without progress after which a transfer counts as failed.
+/// Time without progress after which a transfer counts as failed.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The half of a connection that passes through the node.
