@@ -55,8 +55,8 @@ pub(crate) struct NftablesRequest {
 }
 
 impl NftablesTable {
-    /// Returns a hash of the requests that write the table. Tables with equal fingerprints have
-    /// equal rules.
+    /// Returns a hash of the requests that write the chains, sets and rules of the table. Equal
+    /// tables have equal fingerprints.
     pub fn fingerprint(&self) -> TableFingerprint {
         // FNV-1a is short. In contrast to the hasher of the standard library, it returns the same
         // hash in every build.

@@ -127,8 +127,8 @@ impl TunnelPlan {
 }
 
 impl TunnelPlan {
-    /// Returns the rules that replace the kernel's rule for the local table, in the order in which
-    /// they are added.
+    /// Returns the rules that replace the kernel's rules for the local table (one for each IP
+    /// version), in the order in which they are added.
     ///
     /// The service ranges are local prefixes, so that the pod accepts packets for every service
     /// address. Service addresses of other applications are in the same ranges, and packets of this
