@@ -107,7 +107,7 @@ fn a_fake_data_plane_can_replace_ipvs_programmer() {
 }
 
 #[test]
-fn the_paths_of_a_data_plane_without_heartbeats_are_least_preferred_after_each_timeout() {
+fn each_timeout_of_a_silent_data_plane_makes_the_paths_least_preferred_and_withdraws_no_path() {
     let mut system = System::new("swap-no-heartbeat", ReferenceOptions::default()).unwrap();
     let timeout = [("--data-plane-timeout", "500ms")];
     system.set_flags("bgp-announcer", &timeout);
